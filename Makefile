@@ -1,0 +1,49 @@
+# `make demo` and `make test` are all that a fresh machine with Python 3.11+ needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-all lint format lock clean
+
+help:
+	@echo "make demo      environment, install, the digits grid (216 runs), figures"
+	@echo "make test      the test suite            make test-all  with the slow groups"
+	@echo "make lint      ruff, mypy, layers        make format    ruff format"
+	@echo "make lock      refresh requirements.lock make clean     remove the environment"
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/sbt run experiments/quickstart.py --workdir runs/quickstart
+	$(BIN)/sbt report runs/quickstart
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -n 2
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -q -n 2 -m "slow or not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check sbt experiments tests notebooks
+	$(BIN)/ruff format --check sbt experiments tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix sbt experiments tests
+	$(BIN)/ruff format sbt experiments tests
+
+# Universal: one lock for all supported Python versions and platforms.
+lock: $(READY)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header \
+	  --no-annotate --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,33 @@
+"""Small-batch training: a whole batch size x learning rate x seed grid as one compiled program.
+
+``sbt.run(config)`` trains a grid and returns an ``xarray.Dataset``; ``sbt.load(directory)`` reads
+one back. ``sbt.optim``, ``sbt.measure``, ``sbt.models``, ``sbt.nn`` and ``sbt.data`` are libraries
+of their own, for use with or without the engine.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sbt.config import default as default_config
+    from sbt.data import from_arrays
+    from sbt.results import load
+    from sbt.sweep.run import run
+
+__all__ = ["UserError", "default_config", "from_arrays", "load", "run"]
+
+_WHERE = {
+    "UserError": ("sbt.errors", "UserError"),
+    "default_config": ("sbt.config", "default"),
+    "from_arrays": ("sbt.data", "from_arrays"),
+    "load": ("sbt.results", "load"),
+    "run": ("sbt.sweep.run", "run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the public functions when they are first used: ``import sbt.optim`` stays light."""
+    if name in _WHERE:
+        module, attribute = _WHERE[name]
+        return getattr(importlib.import_module(module), attribute)
+    raise AttributeError(f"module 'sbt' has no attribute {name!r}")
