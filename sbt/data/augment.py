@@ -1,0 +1,137 @@
+"""Pre-processing on the device: normalisation, random crop and flip. Pure functions of arrays.
+
+Augmentation is keyed by (seed, epoch, example), never by the position of an example in a batch or
+of a run among lanes: an example looks the same in an epoch whatever the batch size, the
+micro-batch, the number of devices, or an interruption.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+PAD = 4  # pixels on every side, as in the CIFAR recipe of He et al. (2015)
+
+
+def normalize(
+    images: jax.Array, mean: jax.Array, std: jax.Array, dtype: DTypeLike = jnp.float32
+) -> jax.Array:
+    """``(x - mean) / std``, computed in float32 or better and returned in ``dtype``.
+
+    Args:
+      images: ``(B, *features)``, any integer or floating dtype.
+      mean: broadcastable against ``(*features)``, in units of the images.
+      std: the same; strictly positive.
+      dtype: dtype of the result.
+    """
+    wide = _at_least_float32(dtype)
+    x = images.astype(wide) - jnp.asarray(mean, wide)
+    return (x / jnp.asarray(std, wide)).astype(dtype)
+
+
+def standardize_each(images: jax.Array, dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Per-image standardisation: every image to mean 0 and standard deviation 1.
+
+    The standard deviation is bounded below by ``1/sqrt(n)``, n the number of values of an image,
+    so that a constant image becomes zero instead of NaN (the convention of TensorFlow's
+    ``per_image_standardization``).
+
+    Args:
+      images: ``(B, *features)``, any dtype.
+      dtype: dtype of the result; the computation is in float32 or better.
+    """
+    x = images.astype(_at_least_float32(dtype))
+    axes = tuple(range(1, x.ndim))
+    x = x - x.mean(axis=axes, keepdims=True)
+    std = jnp.sqrt((x * x).mean(axis=axes, keepdims=True))
+    return (x / jnp.maximum(std, math.prod(x.shape[1:]) ** -0.5)).astype(dtype)
+
+
+def _at_least_float32(dtype: DTypeLike) -> DTypeLike:
+    return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
+
+
+def augment_keys(key: jax.Array, epochs: jax.Array, indices: jax.Array) -> jax.Array:
+    """One key per example: the purpose ``augment`` key folded with epoch, then example index.
+
+    Args:
+      key: typed *purpose* key, ``purpose_key(seed_key, "augment")``.
+      epochs: int ``(B,)`` or scalar: the epoch each example is drawn in.
+      indices: int ``(B,)``: index of each example in the training set.
+
+    Returns:
+      Typed keys, shape ``(B,)``.
+    """
+    epochs = jnp.broadcast_to(epochs, indices.shape)
+    fold = jax.random.fold_in
+    return jax.vmap(lambda e, i: fold(fold(key, e), i))(epochs, indices)
+
+
+def crop_flip_draws(keys: jax.Array, pad: int = PAD) -> tuple[jax.Array, jax.Array]:
+    """Random offsets and flips, one per key.
+
+    Returns:
+      Offsets int32 ``(B, 2)``: rows and columns of the crop's corner in the padded image, uniform
+      on 0 .. 2·pad; flips bool ``(B,)``, true with probability 1/2.
+    """
+
+    def draw(key):
+        # One block of random bits is cheaper than three draws. The modulus favours small offsets
+        # by less than 2^-28.
+        bits = jax.random.bits(key, (3,), jnp.uint32)
+        offsets = (bits[:2] % jnp.uint32(2 * pad + 1)).astype(jnp.int32)
+        return offsets, (bits[2] >> 31).astype(bool)
+
+    return jax.vmap(draw)(keys)
+
+
+def crop_flip(images: jax.Array, offsets: jax.Array, flips: jax.Array, pad: int = PAD) -> jax.Array:
+    """Crops each zero-padded image at its offset and mirrors it left to right where asked.
+
+    Args:
+      images: ``(B, H, W, C)``.
+      offsets: int ``(B, 2)`` in 0 .. 2·pad; ``(pad, pad)`` leaves the image where it is.
+      flips: bool ``(B,)``.
+      pad: zeros on every side, in pixels.
+
+    Returns:
+      ``(B, H, W, C)``: ``out[b, i, j] = padded[b, i + offsets[b, 0], j' + offsets[b, 1]]`` with
+      ``j' = W-1-j`` where flipped, else ``j``.
+    """
+
+    height, width = images.shape[1:3]
+    rows = jnp.arange(height, dtype=jnp.int32) + offsets[:, :1] - pad
+    columns = jnp.arange(width, dtype=jnp.int32)
+    columns = jnp.where(flips[:, None], columns[::-1], columns) + offsets[:, 1:] - pad
+
+    # One gather that fuses with the normalisation before it: neither the padded image nor the
+    # mirror image is ever stored.
+    def one(image, row, column):
+        row, column = jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)
+        return image.at[row[:, None], column].get(mode="promise_in_bounds")
+
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[
+        :, None, :
+    ]
+    return jnp.where(inside[..., None], jax.vmap(one)(images, rows, columns), 0)
+
+
+def pad_crop_flip(images: jax.Array, keys: jax.Array, pad: int = PAD) -> jax.Array:
+    """Random crop of the padded image and random mirror image: the standard CIFAR augmentation.
+
+    He et al., *Deep Residual Learning for Image Recognition* (2015), section 4.2: pad 4 pixels on
+    each side, take a random crop of the original size from the padded image or its mirror image.
+    The paper does not say what the padding holds nor whether it is added before or after the
+    per-pixel mean is subtracted. Here it is zero *after* normalisation, which is the mean colour
+    (what the public ResNet implementations do), so call this on normalised images.
+
+    Args:
+      images: normalised images ``(B, H, W, C)``.
+      keys: typed keys ``(B,)``, see `augment_keys`.
+      pad: pixels on every side.
+
+    Returns:
+      ``(B, H, W, C)``, same dtype.
+    """
+    return crop_flip(images, *crop_flip_draws(keys, pad), pad)

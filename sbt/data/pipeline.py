@@ -1,0 +1,175 @@
+"""The input pipeline: a data set on the device and the pure function that reads its batches."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from sbt.data.augment import augment_keys, normalize, pad_crop_flip, standardize_each
+from sbt.data.keys import purpose_key
+from sbt.data.source import Dataset
+from sbt.errors import UserError
+
+NORMALIZATIONS = ("channel", "pixel", "image", "unit", "none")
+AUGMENTATIONS = ("none", "crop_flip", "affine")
+
+
+class Split(NamedTuple):
+    """Examples as stored: images in their own dtype (usually uint8), labels int32."""
+
+    images: jax.Array | np.ndarray  # (N, *features)
+    labels: jax.Array | np.ndarray  # (N,) int32
+
+
+class Arrays(NamedTuple):
+    """All that batches are made of: a pytree to place on the device once and pass to every step."""
+
+    train: Split
+    test: Split
+    mean: jax.Array | np.ndarray  # broadcastable against one example
+    std: jax.Array | np.ndarray
+
+
+Batches = Callable[..., tuple[jax.Array, jax.Array]]
+
+
+def make_pipeline(
+    dataset: Dataset, data_config: Mapping[str, Any], dtype: DTypeLike = jnp.float32
+) -> tuple[Arrays, Batches]:
+    """Splits a data set into arrays for the device and a pure function that makes batches of them.
+
+    Statistics are those of the *training* split (as loaded, after ``train_size``) and are applied
+    to both splits. ``data_config.normalize`` is one of
+
+    * ``channel``: minus the mean, divided by the standard deviation, per channel (last axis);
+    * ``pixel``: minus the mean image, divided by nothing but the scale that maps the largest
+      possible value to 1 (He et al. 2015 subtract the mean image and say nothing of a scale);
+    * ``image``: every image to mean 0 and variance 1 on its own;
+    * ``unit``: divided by the largest possible value (255 for 8-bit images);
+    * ``none``: the stored values, as floating point numbers.
+
+    Augmentation comes after normalisation (see `augment.pad_crop_flip`).
+
+    Args:
+      dataset: from `source.load` or `source.from_arrays`.
+      data_config: fields ``normalize`` (default ``channel``) and ``augment``: ``none`` (default),
+        ``crop_flip`` or ``affine``.
+      dtype: dtype of the images that the function returns.
+
+    Returns:
+      ``(arrays, batch_fn)``. ``batch_fn(arrays, indices, epochs, key, train, augmented=None)``
+      returns ``x`` of shape ``(*indices.shape, *features)`` and ``y`` int32 of shape
+      ``indices.shape``. ``indices`` are positions in the training split (``train=True``) or the
+      test split; ``epochs`` (same shape or scalar) and ``key`` (typed key of the run's seed) only
+      matter to augmentation. Training batches are augmented and test batches are not;
+      ``augmented=False`` reads training examples as they are, to measure on them. It is pure and
+      may be jitted (``train`` and ``augmented`` static) and vmapped over indices, epochs and key.
+
+    Raises:
+      UserError: an unknown name, or crops of examples that are no images.
+    """
+    scheme = data_config.get("normalize") or "channel"
+    augmentation = data_config.get("augment") or "none"
+    _check("config.data.normalize", scheme, NORMALIZATIONS)
+    _check("config.data.augment", augmentation, AUGMENTATIONS)
+    if augmentation != "none" and dataset.train_images.ndim != 4:
+        raise UserError(
+            "config.data.augment",
+            f"{augmentation!r} moves pixels, but the examples of {dataset.name!r} have shape "
+            f"{dataset.train_images.shape[1:]}, not (height, width, channels)",
+            "Set config.data.augment to 'none'.",
+        )
+    augment = _augmentation(augmentation)
+    mean, std = _statistics(dataset, scheme)
+
+    def batch_fn(arrays, indices, epochs, key, train: bool, *, augmented: bool | None = None):
+        split = arrays.train if train else arrays.test
+        flat = indices.reshape(-1)
+        x, y = jnp.take(split.images, flat, axis=0), jnp.take(split.labels, flat)
+        if scheme == "image":
+            x = standardize_each(x, dtype)
+        else:
+            x = normalize(x, arrays.mean, arrays.std, dtype)
+        if augment is not None and (train if augmented is None else augmented):
+            epochs = jnp.broadcast_to(epochs, indices.shape).reshape(-1)
+            x = augment(x, augment_keys(purpose_key(key, "augment"), epochs, flat))
+        return x.reshape(*indices.shape, *x.shape[1:]), y.reshape(indices.shape)
+
+    arrays = Arrays(
+        train=Split(dataset.train_images, dataset.train_labels),
+        test=Split(dataset.test_images, dataset.test_labels),
+        mean=mean,
+        std=std,
+    )
+    return arrays, batch_fn
+
+
+def eval_batches(num_examples: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Index batches that cover 0 .. num_examples-1 once; the last is filled up with weight 0.
+
+    Args:
+      num_examples: size of the split, at least 1.
+      batch: examples per batch, at least 1.
+
+    Returns:
+      ``indices`` int32 and ``weights`` float32, both ``(ceil(num_examples / batch), batch)``.
+      The last batch is filled up with the first examples, at weight 0: then
+      ``(weights * values).sum() / weights.sum()`` is the mean over the split, and batch statistics
+      are those of different examples.
+
+    Raises:
+      ValueError: a size below 1.
+    """
+    if num_examples < 1 or batch < 1:
+        raise ValueError(f"sizes must be positive, got {num_examples=}, {batch=}")
+    positions = np.arange(-(-num_examples // batch) * batch, dtype=np.int32)
+    weights = (positions < num_examples).astype(np.float32)
+    indices = positions % np.int32(num_examples)
+    return indices.reshape(-1, batch), weights.reshape(-1, batch)
+
+
+def _check(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(field, f"unknown value {value!r}", f"Choose one of {', '.join(allowed)}.")
+
+
+def _augmentation(name: str) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    if name == "crop_flip":
+        return pad_crop_flip
+    if name == "affine":
+        from sbt.data.augment_affine import random_affine  # needed by few experiments
+
+        return random_affine
+    return None
+
+
+def _statistics(dataset: Dataset, scheme: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and divisor as float32, each broadcastable against one example."""
+    images = dataset.train_images
+    scale = np.full((), dataset.max_value, np.float32)
+    if scheme == "unit":
+        return np.zeros((), np.float32), scale
+    if scheme == "pixel":
+        return images.mean(axis=0, dtype=np.float64).astype(np.float32), scale
+    if scheme == "channel":
+        mean, std = _channel_moments(images)
+        return mean.astype(np.float32), np.where(std > 0, std, 1.0).astype(np.float32)
+    return np.zeros((), np.float32), np.ones((), np.float32)
+
+
+def _channel_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Float64 mean and (population) standard deviation over all axes but the last."""
+    if images.dtype == np.uint8:  # a histogram per channel is exact and needs no float64 copy
+        values = np.arange(256, dtype=np.float64)
+        counts = np.stack(
+            [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
+        )
+        total = counts.sum(axis=1)
+        mean = counts @ values / total
+        variance = (counts * (values - mean[:, None]) ** 2).sum(axis=1) / total
+        return mean, np.sqrt(variance)
+    axes = tuple(range(images.ndim - 1))
+    return images.mean(axis=axes, dtype=np.float64), images.std(axis=axes, dtype=np.float64)

@@ -1,0 +1,288 @@
+"""Where examples come from: TFDS, scikit-learn's digits, a synthetic problem, or a user's arrays.
+
+Everything ends as a `Dataset`, plain numpy arrays that fit in memory. Nothing here runs on a device
+and importing this module imports neither tensorflow_datasets nor scikit-learn (both are slow).
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sbt.data.stratified import stratified_order
+from sbt.errors import UserError
+
+# scikit-learn's digits have no official split. 1440 of the 1797 (80 %) is a multiple of every power
+# of two up to 32, which keeps small studies tidy.
+_DIGITS_TRAIN = 1440
+
+_FIELDS = ("name", "data_dir", "train_size", "test_size", "normalize", "augment")
+_SYNTHETIC = ("num_classes", "image_shape", "noise")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A classification data set in memory.
+
+    Attributes:
+      name: as the config calls it.
+      train_images: ``(N, *features)``, usually NHWC uint8; floating point is kept as it is.
+      train_labels: ``(N,)`` int32 in 0 .. num_classes-1.
+      test_images: ``(M, *features)``, same dtype.
+      test_labels: ``(M,)`` int32.
+      num_classes: K.
+      max_value: the stored value that ``normalize='unit'`` maps to 1: 255 for 8-bit images, 16 for
+        the digits, 1 for floating point data.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    num_classes: int
+    max_value: float = 255.0
+
+
+def load(data_config: Mapping[str, Any]) -> Dataset:
+    """Loads the data set that a config names.
+
+    Args:
+      data_config: fields (all but ``name`` optional)
+
+        * ``name``: ``digits`` (1797 images of 8×8×1 with values 0 .. 16, embedded in scikit-learn,
+          split 1440/357 at random within classes), ``synthetic`` (see `synthetic`), or any image
+          classification set of TFDS with images of one size: ``cifar10``, ``cifar100``, ``mnist``,
+          ``fashion_mnist``, …; ``name/config:version`` as TFDS writes it;
+        * ``data_dir``: TFDS directory; default the environment's ``TFDS_DATA_DIR``, else
+          ``~/tensorflow_datasets``;
+        * ``train_size``, ``test_size``: number of examples to keep (`subset`); default all;
+        * ``num_classes``, ``image_shape``, ``noise``: of ``synthetic``;
+        * ``normalize``, ``augment``: see `pipeline.make_pipeline`.
+
+    Returns:
+      The data set.
+
+    Raises:
+      UserError: unknown name; set not prepared and no means to prepare it; images of varying size;
+        no label; a size below 1 or beyond the data; an unknown field.
+    """
+    name = data_config.get("name")
+    if not isinstance(name, str) or not name:
+        raise UserError(
+            "config.data.name", f"not a name: {name!r}", "Name a data set, such as 'digits'."
+        )
+    _check_fields(data_config, _SYNTHETIC if name == "synthetic" else ())
+    train_size = _size(data_config, "train_size")
+    test_size = _size(data_config, "test_size")
+    if name == "synthetic":
+        options = {k: data_config.get(k) for k in _SYNTHETIC}
+        sizes = {"train_size": train_size, "test_size": test_size}
+        return synthetic(**{k: v for k, v in (options | sizes).items() if v is not None})
+    if name == "digits":
+        dataset = _digits()
+    else:
+        from sbt.data.tfds_reader import read
+
+        dataset = Dataset(name, *read(name, data_config.get("data_dir")))
+        if np.issubdtype(dataset.train_images.dtype, np.floating):
+            dataset = replace(dataset, max_value=1.0)
+    return subset(dataset, train_size, test_size)
+
+
+def from_arrays(
+    train_images: np.ndarray,
+    train_labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    name: str = "arrays",
+    num_classes: int | None = None,
+) -> Dataset:
+    """A data set from a user's own arrays.
+
+    Args:
+      train_images: ``(N, *features)`` uint8 or floating point. Images are ``(N, H, W, C)``;
+        augmentation and convolutions need that, anything else may have any shape.
+      train_labels: ``(N,)`` integers in 0 .. K-1.
+      test_images: ``(M, *features)``, same features and dtype.
+      test_labels: ``(M,)``.
+      name: what results call the data set.
+      num_classes: K; default the largest label plus one.
+
+    Raises:
+      UserError: empty or mismatched arrays, a dtype that is neither, values that are not finite,
+        labels that are not integers or out of range.
+    """
+    x_train, y_train = _checked_split("train", train_images, train_labels)
+    x_test, y_test = _checked_split("test", test_images, test_labels)
+    if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
+        raise UserError(
+            "test_images",
+            f"{x_test.dtype} examples of shape {x_test.shape[1:]} do not match the training "
+            f"examples: {x_train.dtype} of shape {x_train.shape[1:]}",
+            "Give both splits the same shape and dtype.",
+        )
+    largest = int(max(y_train.max(), y_test.max()))
+    classes = largest + 1 if num_classes is None else int(num_classes)
+    if largest >= classes:
+        raise UserError(
+            "num_classes",
+            f"label {largest} does not exist among {classes} classes",
+            f"Number the classes 0 .. {classes - 1}, or set num_classes to {largest + 1}.",
+        )
+    max_value = 255.0 if x_train.dtype == np.uint8 else 1.0
+    return Dataset(name, x_train, y_train, x_test, y_test, classes, max_value)
+
+
+def synthetic(
+    num_classes: int = 10,
+    image_shape: tuple[int, ...] = (8, 8, 1),
+    noise: float = 1.0,
+    train_size: int = 1024,
+    test_size: int = 256,
+) -> Dataset:
+    """A learnable problem that needs no file: class patterns under Gaussian pixel noise.
+
+    Class k has a fixed pattern p_k of standard normal values, constant over blocks of 2×2 pixels;
+    an example of it is ``127.5 + 40 (p_k + noise ε) / sqrt(1 + noise²)`` with ε standard normal,
+    rounded and clipped to 0 .. 255. Two patterns of d pixels lie about ``sqrt(2 d) / noise`` noise
+    standard deviations apart. Label of example i is ``i mod num_classes``. Examples are always the
+    same, and a larger set begins with the examples of a smaller one.
+
+    Args:
+      num_classes: K, at least 2.
+      image_shape: shape of one example; ``(H, W, C)``, or anything else (then no blocks).
+      noise: standard deviation of the noise in units of that of the pattern.
+      train_size: number of training examples.
+      test_size: number of test examples.
+
+    Raises:
+      UserError: impossible parameters.
+    """
+    shape = tuple(int(n) for n in image_shape)
+    if num_classes < 2 or not shape or min(shape) < 1 or noise < 0:
+        raise UserError(
+            "config.data",
+            f"no synthetic problem with {num_classes=}, image_shape={shape}, {noise=}",
+            "Ask for at least 2 classes, positive sizes and noise >= 0.",
+        )
+    # RandomState is the generator whose numbers NumPy promises never to change (NEP 19).
+    coarse = (
+        (math.ceil(shape[0] / 2), math.ceil(shape[1] / 2), shape[2]) if len(shape) == 3 else shape
+    )
+    patterns = np.random.RandomState(0).standard_normal((num_classes, *coarse))
+    if len(shape) == 3:
+        patterns = patterns.repeat(2, axis=1).repeat(2, axis=2)[:, : shape[0], : shape[1]]
+
+    def split(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = (np.arange(size) % num_classes).astype(np.int32)
+        eps = np.random.RandomState(seed).standard_normal((size, *shape))
+        values = 127.5 + 40.0 * (patterns[labels] + noise * eps) / math.sqrt(1 + noise**2)
+        return np.clip(np.rint(values), 0, 255).astype(np.uint8), labels
+
+    return Dataset("synthetic", *split(train_size, 1), *split(test_size, 2), num_classes)
+
+
+def subset(dataset: Dataset, train_size: int | None, test_size: int | None) -> Dataset:
+    """Keeps the first examples of a fixed stratified permutation of each split.
+
+    The permutation depends on nothing but the labels, subsets are nested, and every prefix of
+    length n holds each class in its proportion p to within one example of p·n or so.
+
+    Args:
+      dataset: the data set to shorten.
+      train_size: training examples to keep; None or all of them keeps the original order.
+      test_size: the same for the test split.
+
+    Raises:
+      UserError: more examples asked for than there are.
+    """
+    x_train, y_train = _take("train_size", dataset.train_images, dataset.train_labels, train_size)
+    x_test, y_test = _take("test_size", dataset.test_images, dataset.test_labels, test_size)
+    return replace(
+        dataset,
+        train_images=x_train,
+        train_labels=y_train,
+        test_images=x_test,
+        test_labels=y_test,
+    )
+
+
+def _take(
+    field: str, images: np.ndarray, labels: np.ndarray, size: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    if size is None or size == len(labels):
+        return images, labels
+    if size > len(labels):
+        raise UserError(
+            f"config.data.{field}",
+            f"{size} examples asked for, {len(labels)} exist",
+            f"Set config.data.{field} to at most {len(labels)}, or leave it unset for all.",
+        )
+    keep = stratified_order(labels)[:size]
+    return images[keep], labels[keep]
+
+
+def _check_fields(data_config: Mapping[str, Any], own: tuple[str, ...]) -> None:
+    known = _FIELDS + own
+    for field in data_config:
+        if field not in known and data_config[field] is not None:
+            near = difflib.get_close_matches(field, known, n=1)
+            raise UserError(
+                f"config.data.{field}",
+                f"is not a field of data set {data_config['name']!r}",
+                f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}.",
+            )
+
+
+def _size(data_config: Mapping[str, Any], field: str) -> int | None:
+    size = data_config.get(field)
+    if size is not None and (isinstance(size, bool) or int(size) != size or size < 1):
+        raise UserError(
+            f"config.data.{field}",
+            f"not a number of examples: {size!r}",
+            "Give a positive integer, or leave it unset for all.",
+        )
+    return None if size is None else int(size)
+
+
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = bunch.images.astype(np.uint8)[..., None]  # integers 0 .. 16 stored as floats: exact
+    labels = bunch.target.astype(np.int32)
+    order = stratified_order(labels)
+    train, test = order[:_DIGITS_TRAIN], order[_DIGITS_TRAIN:]
+    return Dataset("digits", images[train], labels[train], images[test], labels[test], 10, 16.0)
+
+
+def _checked_split(split: str, images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(images), np.asarray(labels)
+    if x.ndim < 2 or y.ndim != 1 or len(x) != len(y) or len(x) == 0:
+        raise UserError(
+            f"{split}_images",
+            f"images of shape {x.shape} with labels of shape {y.shape}",
+            "Give images of shape (N, ...) and labels of shape (N,), N >= 1.",
+        )
+    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+        raise UserError(
+            f"{split}_images",
+            f"dtype {x.dtype} is neither uint8 nor floating point",
+            "Convert with .astype('uint8') (8-bit images) or .astype('float32').",
+        )
+    if x.dtype != np.uint8 and not np.isfinite(x).all():
+        raise UserError(
+            f"{split}_images", "values that are NaN or infinite", "Remove or replace them."
+        )
+    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+        raise UserError(
+            f"{split}_labels",
+            f"labels of dtype {y.dtype}, smallest {y.min()}",
+            "Number the classes with integers from 0.",
+        )
+    return x, y.astype(np.int32)

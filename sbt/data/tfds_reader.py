@@ -1,0 +1,185 @@
+"""Reads image classification sets prepared by tensorflow_datasets, without TensorFlow."""
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sbt.data import cache
+from sbt.data.stratified import stratified_order
+from sbt.errors import UserError
+
+_FIELD = "config.data.name"
+_OWN = "Choose another set, or pass your own arrays (sbt.data.from_arrays)."
+_BATCH = 1000  # records fetched at a time: bounds the memory held as compressed bytes
+
+
+def data_directory(data_dir: str | os.PathLike | None = None) -> Path:
+    """The TFDS directory: the argument, else ``TFDS_DATA_DIR``, else ``~/tensorflow_datasets``."""
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(chosen).expanduser()
+
+
+def read(
+    name: str, data_dir: str | os.PathLike | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+    """Reads the training and test splits of a prepared set; prepares it first where it can.
+
+    The test split is ``test``, else ``validation``; a set that has only ``train`` gives up a fifth
+    of it, the last of the fixed stratified permutation (`stratified.stratified_order`).
+
+    Args:
+      name: TFDS name, optionally ``name/config:version``.
+      data_dir: see `data_directory`.
+
+    Returns:
+      ``(train_images, train_labels, test_images, test_labels, num_classes)``.
+
+    Raises:
+      UserError: see `source.load`.
+    """
+    directory = data_directory(data_dir)
+    builder = _on_disk(name, directory) or _first_use(name, directory)
+    image_key, label_key, num_classes = _features(name, builder.info)
+
+    def decode() -> cache.Arrays:
+        return _read_splits(name, builder, image_key, label_key)
+
+    arrays = cache.decoded(builder.info.full_name, Path(builder.data_path), decode)
+    return (
+        arrays["train_images"],
+        arrays["train_labels"],
+        arrays["test_images"],
+        arrays["test_labels"],
+        num_classes,
+    )
+
+
+def _on_disk(name: str, directory: Path) -> Any | None:
+    """The builder of a prepared set, else None. Needs no code of the set itself."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import naming
+
+    try:
+        parsed, kwargs = naming.parse_builder_name_kwargs(name, data_dir=directory)
+        return tfds.core.read_only_builder.builder_from_files(str(parsed), **kwargs)
+    except (tfds.core.DatasetNotFoundError, ValueError):  # absent, or not a TFDS name at all
+        return None
+
+
+def _first_use(name: str, directory: Path) -> Any:
+    """The builder of a set that has yet to be prepared. Unsuitable sets are refused first."""
+    from sbt.data.prepare import prepare_in_subprocess
+
+    code = _code(name, directory)
+    if code is not None:
+        _features(name, code.info)
+        if code.builder_config is not None and "/" not in name:  # TFDS has a default config
+            base, *version = name.split(":")
+            name = ":".join([f"{base}/{code.builder_config.name}", *version])
+            if (builder := _on_disk(name, directory)) is not None:
+                return builder
+    prepare_in_subprocess(name, directory)
+    builder = _on_disk(name, directory)
+    if builder is None:
+        raise RuntimeError(f"{name} was prepared under {directory}, but is not there")
+    return builder
+
+
+def _code(name: str, directory: Path) -> Any | None:
+    """The builder made from the set's code; None where even that needs TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    base = re.split("[/:]", name)[0]
+    known = [*tfds.list_builders(with_community_datasets=False), "digits", "synthetic"]
+    if base not in known:
+        near = difflib.get_close_matches(base, known, n=3, cutoff=0.6)
+        raise UserError(
+            _FIELD,
+            f"unknown data set {name!r}",
+            (f"Did you mean {' or '.join(map(repr, near))}? " if near else "")
+            + "Choose 'digits', 'synthetic', or an image classification set of "
+            "https://www.tensorflow.org/datasets/catalog.",
+        )
+    try:
+        return tfds.builder(name, data_dir=directory)
+    except ImportError:
+        return None
+    except (AssertionError, ValueError) as error:  # no such version, no such config
+        raise UserError(
+            _FIELD,
+            f"tensorflow_datasets refuses {name!r}: {' '.join(str(error).split())}",
+            f"Choose another version or config, or plain {base!r}.",
+        ) from error
+
+
+def _features(name: str, info: Any) -> tuple[str, str, int]:
+    """Names of the image and the label, and the number of classes."""
+    import tensorflow_datasets as tfds
+
+    features = dict(info.features) if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    pair = info.supervised_keys
+    if not (isinstance(pair, tuple) and len(pair) == 2 and all(k in features for k in pair)):
+        images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+        labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+        pair = (images[0], labels[0]) if len(images) == len(labels) == 1 else (None, None)
+    image, label = (features.get(k) for k in pair)
+    if not isinstance(label, tfds.features.ClassLabel):
+        raise UserError(_FIELD, f"{name!r} has no single class label per example", _OWN)
+    if not isinstance(image, tfds.features.Image):
+        raise UserError(_FIELD, f"{name!r} has no single image per example", _OWN)
+    if None in image.shape:
+        raise UserError(
+            _FIELD,
+            f"the images of {name!r} vary in size (declared shape {image.shape})",
+            "Resize them to one size and pass your own arrays (sbt.data.from_arrays), or choose "
+            "a set with images of one size.",
+        )
+    return pair[0], pair[1], label.num_classes
+
+
+def _read_splits(name: str, builder: Any, image_key: str, label_key: str) -> cache.Arrays:
+    splits = list(builder.info.splits)
+    if "train" not in splits:
+        raise UserError(_FIELD, f"{name!r} has no split 'train', only {', '.join(splits)}", _OWN)
+    test_split = next((s for s in ("test", "validation") if s in splits), None)
+
+    def split(which: str) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            x, y = _decode(builder.as_data_source(which), image_key, label_key)
+        except NotImplementedError as error:  # prepared in a format without random access
+            raise UserError(
+                _FIELD,
+                f"{name!r} is prepared in {builder.data_path} as "
+                f"{builder.info.file_format.value}, which only TensorFlow reads",
+                "Prepare it in array_record format, in another directory: "
+                f"python -m sbt.data.prepare {name} --data_dir=OTHER",
+            ) from error
+        if y.min() < 0:
+            raise UserError(_FIELD, f"split {which!r} of {name!r} holds unlabelled examples", _OWN)
+        return x, y
+
+    x, y = split("train")
+    if test_split is None:
+        order = stratified_order(y)
+        train, test = np.split(order, [len(y) - len(y) // 5])
+        (x, y), (x_test, y_test) = (x[train], y[train]), (x[test], y[test])
+    else:
+        x_test, y_test = split(test_split)
+    return {"train_images": x, "train_labels": y, "test_images": x_test, "test_labels": y_test}
+
+
+def _decode(source: Any, image_key: str, label_key: str) -> tuple[np.ndarray, np.ndarray]:
+    """All examples of a split as two arrays, in file order."""
+    first = source[0][image_key]
+    images = np.empty((len(source), *first.shape), first.dtype)
+    labels = np.empty(len(source), np.int32)
+    for start in range(0, len(source), _BATCH):
+        records = list(range(start, min(start + _BATCH, len(source))))
+        for i, example in zip(records, source.__getitems__(records), strict=True):
+            images[i] = example[image_key]
+            labels[i] = example[label_key]
+    return images, labels
