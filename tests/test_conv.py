@@ -1,0 +1,110 @@
+"""The lane-friendly convolution against XLA's own operation and its gradients."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sbt.nn import conv
+
+CASES = [
+    # size, kernel, stride, padding
+    ((8, 8), (3, 3), (1, 1), "SAME"),
+    ((8, 8), (3, 3), (2, 2), "SAME"),
+    ((7, 9), (3, 3), (2, 2), "SAME"),
+    ((8, 7), (5, 5), (1, 1), "SAME"),
+    ((9, 8), (3, 3), (1, 1), "VALID"),
+    ((9, 8), (3, 3), (2, 2), "VALID"),
+    ((8, 8), (1, 1), (1, 1), "SAME"),
+    ((8, 7), (1, 1), (2, 2), "SAME"),
+    ((8, 8), (3, 3), (2, 2), ((1, 1), (1, 1))),
+    ((8, 8), (2, 3), (2, 1), ((0, 2), (1, 0))),
+    ((6, 6), (1, 1), (2, 2), ((1, 0), (0, 1))),
+]
+
+
+@pytest.mark.parametrize("size,kernel,stride,padding", CASES)
+@pytest.mark.parametrize("implementation", ["direct", "im2col"])
+def test_value_and_gradients_equal_xla(x64, implementation, size, kernel, stride, padding):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (3, *size, 4), jnp.float64)
+    w = jax.random.normal(keys[1], (*kernel, 4, 5), jnp.float64)
+
+    def reference(x, w):
+        return jax.lax.conv_general_dilated(
+            x, w, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def ours(x, w):
+        return conv.conv2d(x, w, stride, padding, implementation=implementation)
+
+    y, pull = jax.vjp(reference, x, w)
+    y_ours, pull_ours = jax.vjp(ours, x, w)
+    g = jax.random.normal(keys[2], y.shape, jnp.float64)
+    np.testing.assert_allclose(y_ours, y, atol=1e-12)
+    for ours_g, reference_g in zip(pull_ours(g), pull(g), strict=True):
+        np.testing.assert_allclose(ours_g, reference_g, atol=1e-12)
+
+
+@pytest.mark.parametrize("implementation", conv.IMPLEMENTATIONS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_lanes_equal_single_convolutions(x64, implementation, stride):
+    keys = jax.random.split(jax.random.key(1), 2)
+    x = jax.random.normal(keys[0], (3, 2, 6, 6, 2), jnp.float64)
+    w = jax.random.normal(keys[1], (3, 3, 3, 2, 4), jnp.float64)
+
+    def loss(x, w):
+        y = conv.conv2d(x, w, (stride, stride), implementation=implementation)
+        return jnp.sum(jnp.sin(y))
+
+    lanes = jax.vmap(jax.grad(loss, (0, 1)))(x, w)
+    for lane in range(3):
+        single = jax.grad(loss, (0, 1))(x[lane], w[lane])
+        for a, b in zip(lanes, single, strict=True):
+            np.testing.assert_allclose(a[lane], b, atol=1e-12)
+
+
+def test_unknown_implementation_is_refused():
+    with pytest.raises(ValueError, match="fft"):
+        conv.conv2d(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), implementation="fft")  # type: ignore[arg-type]
+
+
+class _Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(4, (3, 3), strides=2)(x))
+        x = nn.Conv(4, (3, 3), kernel_dilation=2)(x)
+        x = nn.Conv(4, (3, 3), feature_group_count=2)(x)
+        return nn.Conv(3, (1, 1))(x).mean(axis=(1, 2))
+
+
+@pytest.mark.parametrize("implementation", ["direct", "im2col"])
+def test_interceptor_changes_the_program_not_the_numbers(implementation):
+    net = _Net()
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    params = net.init(jax.random.key(1), x)
+
+    def forward(params, x):
+        with conv.lane_friendly(implementation):
+            return net.apply(params, x)
+
+    np.testing.assert_allclose(forward(params, x), net.apply(params, x), rtol=1e-5, atol=1e-6)
+    text = str(jax.make_jaxpr(forward)(params, x))
+    assert "custom_vjp" in text
+    # Dilated and grouped convolutions keep the stock operation.
+    assert text.count("custom_vjp_call") == 1
+
+
+def test_interceptor_respects_a_modules_own_choice():
+    calls = []
+
+    def own(*args, **kwargs):
+        calls.append(1)
+        return jax.lax.conv_general_dilated(*args, **kwargs)
+
+    net = nn.Conv(2, (3, 3), conv_general_dilated=own)
+    x = jnp.ones((1, 4, 4, 1))
+    with conv.lane_friendly("im2col"):
+        net.init(jax.random.key(0), x)
+    assert calls
