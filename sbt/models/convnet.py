@@ -1,0 +1,50 @@
+"""Small networks: a convolutional net for 8x8 digits, and a multi-layer perceptron."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+from sbt.models.classifier import Classifier, flatten
+from sbt.nn.pool import max_pool
+
+
+class ConvNet(Classifier):
+    """conv 3x3 -> norm -> ReLU -> max-pool 2x2, for each width in ``channels``; dense to logits.
+
+    On 8x8x1 digits: 23,680 multiply-adds per example and 1,898 parameters, small enough for a
+    whole grid in a minute. He initialisation; no bias where a norm follows.
+
+    Attributes:
+      channels: widths of the convolutions; each halves height and width.
+    """
+
+    channels: Sequence[int] = (8, 16)
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        layers = self.layers(train)
+        for width in self.channels:
+            x = nn.relu(layers.norm(layers.conv(x, width)))
+            x = max_pool(x, (2, 2))
+        return self.logits(layers, flatten(x))
+
+
+class MLP(Classifier):
+    """Flattened input, ``hidden`` dense layers with norm and ReLU, dense to logits.
+
+    He initialisation; no bias where a norm follows.
+
+    Attributes:
+      hidden: widths of the hidden layers.
+    """
+
+    hidden: Sequence[int] = (64, 64)
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        layers = self.layers(train)
+        x = flatten(x)
+        for width in self.hidden:
+            x = nn.relu(layers.norm(layers.dense(x, width)))
+        return self.logits(layers, x)
