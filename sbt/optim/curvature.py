@@ -1,0 +1,325 @@
+"""Learning rates from curvature radii: exact, per parameter (CBLR), and by medians (MCLR)."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sbt.errors import UserError
+from sbt.optim import base
+from sbt.optim.ratio import Layer, scale_by_layer_ratio, with_rate_inside
+
+
+class ScaleByCurvatureRadiusState(NamedTuple):
+    """Moving average of the curvature's magnitude, in at least float32."""
+
+    count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
+    magnitude: Any
+
+
+def scale_by_curvature_radius(
+    ema_decay: base.Scalar = 0.0,
+    curvature_floor: base.Scalar = 1e-3,
+    fallback_radius: base.Scalar = 1.0,
+    weight_decay: base.Scalar = 0.0,
+    *,
+    mask: base.Mask = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Multiplies each gradient entry by the curvature radius of its slice of the loss.
+
+    .. math::
+
+      g_i \leftarrow R_i\, g_i, \qquad R_i = \frac{(1 + g_i^2)^{3/2}}{|h_i|}, \qquad
+      h_i = \frac{\partial^2 L}{\partial w_i^2}
+
+    a diagonal Newton direction without its sign problem. The paper divides by :math:`h_i` as it is;
+    here by :math:`\max(\overline{|h_i|}, h_{min})` with a bias-corrected moving average, because a
+    single noisy :math:`h_i \approx 0` gives an unbounded step. Weight decay is part of the
+    objective: :math:`g_i + \lambda w_i` and :math:`h_i + \lambda` take the place of :math:`g_i`
+    and :math:`h_i`.
+
+    ``update(updates, state, params, hessian_diagonal=h)`` takes the diagonal of the Hessian of the
+    loss *without* decay, a tree like params: :func:`sbt.optim.exact_hessian_diagonal` or
+    :func:`sbt.optim.hutchinson_diagonal`.
+
+    Args:
+      ema_decay: of the average of :math:`|h|`, in [0, 1); 0 takes the current value.
+      curvature_floor: :math:`h_{min}`, units of loss per parameter². 0 for the paper's formula.
+      fallback_radius: :math:`R_i` where even the floored magnitude is 0.
+      weight_decay: :math:`\lambda`, coefficient of :math:`\tfrac12\|w\|^2` in the mean loss.
+      mask: leaves to decay, see :func:`sbt.optim.sgd`.
+
+    Returns:
+      The transformation; it needs params and ``hessian_diagonal``.
+    """
+
+    def init(params: Any) -> ScaleByCurvatureRadiusState:
+        zeros = jax.tree.map(lambda p: jnp.zeros_like(base.widen(p)), params)
+        return ScaleByCurvatureRadiusState(jnp.zeros([], jnp.int32), zeros)
+
+    def update(
+        updates: Any,
+        state: ScaleByCurvatureRadiusState,
+        params: Any = None,
+        *,
+        hessian_diagonal: Any = None,
+        **extra: Any,
+    ) -> Any:
+        del extra
+        base.need_params(params)
+        if hessian_diagonal is None:
+            raise ValueError(
+                "This rule needs update(updates, state, params, hessian_diagonal=...)."
+            )
+        count = optax.safe_increment(state.count)
+        decay_on = base.mask_leaves(mask, params)
+
+        def average(old: jax.Array, h: jax.Array, decayed: bool) -> jax.Array:
+            beta = base.scalar_like(ema_decay, old)
+            shift = base.scalar_like(weight_decay if decayed else 0.0, old)
+            return beta * old + (1 - beta) * jnp.abs(h.astype(old.dtype) + shift)
+
+        def leaf(g: jax.Array, p: jax.Array, mean: jax.Array, decayed: bool) -> jax.Array:
+            gradient = g.astype(mean.dtype)
+            if decayed:
+                gradient = base.multiply_add(gradient, weight_decay, p)
+            beta = base.scalar_like(ema_decay, mean)
+            magnitude = mean / (1 - beta ** count.astype(beta.dtype))
+            magnitude = jnp.maximum(magnitude, base.scalar_like(curvature_floor, mean))
+            flat = magnitude == 0
+            arc = (1 + jnp.square(gradient)) ** 1.5
+            radius = arc / jnp.where(flat, jnp.ones_like(magnitude), magnitude)
+            fallback = base.scalar_like(fallback_radius, mean)
+            return (jnp.where(flat, fallback, radius) * gradient).astype(g.dtype)
+
+        magnitude = jax.tree.map(average, state.magnitude, hessian_diagonal, decay_on)
+        out = jax.tree.map(leaf, updates, params, magnitude, decay_on)
+        return out, ScaleByCurvatureRadiusState(count, magnitude)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def cblr(
+    learning_rate: base.Scalar | base.Schedule,
+    momentum: base.Scalar | None = None,
+    ema_decay: base.Scalar = 0.0,
+    curvature_floor: base.Scalar = 1e-3,
+    fallback_radius: base.Scalar = 1.0,
+    *,
+    weight_decay: base.Scalar = 0.0,
+    mask: base.Mask = None,
+) -> base.Rule:
+    r"""CBLR: curvature-based learning rate, with the exact radius for each parameter.
+
+    .. math:: w_i \leftarrow w_i - \gamma\, \frac{(1 + g_i^2)^{3/2}}{|h_i|}\, g_i
+
+    Momentum is not specified in the paper; here it may follow, the learning rate inside the buffer.
+
+    Args:
+      learning_rate: :math:`\gamma`, the fraction of the curvature radius to go (dimensionless; a
+        Newton step at 1): number, traced scalar or schedule.
+      momentum: of the buffer that follows; None (the default) for none.
+      ema_decay: see :func:`scale_by_curvature_radius`.
+      curvature_floor: see :func:`scale_by_curvature_radius`.
+      fallback_radius: see :func:`scale_by_curvature_radius`.
+      weight_decay: see :func:`scale_by_curvature_radius`.
+      mask: see :func:`scale_by_curvature_radius`.
+
+    Returns:
+      The update rule; ``update`` needs ``hessian_diagonal=``.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from sbt import optim
+      >>> loss = lambda w: 1e-4 * (w[0] ** 2 + 100 * w[1] ** 2)
+      >>> w = jnp.array([1.0, 1.0])
+      >>> rule = optim.cblr(1.0, curvature_floor=0.0)
+      >>> h = optim.exact_hessian_diagonal(loss, w)
+      >>> updates, _ = rule.update(jax.grad(loss)(w), rule.init(w), w, hessian_diagonal=h)
+      >>> print([f'{u:.3f}' for u in updates])
+      ['-1.000', '-1.001']
+
+    References:
+      Gao and Zhong, `Study on the Large Batch Size Training of Neural Networks Based on the
+      Second Order Gradient <https://arxiv.org/abs/2012.08795>`_, 2020 (equations 9-11)
+    """
+    link = scale_by_curvature_radius(
+        ema_decay, curvature_floor, fallback_radius, weight_decay, mask=mask
+    )
+    return with_rate_inside(link, learning_rate, momentum)
+
+
+def _order_statistic(keys: jax.Array, k: int) -> jax.Array:
+    """The k-th smallest (from 0) of unsigned integers, one bit of the answer per pass."""
+    bits = keys.dtype.itemsize * 8
+    one = jnp.ones((), keys.dtype)
+
+    def decide(i: jax.Array, prefix: jax.Array) -> jax.Array:
+        candidate = prefix | (one << (bits - 1 - i).astype(keys.dtype))
+        below = jnp.sum(keys < candidate, dtype=jnp.int32)
+        return jnp.where(below <= k, candidate, prefix)
+
+    return jax.lax.fori_loop(0, bits, decide, jnp.zeros((), keys.dtype))
+
+
+def median(x: jax.Array, kind: Literal["midpoint", "lower"] = "midpoint") -> jax.Array:
+    """Median of all entries: for an even count the mean of the two middle ones, or the lower one.
+
+    ``torch.median`` returns the lower one, NumPy and JAX the midpoint. A NaN makes it NaN.
+
+    It selects without sorting, exactly: floats, read as integers with the sign turned, are in the
+    same order, and each pass over them decides a bit. Sorting takes ten times as long on CPU, and
+    in lanes it would be done at every tick.
+    """
+    flat = x.ravel()
+    unsigned = jnp.dtype(f"uint{8 * flat.dtype.itemsize}")
+    top = jnp.ones((), unsigned) << jnp.asarray(8 * flat.dtype.itemsize - 1, unsigned)
+    pattern = jax.lax.bitcast_convert_type(flat, unsigned)
+    keys = jnp.where(pattern >= top, ~pattern, pattern | top)
+
+    def value(key: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(jnp.where(key >= top, key ^ top, ~key), flat.dtype)
+
+    rank = (flat.size - 1) // 2
+    key = _order_statistic(keys, rank)
+    middle = value(key)
+    if kind == "midpoint" and flat.size % 2 == 0:
+        following = jnp.min(jnp.where(keys > key, keys, ~jnp.zeros((), unsigned)))
+        repeated = jnp.sum(keys <= key, dtype=jnp.int32) > rank + 1
+        middle = (middle + value(jnp.where(repeated, key, following))) / 2
+    return jnp.where(jnp.any(jnp.isnan(flat)), jnp.full((), jnp.nan, flat.dtype), middle)
+
+
+def scale_by_median_radius(
+    weight_decay: base.Scalar = 0.0,
+    fallback_ratio: base.Scalar = 1.0,
+    *,
+    reading: Literal["magnitudes", "ratio", "signed"] = "magnitudes",
+    decay_form: Literal["sum", "inside"] = "sum",
+    median_kind: Literal["midpoint", "lower"] = "midpoint",
+    mask: base.Mask = "kernels",
+    ratio_mask: base.Mask = "kernels",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Multiplies each layer's gradient by its median curvature radius.
+
+    .. math:: d_l \leftarrow R_l d_l, \qquad d_l = g_l + \lambda w_l
+
+    The paper writes :math:`R_m \approx |w_m / (g_m + \lambda w_m)|` with "median values"
+    :math:`w_m, g_m`. The medians of signed, nearly symmetric tensors are nearly 0/0, so the default
+    reads them as medians of magnitudes:
+
+    ============== ===================================== =======================================
+    ``reading``    ``decay_form='sum'``                  ``decay_form='inside'``
+    ============== ===================================== =======================================
+    ``magnitudes`` med|w| / (med|g| + λ med|w|)          med|w| / med|g + λw|
+    ``ratio``      med|w / (g + λw)|                     the same
+    ``signed``     |med w / (med g + λ med w)|           |med w / med(g + λw)|
+    ============== ===================================== =======================================
+
+    In ``ratio`` an entry without gradient counts as an infinite radius. A layer whose radius is 0
+    or infinite (zero weights; more than half of the gradient zero, as with dead units or dropout
+    at small batches) takes ``fallback_ratio``, as do the leaves that ``ratio_mask`` leaves out.
+
+    Args:
+      weight_decay: :math:`\lambda`, coefficient of :math:`\tfrac12\|w\|^2` in the mean loss.
+      fallback_ratio: the radius where there is none.
+      reading: what the median is taken of.
+      decay_form: how the decay enters the denominator; ``'sum'`` is the printed equation 22.
+      median_kind: of an even count of entries: ``'midpoint'``, or ``'lower'`` as in PyTorch, which
+        the paper used.
+      mask: leaves to decay, see :func:`sbt.optim.sgd`.
+      ratio_mask: leaves with a rate of their own.
+
+    Returns:
+      The transformation; it needs params and has no state.
+
+    Raises:
+      UserError: for another ``reading``, ``decay_form`` or ``median_kind``.
+    """
+    for field, value, choices in (
+        ("reading", reading, ("magnitudes", "ratio", "signed")),
+        ("decay_form", decay_form, ("sum", "inside")),
+        ("median_kind", median_kind, ("midpoint", "lower")),
+    ):
+        if value not in choices:
+            raise UserError(field, f"{value!r} is no choice", f"use one of {choices}")
+
+    def ratio(layer: Layer) -> tuple[jax.Array, jax.Array]:
+        w, g, d = layer.weights, layer.gradient, layer.direction
+        one = jnp.ones_like(layer.decay)
+        if reading == "ratio":
+            flat = d == 0
+            radii = jnp.abs(w) / jnp.where(flat, jnp.ones_like(d), jnp.abs(d))
+            return median(jnp.where(flat, jnp.inf, radii), median_kind), one
+        if reading == "magnitudes":
+            w, g, d = jnp.abs(w), jnp.abs(g), jnp.abs(d)
+        above = median(w, median_kind)
+        if decay_form == "inside":
+            return jnp.abs(above), jnp.abs(median(d, median_kind))
+        return jnp.abs(above), jnp.abs(median(g, median_kind) + layer.decay * above)
+
+    return scale_by_layer_ratio(
+        ratio, 1.0, weight_decay, fallback_ratio, mask=mask, ratio_mask=ratio_mask
+    )
+
+
+def mclr(
+    learning_rate: base.Scalar | base.Schedule,
+    momentum: base.Scalar | None = None,
+    weight_decay: base.Scalar = 0.0,
+    fallback_ratio: base.Scalar = 1.0,
+    *,
+    reading: Literal["magnitudes", "ratio", "signed"] = "magnitudes",
+    decay_form: Literal["sum", "inside"] = "sum",
+    median_kind: Literal["midpoint", "lower"] = "midpoint",
+    mask: base.Mask = "kernels",
+    ratio_mask: base.Mask = "kernels",
+) -> base.Rule:
+    r"""MCLR: median-curvature learning rate, one radius for each layer.
+
+    .. math::
+
+      w_l \leftarrow w_l - \gamma\, R_l\, (g_l + \beta w_l), \qquad
+      R_l \approx \left|\frac{w_m}{g_m + \beta w_m}\right|
+
+    See :func:`scale_by_median_radius` for the readings of the medians :math:`w_m, g_m`. Momentum is
+    not specified in the paper; here it may follow, the learning rate inside the buffer as in LARS.
+
+    Args:
+      learning_rate: :math:`\gamma`, the fraction of the radius to go (dimensionless): number,
+        traced scalar or schedule.
+      momentum: of the buffer that follows; None (the default) for none.
+      weight_decay: :math:`\beta` of the paper; see :func:`scale_by_median_radius`.
+      fallback_ratio: see :func:`scale_by_median_radius`.
+      reading: see :func:`scale_by_median_radius`.
+      decay_form: see :func:`scale_by_median_radius`.
+      median_kind: see :func:`scale_by_median_radius`.
+      mask: see :func:`scale_by_median_radius`.
+      ratio_mask: see :func:`scale_by_median_radius`.
+
+    Returns:
+      The update rule.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from sbt import optim
+      >>> w, g = jnp.array([[1.0, -2.0, 9.0]]), jnp.array([[0.1, 0.4, -0.2]])
+      >>> rule = optim.mclr(0.01)
+      >>> print(rule.update(g, rule.init(w), w)[0])
+      [[-0.01 -0.04  0.02]]
+
+    References:
+      Gao and Zhong, `Study on the Large Batch Size Training of Neural Networks Based on the
+      Second Order Gradient <https://arxiv.org/abs/2012.08795>`_, 2020 (equations 20-22)
+    """
+    link = scale_by_median_radius(
+        weight_decay,
+        fallback_ratio,
+        reading=reading,
+        decay_form=decay_form,
+        median_kind=median_kind,
+        mask=mask,
+        ratio_mask=ratio_mask,
+    )
+    return with_rate_inside(link, learning_rate, momentum)

@@ -1,0 +1,210 @@
+r"""The curves behind :mod:`sbt.optim.schedules`: pure functions of progress.
+
+*Progress* is the fraction of the training budget already spent, counted in examples, in [0, 1]; the
+result is a *multiplier of the peak learning rate* (dimensionless) unless the function says
+otherwise. Progress may be a scalar or an array of any shape, and every parameter a Python number or
+a traced scalar.
+
+Thresholds are exact. ``count * m / total`` carries up to two rounding errors when it reaches, say,
+3/5, so a threshold counts as reached two ulps below its value. That is less than one update for
+every budget below four million updates in float32.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+
+def as_progress(progress: ArrayLike) -> jax.Array:
+    """Progress as a floating-point array, clipped to [0, 1]."""
+    value = jnp.asarray(progress)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        value = value.astype(float)
+    return jnp.clip(value, 0, 1)
+
+
+def reached(progress: jax.Array, threshold: ArrayLike) -> jax.Array:
+    """Whether ``progress >= threshold``, forgiving the rounding of ``count * m / total``."""
+    limit = jnp.asarray(threshold, progress.dtype)
+    return progress >= limit * (1 - 2 * float(jnp.finfo(progress.dtype).eps))
+
+
+def constant(progress: ArrayLike) -> jax.Array:
+    """1 throughout."""
+    return jnp.ones_like(as_progress(progress))
+
+
+def steps(
+    progress: ArrayLike,
+    drops: ArrayLike | Sequence[ArrayLike] = (0.5, 0.75),
+    factor: ArrayLike | Sequence[ArrayLike] = 0.1,
+) -> jax.Array:
+    """A staircase: multiplied by ``factor`` at every drop.
+
+    The defaults are the CIFAR protocol of Masters & Luschi (2018): a tenth at 50 % of the budget
+    and a tenth again at 75 %.
+
+    Args:
+      progress: fraction of the budget.
+      drops: progress at which each drop happens; the update *at* the drop already has the new rate.
+      factor: multiplier of each drop; one number, or one per drop.
+
+    Returns:
+      The multiplier, shaped like ``progress``.
+
+    >>> print(steps(jnp.asarray([0.0, 0.49, 0.5, 0.75])))
+    [1.   1.   0.1  0.01]
+    """
+    progress = as_progress(progress)
+    drops = jnp.asarray(drops, progress.dtype)
+    factor = jnp.broadcast_to(jnp.asarray(factor, progress.dtype), drops.shape)
+    passed = reached(progress[..., None], drops)
+    return jnp.prod(jnp.where(passed, factor, jnp.ones_like(factor)), axis=-1)
+
+
+def poly(progress: ArrayLike, power: ArrayLike = 2.0, end: ArrayLike = 0.0) -> jax.Array:
+    """Polynomial decay ``end + (1 - end) (1 - progress)**power``.
+
+    ``power`` 2 is the value of LARS (You et al., 2017), 1 is linear decay.
+    """
+    progress = as_progress(progress)
+    power, end = (jnp.asarray(x, progress.dtype) for x in (power, end))
+    return end + (1 - end) * (1 - progress) ** power
+
+
+def cosine(progress: ArrayLike, end: ArrayLike = 0.0) -> jax.Array:
+    """Half a cosine from 1 to ``end`` (Loshchilov & Hutter, 2017, without restarts)."""
+    progress = as_progress(progress)
+    end = jnp.asarray(end, progress.dtype)
+    return end + (1 - end) * (1 + jnp.cos(jnp.pi * progress)) / 2
+
+
+def exponential(progress: ArrayLike, final: ArrayLike = 0.01) -> jax.Array:
+    r"""Exponential decay ``final**progress``, from 1 to ``final`` > 0.
+
+    The exponential step sizes :math:`\nu^k,\ \nu = T^{-1/T}` of Dang, Babanezhad & Vaswani (2024)
+    are ``final = 1 / T``.
+    """
+    progress = as_progress(progress)
+    return jnp.asarray(final, progress.dtype) ** progress
+
+
+def triangular(progress: ArrayLike, cycles: ArrayLike = 1.0, low: ArrayLike = 0.1) -> jax.Array:
+    """Cyclical learning rate (Smith, 2017): up from ``low`` to 1 and back, ``cycles`` times.
+
+    Smith & Topin's super-convergence run (0.1 to 3.0, step size half of the budget) is
+    ``cycles=1, low=1/30``.
+    """
+    progress = as_progress(progress)
+    cycles, low = (jnp.asarray(x, progress.dtype) for x in (cycles, low))
+    position = progress * cycles
+    position = position - jnp.floor(position)
+    return low + (1 - low) * (1 - jnp.abs(2 * position - 1))
+
+
+def onecycle(
+    progress: ArrayLike,
+    rise: ArrayLike = 0.45,
+    fall: ArrayLike = 0.9,
+    div: ArrayLike = 10.0,
+    final_div: ArrayLike = 100.0,
+) -> jax.Array:
+    """1cycle (Smith, 2018): ``1/div`` to 1 to ``1/div`` to ``1/(div * final_div)``, all linear.
+
+    Args:
+      progress: fraction of the budget.
+      rise: progress at which the peak is reached.
+      fall: progress at which the rate is back at ``1/div``; from there it is annihilated.
+      div: peak over first rate.
+      final_div: first rate over last rate.
+
+    Returns:
+      The multiplier, shaped like ``progress``. See :func:`onecycle_momentum` for its partner.
+    """
+    progress = as_progress(progress)
+    div, final_div = (jnp.asarray(x, progress.dtype) for x in (div, final_div))
+    up, down, last = _cycle_phases(progress, rise, fall)
+    first = 1 / div
+    value = first + (1 - first) * (up - down)
+    return value + (first / final_div - first) * last
+
+
+def onecycle_momentum(
+    progress: ArrayLike,
+    rise: ArrayLike = 0.45,
+    fall: ArrayLike = 0.9,
+    high: ArrayLike = 0.95,
+    low: ArrayLike = 0.85,
+) -> jax.Array:
+    """The momentum (not a multiplier) that goes with :func:`onecycle`: high while the rate is low.
+
+    ``high`` to ``low`` until ``rise``, back to ``high`` at ``fall``, and constant from there.
+    """
+    progress = as_progress(progress)
+    high, low = (jnp.asarray(x, progress.dtype) for x in (high, low))
+    up, down, _ = _cycle_phases(progress, rise, fall)
+    return high + (low - high) * (up - down)
+
+
+def _cycle_phases(progress, rise, fall):
+    """How far (0..1) the rising, falling and annihilating phases of a 1cycle have come."""
+    rise, fall = (jnp.asarray(x, progress.dtype) for x in (rise, fall))
+    up = jnp.clip(progress / rise, 0, 1)
+    down = jnp.clip((progress - rise) / (fall - rise), 0, 1)
+    length = jnp.where(fall < 1, 1 - fall, 1)
+    return up, down, jnp.clip((progress - fall) / length, 0, 1)
+
+
+def gradual_warmup(
+    progress: ArrayLike, warmup: ArrayLike = 0.05, start: ArrayLike = 1 / 32
+) -> jax.Array:
+    r"""The ramp of Goyal et al. (2017): linear from ``start`` to 1, a little at every update.
+
+    .. math:: r(p) = s + (1 - s)\,\min(1, p / w)
+
+    The defaults are the warm-up of Masters & Luschi (2018, section 3.4): :math:`\eta/32` to
+    :math:`\eta` over the first 5 % of training, for every batch size. Goyal's own is ``warmup = 5 /
+    epochs``, ``start = 0.1 / eta``. The factor multiplies a schedule.
+
+    Args:
+      progress: fraction of the budget.
+      warmup: length, a fraction of the budget; 0 gives 1 everywhere.
+      start: first value, a fraction of the peak. With 0 the first update does nothing.
+
+    Returns:
+      The factor, shaped like ``progress``.
+    """
+    progress = as_progress(progress)
+    warmup, start = (jnp.asarray(x, progress.dtype) for x in (warmup, start))
+    ramp = start + (1 - start) * progress / jnp.where(warmup > 0, warmup, 1)
+    return jnp.where(reached(progress, warmup), jnp.ones_like(ramp), ramp)
+
+
+def legw(
+    progress: ArrayLike, ratio: ArrayLike, warmup: ArrayLike, start: ArrayLike = 0.0
+) -> jax.Array:
+    r"""Linear-epoch gradual warm-up (You et al., 2019) for a batch ``ratio`` times larger.
+
+    A batch :math:`k` times larger takes a peak learning rate (mean form) :math:`\sqrt k` times
+    larger and a warm-up of :math:`k` times as many *epochs*:
+
+    .. math:: \sqrt{k}\; r(p;\ k w, s)
+
+    with :math:`r` of :func:`gradual_warmup`. In a config it is ``lr_scaling='sqrt'``, which brings
+    the :math:`\sqrt k`, with ``schedule.warmup_batch``, which brings the stretched warm-up.
+
+    Args:
+      progress: fraction of the budget.
+      ratio: batch size over the one that was tuned, :math:`k`.
+      warmup: length of the warm-up at the tuned batch size, a fraction of the budget.
+      start: first value, a fraction of the peak.
+
+    Returns:
+      The factor, shaped like ``progress``. A warm-up stretched beyond the budget never peaks.
+    """
+    progress = as_progress(progress)
+    ratio = jnp.asarray(ratio, progress.dtype)
+    stretched = jnp.asarray(warmup, progress.dtype) * ratio
+    return jnp.sqrt(ratio) * gradual_warmup(progress, stretched, start)

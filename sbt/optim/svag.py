@@ -1,0 +1,170 @@
+r"""SVAG: stochastic variance amplified gradient, SGD that tends to its diffusion limit.
+
+.. warning::
+
+  Every update takes **two** independent batches, so :math:`T` updates of SGD become :math:`\ell T`
+  updates and :math:`2\ell` times the examples (at :math:`\ell = 1` as well, whose second batch has
+  weight 0). With batch norm, each of the two batches is normalised by its own statistics: two
+  gradient evaluations, not one over the union.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sbt.optim import base
+from sbt.optim.sgd import sgd
+
+
+def svag_coefficients(amplification: base.Scalar) -> tuple[jax.Array, jax.Array]:
+    r"""The weights of the two gradients of SVAG(:math:`\ell`).
+
+    .. math:: c_\pm = \frac{1 \pm \sqrt{2\ell - 1}}{2}
+
+    They sum to 1 (the mean gradient is kept) and their squares sum to :math:`\ell` (its covariance
+    is multiplied by :math:`\ell`); :math:`\ell = 1` gives (1, 0), SGD.
+
+    Args:
+      amplification: :math:`\ell \ge 1`, dimensionless; need not be an integer, may be traced.
+
+    Returns:
+      ``(c_plus, c_minus)``.
+
+    >>> print(*svag_coefficients(5.0))
+    2.0 -1.0
+    """
+    ell = jnp.asarray(amplification).astype(float)
+    root = jnp.sqrt(2 * ell - 1)
+    return (1 + root) / 2, (1 - root) / 2
+
+
+def svag_gradient(first: Any, second: Any, amplification: base.Scalar) -> Any:
+    r"""The SVAG gradient :math:`c_+ g_1 + c_- g_2` of two independent batches at the same point.
+
+    Args:
+      first: mean gradient of the first batch, a tree.
+      second: mean gradient of the second batch, the same structure.
+      amplification: :math:`\ell`, see :func:`svag_coefficients`.
+
+    Returns:
+      The combined gradient, dtypes of ``first``.
+
+    >>> print(svag_gradient(jnp.ones(2), jnp.asarray([1.0, 0.0]), 5.0))
+    [1. 2.]
+    """
+    plus, minus = svag_coefficients(amplification)
+
+    def combine(a: jax.Array, b: jax.Array) -> jax.Array:
+        wide = base.widen(a)
+        other = base.scalar_like(minus, a) * b.astype(wide.dtype)
+        return (base.scalar_like(plus, a) * wide + other).astype(a.dtype)
+
+    return jax.tree.map(combine, first, second)
+
+
+def combine_svag(amplification: base.Scalar) -> optax.GradientTransformationExtraArgs:
+    r"""Link of a chain that turns two gradients into SVAG's: :func:`svag_gradient`.
+
+    Args:
+      amplification: :math:`\ell \ge 1`, may be traced.
+
+    Returns:
+      The transformation, without state; ``update`` needs the gradient of the second batch, at the
+      same params, as ``second_gradient=``.
+    """
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, second_gradient: Any = None, **extra: Any
+    ) -> Any:
+        del params, extra
+        if second_gradient is None:
+            raise ValueError(
+                "SVAG needs update(updates, state, params, second_gradient=...), the gradient of a "
+                "second, independent batch."
+            )
+        return svag_gradient(updates, second_gradient, amplification), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+
+
+def svag(
+    learning_rate: base.Scalar | base.Schedule,
+    momentum: base.Scalar | None = 0.0,
+    weight_decay: base.Scalar = 0.0,
+    amplification: base.Scalar = 1.0,
+    *,
+    mask: base.Mask = None,
+) -> base.Rule:
+    r"""SVAG(:math:`\ell`) for SGD and SGDM: rate :math:`\eta/\ell` and gradient noise :math:`\ell`.
+
+    .. math::
+
+      g_t = c_+ \nabla L_{B_1}(w_t) + c_- \nabla L_{B_2}(w_t), \qquad
+      u_{t+1} = \beta u_t + g_t, \qquad w_{t+1} = w_t - \tfrac{\eta}{\ell}\, u_{t+1}
+
+    :math:`\ell` updates cover the time of one update of SGD and have the same mean and, to first
+    order, the same covariance; as :math:`\ell` grows the path tends to the stochastic differential
+    equation of SGD. :math:`\beta` is the same for all :math:`\ell` (Wang et al.).
+
+    Args:
+      learning_rate: :math:`\eta` of the SGD run that is approximated, in mean form of one of the
+        two batches; a schedule sees the count of *these* updates, :math:`\ell` for one of SGD.
+      momentum: :math:`\beta`, as in :func:`sbt.optim.sgd`.
+      weight_decay: coefficient of :math:`\tfrac12\|w\|^2`, added once to the combined gradient.
+      amplification: :math:`\ell \ge 1`; may be traced.
+      mask: leaves to decay, as in :func:`sbt.optim.sgd`.
+
+    Returns:
+      The update rule; ``update`` needs ``second_gradient=``, see :func:`combine_svag`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from sbt import optim
+      >>> rule = optim.svag(0.1, amplification=5.0)
+      >>> w = jnp.zeros(2)
+      >>> g1, g2 = jnp.array([1.0, 1.0]), jnp.array([1.0, 0.0])
+      >>> print(rule.update(g1, rule.init(w), w, second_gradient=g2)[0])
+      [-0.02 -0.04]
+
+    References:
+      Li, Malladi and Arora, `On the Validity of Modeling SGD with Stochastic Differential Equations
+      <https://arxiv.org/abs/2102.12470>`_, 2021
+
+      Wang et al., `The Marginal Value of Momentum for Small Learning Rate SGD
+      <https://arxiv.org/abs/2307.15196>`_, 2024
+    """
+
+    def slowed(rate: Any) -> Any:
+        value = jnp.asarray(rate)
+        value = value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(float)
+        return value / jnp.asarray(amplification).astype(value.dtype)
+
+    rate: Any
+    if callable(learning_rate):
+        schedule = learning_rate
+
+        def rate(count: Any) -> Any:
+            return slowed(schedule(count))
+    else:
+        rate = slowed(learning_rate)
+    inner = sgd(rate, momentum, weight_decay=weight_decay, mask=mask)
+    return base.chain(combine_svag(amplification), inner)
+
+
+def svag_budget(updates: int, batch_size: int, amplification: int) -> tuple[int, int]:
+    r"""Updates and examples of SVAG for the time span of a run of SGD.
+
+    Args:
+      updates: :math:`T` of SGD.
+      batch_size: examples in each of the two batches of an update.
+      amplification: :math:`\ell`.
+
+    Returns:
+      ``(updates, examples)``: :math:`\ell T` and :math:`2\ell T m`.
+
+    >>> svag_budget(1000, 512, 4)
+    (4000, 4096000)
+    """
+    return updates * amplification, 2 * updates * amplification * batch_size
