@@ -1,0 +1,120 @@
+"""Parameters as one vector: selection of layers, flattening, checks."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sbt.errors import UserError
+
+Where = Callable[[str], bool] | str | None
+"""Which leaves take part: a predicate of the path, a regular expression searched in it, or all.
+
+Paths read ``params/Dense_0/kernel``.
+"""
+
+Loss = Callable[[Any], jax.Array]
+"""Maps params to the mean loss over a whole split, a scalar."""
+
+
+def leaf_path(path: Sequence[Any]) -> str:
+    """The path of a leaf as users write it: ``params/Dense_0/kernel``."""
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether a leaf holds real numbers; counters and keys are never measured."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def wide(dtype: Any) -> Any:
+    """At least float32: what is accumulated or perturbed is never kept in half precision."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
+
+
+def selected(params: Any, where: Where = None) -> list[tuple[str, bool]]:
+    """Path of every leaf and whether ``where`` selects it.
+
+    Raises:
+      UserError: if nothing is selected.
+    """
+    accept = re.compile(where).search if isinstance(where, str) else where
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    paths = [(leaf_path(path), is_float(leaf)) for path, leaf in leaves]
+    chosen = [(path, real and (accept is None or bool(accept(path)))) for path, real in paths]
+    if not any(taken for _, taken in chosen):
+        known = ", ".join(path for path, real in paths if real) or "none: the tree has no weights"
+        raise UserError("where", "the filter selects no parameter", f"available leaves: {known}")
+    return chosen
+
+
+def check_finite(params: Any, field: str = "params") -> None:
+    """Refuses parameters that are not finite, as those of a diverged run.
+
+    Values that are being traced (under ``jit`` or ``vmap``) cannot be looked at; there every
+    measurement of such a lane is NaN, and its neighbours are untouched.
+
+    Raises:
+      UserError: naming the first leaf that holds a value that is not finite.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if isinstance(leaf, jax.core.Tracer) or not is_float(leaf):
+            continue
+        bad = int(np.size(leaf) - np.isfinite(np.asarray(leaf, np.float64)).sum())
+        if bad:
+            raise UserError(
+                f"{field}.{leaf_path(path)}",
+                f"{bad} of {np.size(leaf)} values are not finite",
+                "the run has diverged: measure an earlier checkpoint, or leave the run out",
+            )
+
+
+def ravel(params: Any, where: Where = None) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
+    """Selected leaves as one vector, and the way back.
+
+    Args:
+      params: any tree.
+      where: which leaves, see :data:`Where`.
+
+    Returns:
+      A vector of at least float32, and a function of such a vector that puts it into the tree. It
+      keeps the vector's dtype: a perturbation that half precision would round away is not lost.
+      Leaves that are not selected stay as they are.
+
+    Raises:
+      UserError: if nothing is selected.
+
+    Examples:
+      >>> tree = {'bias': jnp.zeros(2), 'kernel': jnp.ones((2, 1))}
+      >>> vector, unravel = ravel(tree, 'kernel')
+      >>> print(vector, unravel(2 * vector)['bias'], unravel(2 * vector)['kernel'].ravel())
+      [1. 1.] [0. 0.] [2. 2.]
+    """
+    leaves, structure = jax.tree.flatten(params)
+    taken = [i for i, (_, chosen) in enumerate(selected(params, where)) if chosen]
+    # The widest of them; joining dtypes is left to no promotion rule.
+    dtype = max((wide(jnp.result_type(leaves[i])) for i in taken), key=lambda d: jnp.finfo(d).bits)
+    vector = jnp.concatenate([jnp.ravel(leaves[i]).astype(dtype) for i in taken])
+
+    def unravel(vector: jax.Array) -> Any:
+        filled, start = list(leaves), 0
+        for i in taken:
+            shape, size = np.shape(leaves[i]), np.size(leaves[i])
+            filled[i] = vector[start : start + size].reshape(shape)
+            start += size
+        return jax.tree.unflatten(structure, filled)
+
+    return vector, unravel
+
+
+def unravel_by_leaf(params: Any, vector: jax.Array, where: Where = None) -> dict[str, jax.Array]:
+    """A vector of :func:`ravel` cut into the selected leaves: path -> array of the leaf's shape."""
+    parts, start = {}, 0
+    for (path, chosen), leaf in zip(selected(params, where), jax.tree.leaves(params)):
+        if chosen:
+            parts[path] = vector[start : start + np.size(leaf)].reshape(np.shape(leaf))
+            start += np.size(leaf)
+    return parts

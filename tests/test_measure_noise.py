@@ -1,0 +1,245 @@
+"""Noise scale, critical batch, search-direction noise: enumeration, simulation, closed forms."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from measure_nets import dense_losses, dense_params, digits
+
+from sbt.errors import UserError
+from sbt.measure.critical_batch import fit_critical_batch, relative_gain
+from sbt.measure.direction_noise import measured_smoothing, search_direction_noise
+from sbt.measure.example_gradients import Moments, example_gradient_moments
+from sbt.measure.noise_average import (
+    averaged_noise_scale,
+    init_noise_average,
+    update_noise_average,
+)
+from sbt.measure.noise_scale import (
+    NoiseScale,
+    measure_noise_scale,
+    noise_covariance_trace,
+    noise_scale_from_accumulation,
+    noise_scale_from_examples,
+    noise_scale_from_two,
+    square_norm,
+)
+
+POPULATION = np.random.default_rng(0).normal(size=(6, 4)) + np.array([1.0, 0.5, 0.0, -0.3])
+
+
+def moments_of(gradients):
+    return Moments(
+        jnp.asarray(gradients.mean(axis=0)),
+        jnp.asarray(gradients.var(axis=0)),
+        jnp.asarray(float(len(gradients))),
+    )
+
+
+def mean_squares(n, replacement):
+    """Exact mean of |mean of n gradients|² over all ways to draw them."""
+    draw = itertools.product if replacement else itertools.combinations
+    draws = draw(range(6), repeat=n) if replacement else draw(range(6), n)
+    return np.mean([np.sum(POPULATION[list(d)].mean(axis=0) ** 2) for d in draws])
+
+
+def test_two_batch_sizes_are_unbiased_with_replacement(x64):
+    found = noise_scale_from_two(mean_squares(1, True), mean_squares(4, True), 1, 4)
+    mean = POPULATION.mean(axis=0)
+    np.testing.assert_allclose(found.gradient_square, mean @ mean, rtol=1e-12)
+    np.testing.assert_allclose(found.covariance_trace, POPULATION.var(axis=0).sum(), rtol=1e-12)
+    exact = noise_scale_from_examples(moments_of(POPULATION))
+    np.testing.assert_allclose(found.value, exact.value, rtol=1e-12)
+
+
+def test_two_batch_sizes_are_unbiased_without_replacement(x64):
+    found = noise_scale_from_two(mean_squares(2, False), mean_squares(5, False), 2, 5, population=6)
+    mean = POPULATION.mean(axis=0)
+    np.testing.assert_allclose(found.gradient_square, mean @ mean, rtol=1e-12)
+    trace = POPULATION.var(axis=0, ddof=1).sum()
+    np.testing.assert_allclose(found.covariance_trace, trace, rtol=1e-12)
+
+
+def test_per_example_form_is_unbiased_for_a_sample(x64):
+    """All samples of three of the population, with replacement: their mean is the truth."""
+    samples = [
+        noise_scale_from_examples(moments_of(POPULATION[list(d)]), population=False)
+        for d in itertools.product(range(6), repeat=3)
+    ]
+    mean = POPULATION.mean(axis=0)
+    squares = np.mean([s.gradient_square for s in samples])
+    traces = np.mean([s.covariance_trace for s in samples])
+    np.testing.assert_allclose(squares, mean @ mean, rtol=1e-10)
+    np.testing.assert_allclose(traces, POPULATION.var(axis=0).sum(), rtol=1e-10)
+
+
+def test_accumulation_is_the_two_batch_form(x64):
+    micro = POPULATION.reshape(3, 2, 4).mean(axis=1)
+    squares, whole = np.sum(micro**2, axis=1), np.sum(micro.mean(axis=0) ** 2)
+    found = noise_scale_from_accumulation(jnp.asarray(squares), whole, 2, 3)
+    expected = noise_scale_from_two(squares.mean(), whole, 2, 6)
+    np.testing.assert_allclose(found, expected)
+    scalar = noise_scale_from_accumulation(jnp.asarray(squares.mean()), whole, 2, 3)
+    np.testing.assert_allclose(scalar, expected)
+    lanes = jax.vmap(lambda k: noise_scale_from_accumulation(jnp.asarray(squares), whole, 2, k))(
+        jnp.array([1, 3])
+    )
+    assert all(np.isnan(part[0]) for part in lanes)
+    np.testing.assert_allclose(lanes.value[1], expected.value)
+
+
+def test_a_negative_estimate_has_no_ratio_but_counts_in_the_average(x64):
+    estimates = [(2.0, 8.0), (-0.5, 9.0), (np.nan, np.nan), (1.0, 7.0)]
+    average, numerator, denominator, weight = init_noise_average(), 0.0, 0.0, 0.0
+    assert np.isnan(averaged_noise_scale(average).value)
+    for square, trace in estimates:
+        if square < 0:
+            small, large = square + trace / 2, square + trace / 8
+            single = noise_scale_from_two(small, large, 2, 8)
+            np.testing.assert_allclose([single[1], single[2]], [square, trace])
+            assert np.isnan(single.value)
+        estimate = NoiseScale(jnp.nan, jnp.asarray(square), jnp.asarray(trace))
+        average = update_noise_average(average, estimate, 0.9)
+        if np.isfinite(square):
+            denominator = 0.9 * denominator + 0.1 * square
+            numerator = 0.9 * numerator + 0.1 * trace
+            weight = 0.9 * weight + 0.1
+    found = averaged_noise_scale(average)
+    np.testing.assert_allclose(found.value, numerator / denominator)
+    np.testing.assert_allclose(found.gradient_square, denominator / weight)
+    assert (average.estimates, average.negative) == (3, 1)
+    below = update_noise_average(
+        init_noise_average(), NoiseScale(jnp.nan, jnp.asarray(-1.0), jnp.asarray(3.0))
+    )
+    assert np.isnan(averaged_noise_scale(below).value)
+
+
+def test_average_over_training_steps_approaches_the_truth(x64):
+    """Gaussian per-example gradients; the mean of single ratios would not converge to it."""
+    mean, std = jnp.array([0.2, -0.1, 0.05]), jnp.array([1.0, 2.0, 0.5])
+
+    def step(average, key):
+        micro = mean + std * jax.random.normal(key, (4, 8, 3)).mean(axis=1)
+        estimate = noise_scale_from_accumulation(
+            jnp.sum(micro**2, axis=1), square_norm(micro.mean(axis=0)), 8, 4
+        )
+        return update_noise_average(average, estimate, 0.9995), None
+
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    average = jax.jit(lambda keys: jax.lax.scan(step, init_noise_average(), keys)[0])(keys)
+    exact = float(jnp.sum(std**2) / jnp.sum(mean**2))
+    found = averaged_noise_scale(average)
+    np.testing.assert_allclose(found.value, exact, rtol=0.1)
+    np.testing.assert_allclose(found.covariance_trace, jnp.sum(std**2), rtol=0.01)
+    assert average.negative > 1000
+
+
+def test_measured_at_a_point_against_every_example(x64):
+    x, y = digits(64)
+    params = dense_params(jax.random.key(0), hidden=3)
+
+    def batch_loss(p, batch):
+        return dense_losses(p, *batch).mean()
+
+    exact = noise_scale_from_examples(
+        example_gradient_moments(
+            lambda p, e: dense_losses(p, e[0][None], e[1][None])[0], params, (x, y)
+        ),
+        population=False,
+    )
+    found = measure_noise_scale(
+        batch_loss, params, (x, y), micro_batch=4, count=8, repeats=400, where=None
+    )
+    np.testing.assert_allclose(found.covariance_trace, exact.covariance_trace, rtol=0.03)
+    # The population's own |mean|² is what a subset without replacement estimates.
+    square = exact.gradient_square + exact.covariance_trace / 64
+    np.testing.assert_allclose(found.gradient_square, square, rtol=0.05)
+    broken = jax.tree.map(lambda leaf: leaf.at[...].set(jnp.inf), params)
+    with pytest.raises(UserError, match="not finite"):
+        measure_noise_scale(batch_loss, broken, (x, y), micro_batch=4)
+    with pytest.raises(UserError, match="where"):
+        measure_noise_scale(batch_loss, params, (x, y), micro_batch=4, where=lambda p: "conv" in p)
+
+
+@pytest.mark.parametrize("micro_batch, count, repeats", [(4, 1, 2), (40, 2, 2), (4, 2, 0)])
+def test_batches_that_cannot_be_drawn(micro_batch, count, repeats):
+    with pytest.raises(UserError, match="micro_batch"):
+        measure_noise_scale(
+            lambda w, batch: jnp.mean(w * batch),
+            1.0,
+            np.zeros(64, np.float32),
+            micro_batch=micro_batch,
+            count=count,
+            repeats=repeats,
+        )
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6])
+def test_noise_of_the_sgd_direction_over_all_batches(x64, n):
+    """The mean square over every possible batch is the covariance trace, exactly."""
+    full = POPULATION.mean(axis=0)
+    squares = [
+        search_direction_noise({"w": jnp.asarray(POPULATION[list(d)].mean(axis=0))}, {"w": full})
+        ** 2
+        for d in itertools.combinations(range(6), n)
+    ]
+    expected = noise_covariance_trace(moments_of(POPULATION), n)
+    np.testing.assert_allclose(np.mean(squares), expected, atol=1e-12)
+    independent = noise_covariance_trace(moments_of(POPULATION), n, replacement=True)
+    np.testing.assert_allclose(independent, POPULATION.var(axis=0).sum() / n)
+
+
+def test_smoothing_from_measured_constants(x64):
+    moments = moments_of(POPULATION)
+    c2, k2 = POPULATION.var(axis=0).sum(), np.sum(POPULATION.mean(axis=0) ** 2)
+    eta, b, beta = 0.3, 20, 0.7
+    factor = {
+        "sgd": 0.0,
+        "shb": beta * (beta**2 - beta + 1) / (1 - beta) ** 2,
+        "nshb": 4 * beta**2,
+    }
+    for form, extra in factor.items():
+        expected = eta * np.sqrt(c2 / b + extra * (c2 / b + k2))
+        found = measured_smoothing(moments, eta, b, beta, form=form)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_fit_recovers_the_hyperbola_and_its_error():
+    batch = 2.0 ** np.arange(3, 13)
+    exact = 300 * (1 + 150 / batch)
+    fit = fit_critical_batch(batch, np.where(batch == 64, np.nan, exact))
+    np.testing.assert_allclose(fit.critical_batch, 150, rtol=1e-6)
+    np.testing.assert_allclose((fit.min_steps, fit.min_examples), (300, 45_000), rtol=1e-6)
+    product = (exact / fit.min_steps - 1) * (batch * exact / fit.min_examples - 1)
+    np.testing.assert_allclose(product, 1, rtol=1e-4)
+    np.testing.assert_allclose(
+        exact * relative_gain(batch, fit.critical_batch), fit.min_steps, rtol=1e-5
+    )
+    assert fit.used == 9 and fit.residual < 1e-6
+    rng = np.random.default_rng(0)
+    noisy = [exact * np.exp(0.1 * rng.normal(size=10)) for _ in range(200)]
+    fits = [fit_critical_batch(batch, steps) for steps in noisy]
+    scores = [(np.log(f.critical_batch / 150)) / f.relative_error for f in fits]
+    assert 0.8 < np.std(scores) < 1.4 and abs(np.mean(scores)) < 0.3
+    np.testing.assert_allclose(np.median([f.residual for f in fits]), 0.1 * np.sqrt(0.8), rtol=0.1)
+
+
+def test_fit_at_the_ends_and_with_two_points():
+    batch = np.array([8.0, 16.0, 32.0])
+    perfect = fit_critical_batch(batch, 6400 / batch * np.array([1, 1.01, 1.03]) ** -1)
+    assert perfect.critical_batch == np.inf and perfect.min_steps == 0
+    flat = fit_critical_batch(batch, [100, 103, 107])
+    assert flat.critical_batch == 0 and flat.min_examples == 0
+    two = fit_critical_batch([10, 1000], [1100, 110])
+    np.testing.assert_allclose(two.critical_batch, 100, rtol=1e-6)
+    assert np.isnan(two.relative_error)
+
+
+@pytest.mark.parametrize(
+    "batch, steps", [([8, 16], [10, np.nan]), ([8, 8], [10, 11]), ([8], [1, 2]), ([0, 8], [3, 2])]
+)
+def test_fits_that_cannot_be_made(batch, steps):
+    with pytest.raises(UserError, match="steps"):
+        fit_critical_batch(batch, steps)
