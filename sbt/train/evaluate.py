@@ -1,0 +1,85 @@
+"""Loss and accuracy of a run over a whole split, and batch statistics made anew for it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sbt.data.keys import purpose_key
+from sbt.nn.conv import lane_friendly
+from sbt.train.loss import is_correct
+from sbt.train.state import Hyper, TrainState
+from sbt.train.step import Program
+
+
+class Evaluation(NamedTuple):
+    """Means over a split."""
+
+    loss: jax.Array  # shape=(), nats
+    accuracy: jax.Array  # shape=(), fraction
+
+
+def evaluate(
+    program: Program,
+    state: TrainState,
+    arrays: Any,
+    indices: jax.Array,
+    weights: jax.Array,
+) -> Evaluation:
+    """Evaluates on the test split with the running statistics; the state is only read.
+
+    Args:
+      program: what the lanes share.
+      state: of one run.
+      arrays: data on the device.
+      indices: ``(batches, batch)`` positions in the split.
+      weights: of the same shape, 1.0 or, for padding, 0.0.
+    """
+
+    def batch(i: jax.Array, sums: Evaluation) -> Evaluation:
+        x, labels = program.batches(arrays, indices[i], 0, None, False)
+        with lane_friendly(program.objective.convolution):
+            logits, _ = program.objective.model.apply(state.params, state.stats, x, None, False)
+        # A padded example may have a loss that is not finite; zero times it would not be zero.
+        loss = jnp.where(weights[i] > 0, program.objective.loss(logits, labels), 0.0).astype(
+            jnp.float32
+        )
+        correct = is_correct(logits, labels) * weights[i]
+        return Evaluation(sums.loss + jnp.sum(loss), sums.accuracy + jnp.sum(correct))
+
+    zero = jnp.zeros((), jnp.float32)
+    sums = lax.fori_loop(0, indices.shape[0], batch, Evaluation(zero, zero))
+    total = jnp.sum(weights)
+    return Evaluation(sums.loss / total, sums.accuracy / total)
+
+
+def precise_statistics(
+    program: Program, state: TrainState, hyper: Hyper, arrays: Any, batches: int
+) -> TrainState:
+    """Batch statistics of the present weights, in place of their running average.
+
+    The mean over ``batches`` micro-batches (the first of the training set, not augmented) of what
+    batch norm sees there. It needs no knowledge of the layer: a running average that maps old
+    statistic ``r`` to ``d r + (1 - d) s`` maps 0 to ``(1 - d) s`` and 1 to that plus ``d``.
+    """
+    ones = jax.tree.map(jnp.ones_like, state.stats)
+    zeros = jax.tree.map(jnp.zeros_like, state.stats)
+    key = purpose_key(hyper.key, "dropout")
+
+    def moved(stats: Any, i: jax.Array) -> Any:
+        indices = i * program.micro_batch + jnp.arange(program.micro_batch, dtype=jnp.int32)
+        x, _ = program.batches(
+            arrays, indices % program.num_examples, 0, hyper.key, True, augmented=False
+        )
+        with lane_friendly(program.objective.convolution):
+            _, new = program.objective.model.apply(state.params, stats, x, key, True)
+        return new
+
+    def add(i: jax.Array, total: Any) -> Any:
+        from_zero, from_one = moved(zeros, i), moved(ones, i)
+        statistic = jax.tree.map(lambda z, o: z / (1 - (o - z)), from_zero, from_one)
+        return jax.tree.map(jnp.add, total, statistic)
+
+    total = lax.fori_loop(0, batches, add, zeros)
+    return state._replace(stats=jax.tree.map(lambda s: s / batches, total))

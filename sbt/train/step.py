@@ -1,0 +1,237 @@
+"""One lane's training as a pure function of (state, hyperparameters, data, position in the stream).
+
+Every lane evaluates gradients on g examples per *tick* and updates its weights every k = m / g
+ticks. ``train`` below is that loop for a single run; a sweep is ``vmap`` or ``lax.map`` of it, so
+nothing here knows of lanes.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from sbt.data.keys import purpose_key
+from sbt.optim import evaluation_point
+from sbt.train.gradient import Averages, Objective, Point, gradients
+from sbt.train.pace import Pace, settings_at
+from sbt.train.state import Hyper, Sums, TrainState, no_sums
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What all lanes of a compiled program share: everything that is not a traced number.
+
+    Attributes:
+      objective: model, loss and what is made of them.
+      make_transform: ``(learning_rate, hyperparameters) -> optax transformation``; called while
+        tracing, at every update, with that update's values.
+      pace: how learning rate, batch size and momentum follow from progress.
+      batches: ``(arrays, indices, epochs, key, train) -> (x, labels)``.
+      num_examples: N, size of the training set.
+      total_examples: the training budget, epochs times N.
+      micro_batch: examples per tick that count towards m: g, or m where a tick is a whole batch.
+      draws: batches that one update draws; 2 for rules that compare two gradients.
+      copies: inputs made of each example, each augmented on its own.
+      accumulates: whether some lane needs several ticks for an update; else the accumulators are
+        left out.
+    """
+
+    objective: Objective
+    make_transform: Callable[..., optax.GradientTransformation]
+    pace: Pace
+    batches: Callable[..., tuple[jax.Array, jax.Array]]
+    num_examples: int
+    total_examples: int
+    micro_batch: int
+    draws: int = 1
+    copies: int = 1
+    accumulates: bool = True
+
+    @property
+    def tick(self) -> int:
+        """Examples that one tick takes from the stream."""
+        return self.micro_batch * self.draws
+
+
+def progress_of(program: Program, hyper: Hyper, examples: jax.Array) -> jax.Array:
+    """Fraction of the budget that so many examples are."""
+    dtype = hyper.base_lr.dtype
+    return examples.astype(dtype) / jnp.asarray(program.total_examples, dtype)
+
+
+def state_from(program: Program, hyper: Hyper, params: Any, stats: Any) -> TrainState:
+    """The state of a run that starts from given weights, before its first example."""
+    transform = program.make_transform(jnp.zeros_like(hyper.base_lr), hyper.rule)
+    average: Any = ()
+    if program.accumulates:
+        average = jax.tree.map(jnp.zeros_like, Averages(params, stats, _extras(program, params)))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(
+        params=params,
+        stats=stats,
+        opt_state=transform.init(params),
+        average=average,
+        accumulated=zero,
+        updates=zero,
+        examples=zero,
+        diverged_at=jnp.full((), -1, jnp.int32),
+        sums=no_sums(),
+    )
+
+
+def _extras(program: Program, params: Any) -> dict[str, Any]:
+    """Extra arguments that accumulate, at their shapes."""
+    needs = program.objective.needs
+    extras: dict[str, Any] = {
+        name: params for name in ("hessian_diagonal", "second_gradient") if name in needs
+    }
+    if "example_norms" in needs:
+        extras["example_norms"] = jax.tree.map(lambda p: jnp.zeros((), p.dtype), params)
+    return extras
+
+
+def micro_step(
+    program: Program,
+    state: TrainState,
+    hyper: Hyper,
+    x: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+) -> TrainState:
+    """One tick: a gradient on g examples, and an update if it completes the batch.
+
+    A run whose loss is not finite keeps the state it had before this tick, for good.
+
+    Args:
+      program: what the lanes share.
+      state: before the tick.
+      hyper: this run's hyperparameters.
+      x: ``(program.tick, ...)`` inputs, or ``copies`` times as many.
+      labels: of the same length.
+      key: for the model's own randomness (dropout), fresh at every tick.
+    """
+    progress = progress_of(program, hyper, state.examples)
+    now = settings_at(program.pace, hyper, progress)
+    transform = optax.with_extra_args_support(program.make_transform(now.learning_rate, now.rule))
+    batch_size = now.batch_size
+    rule_key = jax.random.fold_in(purpose_key(hyper.key, "rule"), state.updates)
+    at = evaluation_point(transform, state.params, state.opt_state, rule_key)
+    new, loss, correct = _draws(
+        program, at, Point(state.stats, x, labels, key, progress, hyper.objective, hyper.sample)
+    )
+
+    g = program.micro_batch
+    seen = state.examples + state.accumulated * program.tick
+    sound = jnp.isfinite(loss) & (state.diverged_at < 0)
+    diverged_at = jnp.where(sound | (state.diverged_at >= 0), state.diverged_at, seen)
+    counted = sound.astype(jnp.float32)
+    sums = Sums(
+        # `where`, since zero times a loss that is not finite is not zero.
+        loss=state.sums.loss
+        + jnp.where(sound, loss, jnp.zeros_like(loss)).astype(jnp.float32) * program.tick,
+        correct=state.sums.correct + counted * correct / program.copies,
+        examples=state.sums.examples + counted * program.tick,
+    )
+    state = state._replace(diverged_at=diverged_at, sums=sums)
+
+    def update(average: Averages) -> TrainState:
+        updates, opt_state = transform.update(
+            average.grads, state.opt_state, state.params, key=rule_key, **average.extras
+        )
+        return state._replace(
+            params=optax.apply_updates(state.params, updates),
+            stats=average.stats,
+            opt_state=opt_state,
+            accumulated=jnp.zeros_like(state.accumulated),
+            updates=state.updates + 1,
+            examples=state.examples + batch_size * program.draws,
+        )
+
+    if not program.accumulates:
+        return jax.tree.map(lambda a, b: jnp.where(sound, a, b), update(new), state)
+
+    # A frozen lane accumulates nothing more, so that nothing in it changes.
+    count = jnp.where(sound, state.accumulated + 1, state.accumulated)
+
+    def accumulate(mean: jax.Array, x: jax.Array) -> jax.Array:
+        step = (x - mean) / count.astype(mean.dtype)
+        return jnp.where(sound, mean + step.astype(mean.dtype), mean)
+
+    average = jax.tree.map(accumulate, state.average, new)
+    state = state._replace(average=average, accumulated=count)
+    return lax.cond(sound & (count * g >= batch_size), lambda: update(average), lambda: state)
+
+
+def _draws(program: Program, params: Any, point: Point) -> tuple[Averages, jax.Array, jax.Array]:
+    """Gradients of the tick's examples; of two halves, where the rule compares two batches."""
+    if program.draws == 1:
+        return gradients(program.objective, params, point)
+    half = point.x.shape[0] // 2
+    first, second = (
+        gradients(program.objective, params, point._replace(x=x, labels=labels, key=key))
+        for x, labels, key in (
+            (point.x[:half], point.labels[:half], point.key),
+            (point.x[half:], point.labels[half:], jax.random.fold_in(point.key, 4)),
+        )
+    )
+    stats = jax.tree.map(lambda a, b: (a + b) / 2, first[0].stats, second[0].stats)
+    extras = {**first[0].extras, "second_gradient": second[0].grads}
+    averages = Averages(first[0].grads, stats, extras)
+    return averages, (first[1] + second[1]) / 2, first[2] + second[2]
+
+
+def train(
+    program: Program,
+    state: TrainState,
+    hyper: Hyper,
+    arrays: Any,
+    order: jax.Array,
+    epoch: jax.Array,
+    first: jax.Array,
+    ticks: jax.Array,
+) -> TrainState:
+    """Runs ticks of one epoch.
+
+    Ticks are consecutive pieces of the endless stream of epoch permutations
+    (:mod:`sbt.data.order`): batches go on over the end of an epoch, nothing is dropped or padded,
+    and every lane of a seed sees the same stream whatever its batch size.
+
+    Args:
+      program: what the lanes share.
+      state: of one run.
+      hyper: of the same run.
+      arrays: data on the device.
+      order: ``stream_window`` of this epoch, at least a tick less one example longer than it.
+      epoch: number of the epoch that the first example of every tick belongs to, from 0.
+      first: position of the first tick's first example in ``order``.
+      ticks: number of ticks; traced, so that any slice of an epoch is the same program.
+    """
+    size, n = program.tick, program.num_examples
+
+    def tick(i: jax.Array, state: TrainState) -> TrainState:
+        start = first + i * size
+        indices = lax.dynamic_slice_in_dim(order, start, size)
+        epochs = epoch + (start + jnp.arange(size, dtype=jnp.int32)) // n
+        x, labels = _inputs(program, hyper, arrays, indices, epochs)
+        key = jax.random.fold_in(purpose_key(hyper.key, "dropout"), epoch)
+        return micro_step(program, state, hyper, x, labels, jax.random.fold_in(key, start))
+
+    return lax.fori_loop(0, ticks, tick, state)
+
+
+def _inputs(
+    program: Program, hyper: Hyper, arrays: Any, indices: jax.Array, epochs: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The tick's inputs; with copies, all examples, then all again, each augmented anew."""
+    if program.copies == 1:
+        return program.batches(arrays, indices, epochs, hyper.key, True)
+    copies = [
+        program.batches(arrays, indices, epochs, jax.random.fold_in(hyper.key, copy), True)
+        for copy in range(program.copies)
+    ]
+    x, labels = zip(*copies, strict=True)
+    return jnp.concatenate(x), jnp.concatenate(labels)
