@@ -1,0 +1,156 @@
+"""What a sweep writes down while it runs. The one mutable thing; all below it is functional."""
+
+import dataclasses
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sbt import config as configs
+from sbt import results, workdir
+from sbt.checkpoint import Checkpoints
+from sbt.sweep.fit import peak_memory
+from sbt.sweep.prepare import Sweep
+from sbt.sweep.progress import Progress, Status, describe
+
+
+@dataclasses.dataclass
+class Book:
+    """Results, meta data and progress of a sweep.
+
+    Attributes:
+      sweep: what runs.
+      recorder: the results so far.
+      progress: who shows them.
+      directory: where they are written, or None.
+      checkpoints: in that directory.
+      meta: contents of ``meta.json``.
+      stop: set to ask for a stop at the next opportunity.
+      work_done: examples times lanes, those of earlier calls included.
+      examples: examples times lanes trained by this call ...
+      train_seconds: ... in this time.
+    """
+
+    sweep: Sweep
+    recorder: results.Recorder
+    progress: Progress
+    directory: Path | None
+    checkpoints: Checkpoints | None
+    meta: dict[str, Any]
+    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
+    work_done: float = 0.0
+    examples: float = 0.0
+    train_seconds: float = 0.0
+    _started: float = dataclasses.field(default_factory=time.monotonic)
+    _saved: float = dataclasses.field(default_factory=time.monotonic)
+
+    def write(self, status: str) -> None:
+        """Results and meta data to disk."""
+        if self.directory is None:
+            return
+        results.write(self.recorder.dataset(), self.directory)
+        now = time.monotonic()
+        self.meta["wall_seconds"] += now - self._started
+        self._started = now
+        rate = self.examples / self.train_seconds if self.train_seconds else None
+        self.meta |= {
+            "status": status,
+            "examples_lanes_per_s": rate,
+            "train_seconds": self.train_seconds,
+            "memory_peak_bytes": peak_memory(),
+        }
+        workdir.write_json(self.directory / "meta.json", self.meta)
+
+    def waiting(self, number: int) -> list[int]:
+        """Positions of the runs of a cohort that are not finished."""
+        cohort, done = self.sweep.cohorts[number], self.recorder.epochs_done
+        return [i for i, run in enumerate(cohort.runs) if done[run.index] < cohort.config.epochs]
+
+    def save_due(self) -> bool:
+        """Whether a checkpoint is to be written now."""
+        minutes = self.sweep.config.checkpoint.minutes
+        due = time.monotonic() - self._saved >= 60 * minutes
+        return self.checkpoints is not None and (due or self.stop.is_set())
+
+    def save(self, leaves: list[np.ndarray], position: dict[str, Any]) -> None:
+        """Writes the results so far, then the checkpoint to go on from.
+
+        In this order: after a crash between the two, an older checkpoint trains again what the
+        results already hold; the other way round, epochs before a newer one would be missing.
+        """
+        assert self.checkpoints is not None
+        self.write("running")
+        self.checkpoints.save(leaves, position)
+        self._saved = time.monotonic()
+
+    def account(self, work: float, seconds: float) -> None:
+        """Notes that so many examples times lanes were trained in so many seconds."""
+        self.work_done += work
+        self.examples += work
+        self.train_seconds += seconds
+
+    def show(self, number: int, epoch: float, lanes: int, rate: float) -> None:
+        """Tells the progress display where the sweep stands."""
+        left = self.sweep.work - self.work_done
+        self.progress.update(
+            Status(
+                cohort=number + 1,
+                cohorts=len(self.sweep.cohorts),
+                epoch=epoch,
+                epochs=self.sweep.cohorts[number].config.epochs,
+                lanes=lanes,
+                rate=rate,
+                best=self._best(),
+                diverged=int(np.isfinite(self.recorder.diverged_epoch).sum()),
+                done=self.work_done / self.sweep.work,
+                left=left * self.train_seconds / max(self.examples, 1.0),
+            )
+        )
+
+    def _best(self) -> tuple[float, str] | None:
+        curves = self.recorder.curves["test_accuracy"]
+        if np.isnan(curves).all():
+            return None
+        *index, _ = np.unravel_index(np.nanargmax(curves), curves.shape)
+        axes = self.sweep.grid.axes.items()
+        values = {axis: values[i] for (axis, values), i in zip(axes, index, strict=True)}
+        return float(np.nanmax(curves)), describe(values)
+
+
+def open_book(sweep: Sweep, directory: Path | None, progress: Progress) -> Book:
+    """Starts the records of a sweep, or goes on with those in the directory."""
+    config = sweep.config
+    dataset = sweep.builder.dataset(sweep.cohorts[0].config.data)
+    recorder = results.Recorder(
+        sweep.grid.axes,
+        epochs=max(cohort.config.epochs for cohort in sweep.cohorts),
+        chance=1.0 / dataset.num_classes,
+        last_epochs=config.report.last_epochs,
+        attrs={
+            "name": config.name,
+            "config": configs.to_json(config),
+            "train_examples": len(dataset.train_labels),
+            "test_examples": len(dataset.test_labels),
+        },
+    )
+    meta = workdir.describe_environment()
+    meta |= {"wall_seconds": 0.0, "compile_seconds": 0.0, "cohorts": []}
+    checkpoints = None
+    if directory is not None:
+        earlier = workdir.read_json(directory / "meta.json") or {}
+        for name in ("wall_seconds", "compile_seconds"):
+            meta[name] = earlier.get(name, 0.0)
+        if (directory / results.FILE).exists():
+            recorder.restore(results.load(directory))
+        checkpoints = Checkpoints(
+            directory / "checkpoints", keep=config.checkpoint.keep, warn=progress.note
+        )
+    many = len(sweep.cohorts) > 1
+    progress.note(
+        f"{config.name}: {sweep.runs} runs in {len(sweep.cohorts)} cohort{'s' * many} on "
+        f"{jax.local_device_count()} {jax.default_backend()} device(s)"
+    )
+    return Book(sweep, recorder, progress, directory, checkpoints, meta)

@@ -1,0 +1,114 @@
+"""How many lanes go into one pass: as many as there are, or as memory holds."""
+
+import dataclasses
+import resource
+import sys
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from sbt.errors import UserError
+from sbt.sweep.engine import Engine, choose_strategy, lane_mesh, make_engine
+from sbt.sweep.plan import FLOPS_PER_SECOND, Cohort
+from sbt.sweep.problem import Problem
+
+SHARE_OF_FREE_MEMORY = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """An engine that fits the memory.
+
+    Attributes:
+      engine: compiled.
+      arrays: the data on the devices.
+      devices: number of devices that share the lanes.
+      first_window: ticks to begin with, about a second of work.
+    """
+
+    engine: Engine
+    arrays: Any
+    devices: int
+    first_window: int
+
+
+def fit(problem: Problem, cohort: Cohort, runs: int, least: int = 0) -> Fitted:
+    """Compiles a cohort for as many lanes at a time as there are runs, or as fit.
+
+    Args:
+      problem: data and model.
+      cohort: what to train.
+      runs: how many runs wait.
+      least: lanes that one pass must hold (those of a checkpoint).
+
+    Raises:
+      UserError: not even one lane per device fits.
+    """
+    mesh = lane_mesh()
+    count = mesh.size
+    arrays = jax.device_put(problem.arrays, NamedSharding(mesh, P()))
+    most = cohort.config.engine.lanes or runs
+    size = _round_up(max(min(runs, most), least), count)
+    budget = memory_budget(cohort.config.engine.memory_gb, mesh.devices.flat[0], count)
+    strategy = choose_strategy(problem, cohort, mesh, size, arrays)
+    engine = make_engine(problem, cohort, mesh, size, arrays, strategy)
+    while engine.bytes_per_device > budget and engine.lanes > max(count, _round_up(least, count)):
+        fixed = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.arrays))
+        share = max(budget - fixed, 0) / max(engine.bytes_per_device - fixed, 1)
+        smaller = int(engine.lanes * min(share, 0.9)) // count * count
+        size = max(count, _round_up(least, count), smaller)
+        engine = make_engine(problem, cohort, mesh, size, arrays, strategy)
+    if engine.bytes_per_device > budget:
+        raise UserError(
+            "config.engine.memory_gb",
+            f"{engine.lanes} lanes need {engine.bytes_per_device / 2**30:.2f} GB per device, "
+            f"there are {budget / 2**30:.2f}",
+            "allow more memory, or use a smaller micro-batch, model or data set",
+        )
+    per_tick = engine.lanes / count * cohort.tick * cohort.facts.flops / FLOPS_PER_SECOND
+    return Fitted(engine, arrays, count, max(1, int(1.0 / max(per_tick, 1e-6))))
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def memory_budget(gigabytes: float | None, device: jax.Device, devices: int) -> float:
+    """Bytes that one device's programs may use."""
+    if gigabytes is not None:
+        return gigabytes * 2**30
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return SHARE_OF_FREE_MEMORY * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return SHARE_OF_FREE_MEMORY * _free_host_memory() / devices
+
+
+def _free_host_memory() -> float:
+    try:
+        with open("/proc/meminfo") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return float(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 4 * 2**30
+
+
+def process_memory() -> int:
+    """Bytes that this process holds now (resident), or 0 where that cannot be told."""
+    try:
+        with open("/proc/self/statm") as fields:
+            return int(fields.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def peak_memory() -> int:
+    """Most bytes in use so far: of the first device, or on CPU of this process."""
+    stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    if stats and "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

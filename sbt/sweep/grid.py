@@ -1,0 +1,219 @@
+"""From the swept axes to runs: one fully specified training per grid point."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sbt import config as configs
+from sbt.checks import validate
+from sbt.errors import UserError
+from sbt.optim import make_batch_schedule, make_rule, make_schedule
+from sbt.sweep.axes import assign, axes_of, locate
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One grid point.
+
+    Attributes:
+      index: its position along every axis.
+      settings: dotted config path -> value, for every swept or following field.
+    """
+
+    index: tuple[int, ...]
+    settings: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """All runs of a config.
+
+    Attributes:
+      axes: swept axes in order, with their values; the dimensions of the results.
+      runs: in row-major order of the axes, without the points that were left out.
+      config: the config with nothing swept.
+    """
+
+    axes: Mapping[str, tuple[Any, ...]]
+    runs: tuple[Run, ...]
+    config: ConfigDict
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(values) for values in self.axes.values())
+
+    def config_of(self, run: Run) -> ConfigDict:
+        """The full config of one run."""
+        return with_settings(self.config, run.settings)
+
+
+def with_settings(config: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict:
+    """A copy of a config with some fields set, by dotted path.
+
+    Where that names another model, rule or schedule, the fields that it does not know are dropped:
+    a sweep over rules may set ``momentum`` once for those that have one.
+    """
+    copy = config.copy_and_resolve_references()
+    for path, value in sorted(settings.items(), key=lambda item: not item[0].endswith(".name")):
+        section, _, leaf = path.partition(".")
+        if leaf == "name" and section in configs.NAMED_SECTIONS:
+            known = configs.fields_of(section, value)
+            for field in [f for f in copy[section] if f != "name" and f not in known]:
+                del copy[section][field]
+        assign(copy, path, value)
+    return copy
+
+
+def make_grid(config: ConfigDict) -> Grid:
+    """Expands the axes of a config into runs and checks every one of them.
+
+    Raises:
+      UserError: an unknown or empty axis, a value that a field cannot take, an impossible
+        combination (``b > m``, ``m`` no multiple of ``g``).
+    """
+    axes = axes_of(config)
+    paths = {axis: locate(_with_names(config, axes), axis) for axis in axes}
+    for axis, values in axes.items():
+        for value in values:
+            _check_value(config, f"config.sweep.{axis}", paths[axis], value)
+    follow = _followers(config, axes, paths)
+
+    runs = []
+    for index in itertools.product(*(range(len(values)) for values in axes.values())):
+        chosen = {axis: values[i] for (axis, values), i in zip(axes.items(), index, strict=True)}
+        settings = {paths[axis]: value for axis, value in chosen.items()}
+        for path, (axis, table) in follow.items():
+            if chosen[axis] in table:
+                settings[path] = table[chosen[axis]]
+        problem = _impossible(config, settings)
+        if problem is None:
+            runs.append(Run(index, settings))
+        elif not config.skip_impossible:
+            raise problem
+    if not runs:
+        raise UserError("config.sweep", "no grid point is possible", "see the batch sizes")
+    return Grid(axes, tuple(runs), config)
+
+
+def _with_names(config: ConfigDict, axes: Mapping[str, tuple[Any, ...]]) -> ConfigDict:
+    """The config under the first rule and model of the sweep, where the axes have their fields."""
+    names = {locate(config, a): v[0] for a, v in axes.items() if a in ("rule", "model")}
+    return with_settings(config, names)
+
+
+def _followers(
+    config: ConfigDict, axes: Mapping[str, tuple[Any, ...]], paths: Mapping[str, str]
+) -> dict[str, tuple[str, dict[Any, Any]]]:
+    """Path of each following field -> the axis that it follows, and its value for each of that."""
+    result = {}
+    for name, rule in config.follow.items():
+        field = f"config.follow.{name}"
+        try:
+            axis, pairs = rule
+            table = dict(pairs)
+        except (TypeError, ValueError):
+            remedy = 'write ("batch_size", ((2, 0.1), (4, 0.2)))'
+            raise UserError(field, f"{rule!r} is no (axis, pairs)", remedy) from None
+        if axis not in axes:
+            raise UserError(field, f"follows {axis!r}, which is not swept", "name a swept axis")
+        path = locate(config, name, "config.follow")
+        if path in paths.values():
+            raise UserError(field, f"{path} is swept itself", "leave one of the two out")
+        missing = [value for value in axes[axis] if value not in table]
+        # An axis of rules need not say a field of those rules that have no such field.
+        own = configs.locate_name(axis).partition(".")[0] == path.partition(".")[0]
+        if missing and not own:
+            raise UserError(field, f"says nothing for {axis} = {missing}", "add these values")
+        if own:
+            _check_own_field(field, path, table)
+        for value in (value for value in axes[axis] if value in table):
+            _check_value(config, field, path, table[value], {paths[axis]: value})
+        result[path] = (axis, table)
+    return result
+
+
+def _check_own_field(field: str, path: str, table: Mapping[Any, Any]) -> None:
+    """Refuses a field that one of the named rules (models, ...) does not have."""
+    section, _, leaf = path.partition(".")
+    for name in table:
+        known = configs.fields_of(section, name)
+        if leaf not in known:
+            remedy = f"fields of {name}: {', '.join(known) or 'none'}"
+            raise UserError(field, f"the {section} {name!r} has no field {leaf!r}", remedy)
+
+
+def _check_value(
+    config: ConfigDict, field: str, path: str, value: Any, beside: Mapping[str, Any] | None = None
+) -> None:
+    """Every value alone must make a valid config (combinations: see :func:`_impossible`)."""
+    try:
+        trial = with_settings(config, {**(beside or {}), path: value})
+        if path in ("bn_batch", "micro_batch"):
+            trial.batch_size = value if isinstance(value, int) else trial.batch_size
+        trial.micro_batch = trial.bn_batch = None
+        validate(trial)
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        message = str(error).splitlines()[0]
+        raise UserError(field, f"{value!r} is no value for {path}", message) from None
+    except UserError as error:
+        raise UserError(field, f"{value!r}: {error.field} {error.problem}", error.remedy) from None
+
+
+def _impossible(config: ConfigDict, settings: Mapping[str, Any]) -> UserError | None:
+    """Why these batch sizes do not go together, if they do not."""
+    m = settings.get("batch_size", config.batch_size)
+    g = settings.get("micro_batch", config.micro_batch)
+    b = settings.get("bn_batch", config.bn_batch)
+    return _batch_problem(m, g, b)
+
+
+@functools.lru_cache(maxsize=4096)
+def _batch_problem(m: int, g: int | None, b: int | None) -> UserError | None:
+    trial = configs.default()
+    trial.batch_size, trial.micro_batch, trial.bn_batch = m, g, b
+    try:
+        validate(trial)
+    except UserError as error:
+        return error
+    return None
+
+
+# --- what may differ between lanes of one program -------------------------------------------------
+
+
+def traced_paths(config: ConfigDict) -> frozenset[str]:
+    """Paths whose numbers are traced, and the label of a case; any other swept field separates."""
+    spec, _ = make_rule(config.rule)
+    sections = {
+        "rule": spec.hyperparameters,
+        "schedule": make_schedule(config.schedule).parameters,
+        "batch_schedule": make_batch_schedule(config.batch_schedule).parameters,
+        **{section: configs.chosen_fields(config, section) for section in configs.TABLES},
+        "sample": config.sample,
+    }
+    return frozenset(
+        ["batch_size", "base_lr", "seed", "case"]
+        + [
+            f"{section}.{name}"
+            for section, fields in sections.items()
+            for name, value in fields.items()
+            if isinstance(value, float)
+        ]
+    )
+
+
+def by_static_settings(grid: Grid) -> dict[tuple[tuple[str, Any], ...], list[Run]]:
+    """Groups runs by the settings that a program is compiled for, as sorted (path, value) pairs."""
+    traced: dict[tuple[tuple[str, Any], ...], frozenset[str]] = {}
+    groups: dict[tuple[tuple[str, Any], ...], list[Run]] = {}
+    for run in grid.runs:
+        names = tuple(sorted(s for s in run.settings.items() if s[0].endswith(".name")))
+        if names not in traced:
+            traced[names] = traced_paths(with_settings(grid.config, dict(names)))
+        static = tuple(sorted(s for s in run.settings.items() if s[0] not in traced[names]))
+        groups.setdefault(static, []).append(run)
+    return groups

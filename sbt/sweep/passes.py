@@ -1,0 +1,163 @@
+"""One pass: as many lanes as fit, from their first tick to their last."""
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from sbt.checkpoint import Checkpoint, pack, save_weights, unpack
+from sbt.sweep.book import Book
+from sbt.sweep.engine import make_lanes
+from sbt.sweep.fit import Fitted
+from sbt.sweep.plan import Cohort
+from sbt.train.state import TrainState
+
+WINDOW_SECONDS = 2.0  # between two looks at the clock, the signals and the progress display
+
+
+class Interrupted(KeyboardInterrupt):
+    """The sweep was told to stop; what it had is saved, and the same call goes on from there."""
+
+
+class Pass:
+    """Lanes in training.
+
+    Args:
+      book: where everything is written down.
+      number: of the cohort.
+      fitted: its engine.
+      members: positions of the runs in the cohort; at most as many as the engine has lanes.
+    """
+
+    def __init__(self, book: Book, number: int, fitted: Fitted, members: list[int]):
+        self.book, self.number, self.fitted = book, number, fitted
+        self.cohort, self.engine = book.sweep.cohorts[number], fitted.engine
+        self.classes = book.sweep.builder.dataset(self.cohort.config.data).num_classes
+        # Neighbours in the grid go to different devices: where one diverges, the next may too, and
+        # a device whose lanes have stopped early would idle.
+        self.members = [i for d in range(fitted.devices) for i in members[d :: fitted.devices]]
+        self.lanes = make_lanes(self.cohort, self.members, self.engine.lanes)
+
+    def train(self, saved: Checkpoint | None = None) -> None:
+        """Trains to the end, from the beginning or from a checkpoint.
+
+        Raises:
+          Interrupted: on request, once a checkpoint is written.
+        """
+        cohort, book = self.cohort, self.book
+        state, tick = self.engine.init(self.lanes), 0
+        if saved is not None:
+            state, tick = self._restore(state, saved), saved.position["tick"]
+            book.progress.note(f"  resumed at epoch {self._epochs(tick):.2f}")
+            book.work_done += len(self.members) * tick * cohort.tick
+        window, n = self.fitted.first_window, cohort.facts.num_examples
+        for epoch in range(cohort.config.epochs):
+            start, end = epoch_ends(cohort, epoch), epoch_ends(cohort, epoch + 1)
+            while start <= tick < end:
+                # A call reads the order of one epoch: of the one that its first examples belong to.
+                ordered = tick * cohort.tick // n
+                count = min(window, end - tick, cohort.first_tick(ordered + 1) - tick)
+                position = tick * cohort.tick - ordered * n
+                began = time.monotonic()
+                fresh = tick == start
+                state = self.engine.train(state, self.lanes, ordered, position, count, fresh)
+                jax.block_until_ready(state)
+                seconds = max(time.monotonic() - began, 1e-6)
+                tick += count
+                work = len(self.members) * count * cohort.tick
+                book.account(work, seconds)
+                book.show(self.number, self._epochs(tick), len(self.members), work / seconds)
+                if count == window or seconds > WINDOW_SECONDS:
+                    window = max(1, int(count * min(4.0, WINDOW_SECONDS / seconds)))
+                if tick == cohort.ticks:
+                    self._keep_weights(state)  # before the results can say that these runs are done
+                if tick == end:
+                    self._record(state, epoch)
+                if book.save_due():
+                    self._save(state, tick)
+                if book.stop.is_set():
+                    book.progress.note(f"stopped at epoch {self._epochs(tick):.2f}")
+                    raise Interrupted
+        book.write("running")
+
+    def _epochs(self, tick: int) -> float:
+        return tick * self.cohort.tick / self.cohort.facts.num_examples
+
+    def _record(self, state: TrainState, epoch: int) -> None:
+        """One host round trip: the metrics of an epoch, of all lanes."""
+        cohort, every = self.cohort, self.cohort.config.evaluate.every
+        last = epoch + 1 == cohort.config.epochs
+        due = last or (epoch + 1) % every == 0
+        evaluation = self.engine.evaluate(state, self.lanes) if due else None
+        sums, diverged_at, consumed, test = jax.device_get(
+            (state.sums, state.diverged_at, state.examples, evaluation)
+        )
+        for lane, member in enumerate(self.members):
+            seen = max(float(sums.examples[lane]), 1.0)
+            values = {
+                "train_loss": float(sums.loss[lane]) / seen,
+                "train_accuracy": float(sums.correct[lane]) / seen,
+            }
+            if test is not None:
+                values["test_loss"] = float(test.loss[lane])
+                values["test_accuracy"] = float(test.accuracy[lane])
+            at = int(diverged_at[lane])
+            if at < 0 and not np.isfinite(values.get("test_loss", 0.0)):
+                at = int(consumed[lane])  # by its last update: no training loss has seen that yet
+            diverged = at / cohort.facts.num_examples if at >= 0 else np.nan
+            self.book.recorder.record(
+                cohort.runs[member].index,
+                epoch,
+                values,
+                diverged=diverged,
+                last=last,
+                chance=1 / self.classes,
+            )
+
+    def _save(self, state: TrainState, tick: int) -> None:
+        order = np.argsort(self.members)
+        leaves = [leaf[: len(order)][order] for leaf in pack(state)]
+        runs = sorted(self.members)
+        position = {"cohort": self.number, "runs": runs, "tick": tick}
+        self.book.save(leaves, {**position, "plan": plan_of(self.cohort, runs)})
+
+    def _restore(self, fresh: TrainState, saved: Checkpoint) -> TrainState:
+        """The saved lanes in this pass's order, on this machine's devices."""
+        at = {member: row for row, member in enumerate(saved.position["runs"])}
+        rows = np.asarray([at[member] for member in self.members])
+        rows = np.append(rows, np.full(self.engine.lanes - len(rows), rows[-1]))
+        state = unpack([leaf[rows] for leaf in saved.leaves], fresh)
+        frozen = np.where(self.lanes.used, state.diverged_at, 0).astype(np.int32)
+        state = state._replace(diverged_at=frozen)
+        return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), state, fresh)
+
+    def _keep_weights(self, state: TrainState) -> None:
+        if self.book.directory is None or not self.cohort.config.checkpoint.final_weights:
+            return
+        order = np.argsort(self.members)
+        params, stats = jax.tree.map(
+            lambda leaf: np.asarray(leaf)[: len(order)][order], (state.params, state.stats)
+        )
+        runs = [list(self.cohort.runs[i].index) for i in sorted(self.members)]
+        name = f"cohort{self.number:03d}-run{min(self.members):05d}"
+        save_weights(self.book.directory / "weights" / name, params, stats, runs)
+
+
+def epoch_ends(cohort: Cohort, epochs: int) -> int:
+    """Ticks after which so many epochs are recorded: those that end within them.
+
+    A run of batch size m has then done ``epochs N // m`` updates, whatever its micro-batch (for any
+    g that divides m), so that its curves do not depend on how the runs are grouped.
+    """
+    return epochs * cohort.facts.num_examples // cohort.tick
+
+
+def plan_of(cohort: Cohort, runs: list[int]) -> dict[str, Any]:
+    """What a checkpoint of these runs of a cohort must agree on with the cohort that resumes it."""
+    return {
+        "points": [list(cohort.runs[i].index) for i in runs if i < len(cohort.runs)],
+        "micro_batch": cohort.micro_batch,
+        "tick": cohort.tick,
+        "accumulates": cohort.accumulates,
+    }

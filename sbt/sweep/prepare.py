@@ -1,0 +1,66 @@
+"""Everything that is known, and everything that can be refused, before anything compiles."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from sbt import config as configs
+from sbt.checks import validate
+from sbt.sweep import devices
+from sbt.sweep.grid import Grid, make_grid, with_settings
+from sbt.sweep.plan import Cohort, make_cohorts
+from sbt.sweep.problem import Builder, Parts, make_program
+
+BATCHES = ("batch_size", "micro_batch", "bn_batch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A checked sweep.
+
+    Attributes:
+      config: complete.
+      grid: its runs.
+      cohorts: which of them share a program.
+      builder: makes data and models.
+    """
+
+    config: ConfigDict
+    grid: Grid
+    cohorts: tuple[Cohort, ...]
+    builder: Builder
+
+    @property
+    def runs(self) -> int:
+        return len(self.grid.runs)
+
+    @property
+    def work(self) -> float:
+        """Examples times lanes of the whole sweep."""
+        return float(sum(len(c.runs) * c.total_examples for c in self.cohorts))
+
+
+def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
+    """Completes and checks a config, expands its grid, groups it into cohorts.
+
+    Raises:
+      UserError: for whatever cannot be run, with the remedy.
+    """
+    config = configs.complete(config)
+    varied = [axis for axis, values in config.sweep.items() if values is not None]
+    if {*varied, *config.follow} & set(BATCHES):
+        # The default of one batch size need not suit another's axis: the grid checks the pairs.
+        validate(with_settings(config, {"micro_batch": None, "bn_batch": None}))
+    else:
+        validate(config)
+    grid = make_grid(config)
+    devices.prepare()
+    builder = Builder(parts)
+    on_cpu = jax.default_backend() == "cpu"
+    cohorts = make_cohorts(grid, builder.facts, one_micro_batch=not on_cpu)
+    for cohort in cohorts:
+        make_program(builder.problem(cohort.config), cohort, "stock")
+    return Sweep(config, grid, cohorts, builder)

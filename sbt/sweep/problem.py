@@ -1,0 +1,259 @@
+"""What a config names, built: data, model, rule, schedule; and the facts that planning needs."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from sbt import config as configs
+from sbt.data import Dataset, load, make_pipeline
+from sbt.errors import UserError
+from sbt.models.adapter import Model, as_model
+from sbt.models.registry import build_model
+from sbt.optim import RuleSpec, make_batch_schedule, make_rule, make_schedule
+from sbt.sweep.plan import Cohort, ModelFacts
+from sbt.train.gradient import EXTRAS, Objective, Point, gradients
+from sbt.train.pace import Pace
+from sbt.train.step import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A user's own pieces; None where the config names one that ships.
+
+    Attributes:
+      module: a Flax module (Linen, or NNX: see :func:`sbt.models.adapter.as_model`).
+      dataset: arrays, see :func:`sbt.data.from_arrays`.
+    """
+
+    module: Any = None
+    dataset: Dataset | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A model on its data.
+
+    Attributes:
+      dataset: as loaded, on the host.
+      arrays: what goes to the device.
+      batches: the input pipeline.
+      model: pure functions.
+    """
+
+    dataset: Dataset
+    arrays: Any
+    batches: Callable[..., tuple[jax.Array, jax.Array]]
+    model: Model
+
+    @property
+    def num_examples(self) -> int:
+        return len(self.dataset.train_labels)
+
+    def example(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of a batch of one input."""
+        return jax.eval_shape(
+            lambda arrays: self.batches(
+                arrays, jnp.zeros((1,), jnp.int32), 0, jax.random.key(0), True
+            )[0],
+            self.arrays,
+        )
+
+
+class Builder:
+    """Builds problems; what several cohorts have in common, once."""
+
+    def __init__(self, parts: Parts):
+        self.parts = parts
+        self._datasets: dict[str, Dataset] = {}
+        self._pipelines: dict[str, tuple[Any, Callable[..., Any]]] = {}
+        self._facts: dict[str, ModelFacts] = {}
+
+    def dataset(self, data_config: Mapping[str, Any]) -> Dataset:
+        """The data set of a config, or the user's own."""
+        if self.parts.dataset is not None:
+            return self.parts.dataset
+        key = configs.to_json(data_config)
+        if key not in self._datasets:
+            self._datasets[key] = load(data_config)
+        return self._datasets[key]
+
+    def problem(self, config: ConfigDict) -> Problem:
+        """Data, pipeline and model of a config.
+
+        Raises:
+          UserError: what they refuse: an unknown name or field, a missing data set.
+        """
+        dtype = jnp.dtype(config.engine.precision)
+        if jnp.result_type(float) == jnp.float64 and dtype == jnp.float32:
+            dtype = jnp.dtype(jnp.float64)
+        dataset = self.dataset(config.data)
+        key = f"{configs.to_json(config.data)} {dtype}"
+        if key not in self._pipelines:
+            self._pipelines[key] = make_pipeline(dataset, config.data, dtype)
+        return Problem(dataset, *self._pipelines[key], self._model(config, dataset, dtype))
+
+    def _model(self, config: ConfigDict, dataset: Dataset, dtype: Any) -> Model:
+        if self.parts.module is not None:
+            module = self.parts.module
+            if config.bn_batch is not None and hasattr(module, "bn_batch"):
+                module = module.clone(bn_batch=config.bn_batch)
+            return as_model(module)
+        fields = dict(config.model)
+        if config.evaluate.statistics == "batch":
+            fields["bn_eval"] = "batch"
+        return as_model(
+            build_model(
+                fields, num_classes=dataset.num_classes, bn_batch=config.bn_batch, dtype=dtype
+            )
+        )
+
+    def facts(self, config: ConfigDict) -> ModelFacts:
+        """What planning needs to know; nothing is compiled."""
+        key = configs.to_json(
+            [config.model, config.data, config.engine, config.evaluate.statistics, config.bn_batch]
+        )
+        if key not in self._facts:
+            self._facts[key] = model_facts(self.problem(config), config.bn_batch or 8)
+        return self._facts[key]
+
+
+def model_facts(problem: Problem, batch: int) -> ModelFacts:
+    """Facts of a model from its shapes and its lowered gradient (not compiled)."""
+    key = jax.random.key(0)
+    example = problem.example()
+    params, stats = jax.eval_shape(problem.model.init, key, example)
+    x = jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
+    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    objective = Objective(problem.model, "stock")
+
+    def step(params: Any, stats: Any, x: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
+        point = Point(stats, x, labels, key, jnp.zeros(()), {}, {})
+        return gradients(objective, params, point)
+
+    def draws(key: jax.Array) -> Any:
+        return problem.model.apply(_zeros(params), _zeros(stats), _zeros(x), key, True)[0]
+
+    cost = jax.jit(step).lower(params, stats, x, labels, key).cost_analysis() or {}
+    leaves = jax.tree.leaves(params)
+    return ModelFacts(
+        parameters=int(sum(np.prod(p.shape) for p in leaves)),
+        parameter_bytes=int(sum(np.prod(p.shape) * p.dtype.itemsize for p in leaves)),
+        flops=float(cost.get("flops", 0.0)) / batch,
+        batch_statistics=bool(jax.tree.leaves(stats)),
+        dropout=_depends_on_input(jax.make_jaxpr(draws)(key).jaxpr),
+        num_examples=problem.num_examples,
+    )
+
+
+def _depends_on_input(jaxpr: Any) -> bool:
+    """Whether the results of a jaxpr need its first argument, followed backwards."""
+    needed = {v for v in jaxpr.outvars if not hasattr(v, "val")}
+    for equation in reversed(jaxpr.eqns):
+        if needed.intersection(equation.outvars):
+            needed.update(v for v in equation.invars if not hasattr(v, "val"))
+    return jaxpr.invars[0] in needed
+
+
+def _zeros(shapes: Any) -> Any:
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+
+def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
+    """What the lanes of a cohort share.
+
+    Raises:
+      UserError: parts of the config that do not go together.
+    """
+    config = cohort.config
+    spec, make_transform = make_rule(config.rule)
+    unknown = spec.needs - EXTRAS
+    if unknown:
+        raise UserError(
+            "config.rule.name",
+            f"{config.rule.name!r} needs {', '.join(sorted(unknown))} at every update",
+            "the sweep engine does not compute that; use the rule in a loop of your own",
+        )
+    if cohort.total_examples >= 2**31:
+        raise UserError(
+            "config.epochs", f"{cohort.total_examples} examples overflow a counter", "train less"
+        )
+    copies = config.copies
+    if copies > 1 and cohort.draws > 1:
+        raise UserError(
+            "config.copies",
+            f"{config.rule.name!r} draws two batches per update, which copies would mix",
+            "set it to 1",
+        )
+    if config.sample.name != "all" and (config.objective.name != "standard" or copies > 1):
+        other = "copies" if copies > 1 else f"objective {config.objective.name!r}"
+        raise UserError(
+            "config.sample.name",
+            f"{config.sample.name!r} judges the plain losses of a batch, which {other} replaces",
+            "use one of the two",
+        )
+    pieces = cohort.counted // cohort.micro_batch
+    if pieces > 1 and (spec.needs or cohort.facts.batch_statistics or copies > 1):
+        raise UserError(
+            "config.micro_batch",
+            f"{cohort.micro_batch} does not do for a rule that needs the whole batch at once",
+            "leave it out",
+        )
+    objective = Objective(
+        model=problem.model,
+        convolution=convolution,
+        name=config.objective.name,
+        sample=config.sample.name,
+        average=config.sample.average,
+        pieces=pieces,
+        needs=spec.needs,
+    )
+    return Program(
+        objective=objective,
+        make_transform=make_transform,
+        pace=_pace(cohort, spec),
+        batches=problem.batches,
+        num_examples=problem.num_examples,
+        total_examples=cohort.total_examples,
+        micro_batch=cohort.counted,
+        draws=cohort.draws,
+        copies=copies,
+        accumulates=cohort.accumulates,
+    )
+
+
+def _pace(cohort: Cohort, spec: RuleSpec) -> Pace:
+    """The schedules of a cohort."""
+    config = cohort.config
+    name, noise = config.momentum_schedule.name, config.noise.name
+    for section, active in (
+        ("momentum_schedule", name != "constant"),
+        ("noise", noise in ("lr-batch", "beta", "lr-beta")),
+    ):
+        if active and "momentum" not in spec.hyperparameters:
+            raise UserError(
+                f"config.{section}.name",
+                f"moves the momentum, and {config.rule.name!r} has no numeric one here",
+                "set config.rule.momentum to a number, or choose another rule",
+            )
+    varied = (config.schedule.name, config.batch_schedule.name, name) != ("constant",) * 3
+    if noise != "none" and varied:
+        raise UserError(
+            "config.noise.name",
+            f"{noise!r} moves learning rate, batch size and momentum together",
+            "leave schedule, batch_schedule and momentum_schedule constant",
+        )
+    constant = config.batch_schedule.name == "constant"
+    return Pace(
+        schedule=make_schedule(config.schedule),
+        micro_batch=cohort.counted,
+        lr_scaling=config.lr_scaling,
+        batch_schedule=None if constant else make_batch_schedule(config.batch_schedule),
+        momentum_schedule=name,
+        noise=noise,
+        noise_form="nshb" if config.rule.name == "normalized_shb" else "shb",
+    )

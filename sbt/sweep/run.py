@@ -1,0 +1,164 @@
+"""``sbt.run``: trains a whole grid, keeps what it learns, survives interruption."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from ml_collections import ConfigDict
+
+from sbt import results
+from sbt import workdir as directories
+from sbt.checkpoint import Checkpoint
+from sbt.data import Dataset
+from sbt.sweep import own
+from sbt.sweep.book import Book, open_book
+from sbt.sweep.fit import fit
+from sbt.sweep.passes import Interrupted, Pass, epoch_ends, plan_of
+from sbt.sweep.prepare import Sweep, prepare
+from sbt.sweep.problem import Parts
+from sbt.sweep.progress import Progress, Silent, si
+
+__all__ = ["Interrupted", "run"]
+
+
+def run(
+    config: ConfigDict | Mapping[str, Any],
+    workdir: str | Path | None = None,
+    *,
+    module: Any = None,
+    dataset: Dataset | None = None,
+    rule: own.MakeRule | None = None,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Trains every run of a config's grid.
+
+    Args:
+      config: from :func:`sbt.config.default` or an experiment file; a mapping of some of its fields
+        will do.
+      workdir: keeps results and checkpoints there; the same call again goes on where it was, or, if
+        all is done, only reads. None: nothing is written.
+      module: your own Flax module instead of ``config.model`` (see ``sbt.models.adapter``).
+      dataset: your own arrays (``sbt.data.from_arrays``) instead of ``config.data.name``.
+      rule: your own update rule instead of ``config.rule``: a function of the learning rate (and of
+        hyperparameters with defaults, which can be swept) that gives an optax transformation, such
+        as ``optax.sgd``. Hyperparameters come from ``config.rule``, by name.
+      progress: shows the progress; None: silent.
+
+    Returns:
+      A dataset over the swept axes and ``epoch``, with ``train_loss``, ``train_accuracy``,
+      ``test_loss`` and ``test_accuracy``; and over the axes alone ``accuracy`` (median of the last
+      evaluations), ``diverged``, ``diverged_epoch`` and ``epochs_done``.
+
+    Raises:
+      UserError: before anything compiles, for a config that cannot be run, with the remedy.
+      Interrupted: after SIGTERM or Ctrl-C, once everything is saved.
+    """
+    with own.known(rule):
+        if rule is not None:
+            config = dict(config) | {"rule": own.section(config.get("rule") or {})}
+        sweep = prepare(config, Parts(module, dataset))
+        if workdir is None:
+            return _train(sweep, None, progress or Silent())
+        with directories.locked(Path(workdir), sweep.config) as directory:
+            meta = directories.read_json(directory / "meta.json") or {}
+            if meta.get("status") == "done":
+                return results.load(directory)
+            return _train(sweep, directory, progress or Silent())
+
+
+def _train(sweep: Sweep, directory: Path | None, progress: Progress) -> xr.Dataset:
+    book = open_book(sweep, directory, progress)
+    saved = book.checkpoints.latest() if book.checkpoints else None
+    if saved and (reason := _unfit(saved, book)):
+        progress.note(f"the checkpoint {reason}: runs that are not finished start again")
+        saved = None
+    with _signals(book), contextlib.closing(progress):
+        try:
+            for number in range(len(sweep.cohorts)):
+                mine = saved if saved and saved.position["cohort"] == number else None
+                _train_cohort(book, number, mine)
+        except Interrupted:
+            book.write("interrupted")
+            raise
+    book.write("done")
+    if book.checkpoints:
+        book.checkpoints.clear()
+        book.checkpoints.close()
+    return book.recorder.dataset()
+
+
+def _unfit(saved: Checkpoint, book: Book) -> str | None:
+    """Why training cannot go on from a checkpoint, if it cannot."""
+    number, runs, tick = (saved.position[name] for name in ("cohort", "runs", "tick"))
+    cohorts = book.sweep.cohorts
+    if number >= len(cohorts) or saved.position["plan"] != plan_of(cohorts[number], runs):
+        return "was made for another grouping of the runs (on another kind of device, perhaps)"
+    cohort, done = cohorts[number], book.recorder.epochs_done
+    ended = sum(epoch_ends(cohort, e + 1) <= tick for e in range(cohort.config.epochs))
+    if any(done[cohort.runs[i].index] < ended for i in runs):
+        return "is ahead of the results, which must have been removed"
+    return None
+
+
+def _train_cohort(book: Book, number: int, saved: Checkpoint | None) -> None:
+    sweep, cohort = book.sweep, book.sweep.cohorts[number]
+    waiting = book.waiting(number)
+    book.work_done += (len(cohort.runs) - len(waiting)) * cohort.total_examples
+    if not waiting:
+        return
+    resumed = list(saved.position["runs"]) if saved else []
+    if not set(resumed) <= set(waiting):
+        resumed = []  # that pass went on to its end
+    book.progress.note(
+        f"cohort {number + 1}/{len(sweep.cohorts)}: {len(waiting)} runs, micro-batch "
+        f"{cohort.micro_batch}, {si(cohort.facts.parameters)} parameters; compiling"
+    )
+    problem = sweep.builder.problem(cohort.config)
+    fitted = fit(problem, cohort, runs=len(waiting), least=len(resumed))
+    engine = fitted.engine
+    book.meta["compile_seconds"] += engine.compile_seconds
+    book.meta["cohorts"].append(
+        {
+            "runs": len(cohort.runs),
+            "micro_batch": cohort.micro_batch,
+            "strategy": str(engine.strategy),
+            "lanes_per_pass": engine.lanes,
+            "bytes_per_device": engine.bytes_per_device,
+            "compile_seconds": engine.compile_seconds,
+        }
+    )
+    rest = [i for i in waiting if i not in set(resumed)]
+    passes = [rest[at : at + engine.lanes] for at in range(0, len(rest), engine.lanes)]
+    book.progress.note(
+        f"  compiled in {engine.compile_seconds:.1f} s: {engine.strategy}, "
+        f"{engine.lanes} lanes at a time, {engine.bytes_per_device / 2**20:.0f} MiB per device"
+    )
+    if resumed:
+        Pass(book, number, fitted, resumed).train(saved)
+    for members in passes:
+        Pass(book, number, fitted, members).train()
+
+
+@contextlib.contextmanager
+def _signals(book: Book) -> Iterator[None]:
+    """SIGTERM and Ctrl-C ask the sweep to stop at the next look; a second Ctrl-C insists."""
+    if book.directory is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        del frame
+        if book.stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        book.stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
