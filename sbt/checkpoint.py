@@ -1,0 +1,204 @@
+"""Checkpoints of a running sweep: Orbax writes them, checksums of the files say which are sound."""
+
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+SUMS = "checksums.json"
+
+
+class Checkpoint(NamedTuple):
+    """What was saved.
+
+    Attributes:
+      leaves: the leaves of the saved tree, as host arrays (see :func:`unpack`).
+      position: where the sweep stood, a JSON mapping.
+    """
+
+    leaves: list[np.ndarray]
+    position: Mapping[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints in one directory, the newest ``keep`` of them.
+
+    Every file is checked before Orbax opens any: some damage to one checkpoint keeps it from
+    reading the others, and the rest makes it fill the terminal. A damaged checkpoint moves to a
+    directory beside, ``<directory>.damaged``.
+
+    Args:
+      directory: made if need be.
+      keep: how many to hold; at least 2 lets a damaged one be replaced by the one before.
+      warn: told, in one line, about a checkpoint that is damaged.
+    """
+
+    def __init__(self, directory: Path, keep: int = 2, warn: Callable[[str], None] = print):
+        # Orbax reports every save at INFO through absl; progress is ours to show.
+        logging.getLogger("absl").setLevel(logging.WARNING)
+        directory = Path(directory).absolute()
+        self._damaged = directory.with_name(f"{directory.name}.damaged")
+        self._set_damaged_aside(directory, warn)
+        self._manager = ocp.training.Checkpointer(
+            directory,
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    def _set_damaged_aside(self, directory: Path, warn: Callable[[str], None]) -> None:
+        found = [path for path in directory.glob("*") if path.name.isdigit()]
+        faults = {path: fault(path) for path in sorted(found, key=lambda path: int(path.name))}
+        sound = [int(path.name) for path, reason in faults.items() if reason is None]
+        for path, reason in faults.items():
+            if reason is None:
+                continue
+            before = [step for step in sound if step < int(path.name)]
+            instead = f"falling back to the one before, {max(before)}" if before else "set aside"
+            warn(f"checkpoint {path.name} is damaged ({reason}): {instead}")
+            shutil.rmtree(self._damaged / path.name, ignore_errors=True)
+            self._damaged.mkdir(exist_ok=True)
+            os.replace(path, self._damaged / path.name)
+
+    def save(self, tree: Any, position: Mapping[str, Any]) -> None:
+        """Writes a checkpoint; it exists wholly or not at all.
+
+        Args:
+          tree: any tree of arrays, typed keys included.
+          position: JSON mapping, to find the place again.
+        """
+        step = 1 + max((c.step for c in self._manager.checkpoints), default=0)
+        self._manager.save(
+            step,
+            {f"{i:05d}": leaf for i, leaf in enumerate(pack(tree))},
+            custom_metadata={"position": dict(position)},
+        )
+        seal(next(Path(c.path) for c in self._manager.checkpoints if c.step == step))
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint, or None."""
+        step = max((c.step for c in self._manager.checkpoints), default=None)
+        if step is None:
+            return None
+        saved = self._manager.load(step)
+        leaves = [np.asarray(saved[name]) for name in sorted(saved)]
+        return Checkpoint(leaves, self._manager.metadata(step).custom_metadata["position"])
+
+    def clear(self) -> None:
+        """Removes all checkpoints."""
+        for saved in self._manager.checkpoints:
+            ocp.delete(saved.path)
+        shutil.rmtree(self._damaged, ignore_errors=True)
+
+    def close(self) -> None:
+        """Waits for pending writes."""
+        self._manager.close()
+
+
+def seal(directory: Path) -> None:
+    """Notes size and CRC-32 of every file in a directory, in a file of its own.
+
+    Written last and at once, it also says that the directory is complete.
+    """
+    temporary = directory / f".{SUMS}"
+    temporary.write_text(json.dumps(_sums(directory)))
+    os.replace(temporary, directory / SUMS)
+
+
+def fault(directory: Path) -> str | None:
+    """What is wrong with a sealed directory; None if every file is as it was."""
+    try:
+        wanted = dict(json.loads((directory / SUMS).read_text()))
+        found = _sums(directory)
+    except (OSError, TypeError, ValueError):
+        return f"{SUMS} cannot be read"
+    for name, sums in wanted.items():
+        if found.get(name) != sums:
+            return f"{name} {'has changed' if name in found else 'is missing'}"
+    return None
+
+
+def _sums(directory: Path) -> dict[str, list[int]]:
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    return {
+        str(path.relative_to(directory)): _size_and_sum(path)
+        for path in files
+        if path.name not in (SUMS, f".{SUMS}")
+    }
+
+
+def _size_and_sum(path: Path) -> list[int]:
+    size = value = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            size, value = size + len(block), zlib.crc32(block, value)
+    return [size, value]
+
+
+def pack(tree: Any) -> list[np.ndarray]:
+    """Leaves as host arrays; typed keys as their raw words."""
+
+    def raw(leaf: Any) -> np.ndarray:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        return np.asarray(leaf)
+
+    return [raw(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def unpack(leaves: list[np.ndarray], like: Any) -> Any:
+    """The tree that was packed.
+
+    Args:
+      leaves: from :func:`pack`.
+      like: a tree of the same structure, dtypes and (but for the first axis) shapes.
+
+    Raises:
+      ValueError: the leaves do not fit.
+    """
+    templates, structure = jax.tree.flatten(like)
+    if len(leaves) != len(templates):
+        raise ValueError(f"{len(leaves)} saved arrays for {len(templates)}")
+
+    def typed(leaf: np.ndarray, template: Any) -> Any:
+        if jnp.issubdtype(template.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(jnp.asarray(leaf), impl=jax.random.key_impl(template))
+        if leaf.dtype != template.dtype or leaf.shape[1:] != template.shape[1:]:
+            raise ValueError(f"a saved {leaf.dtype}{leaf.shape} for {template}")
+        return leaf
+
+    typed_leaves = [typed(*pair) for pair in zip(leaves, templates, strict=True)]
+    return jax.tree.unflatten(structure, typed_leaves)
+
+
+def save_weights(directory: Path, params: Any, stats: Any, runs: list[list[int]]) -> None:
+    """Keeps the trained weights of some runs, stacked along a leading axis.
+
+    Args:
+      directory: of its own; replaced if it exists.
+      params: weights.
+      stats: running statistics; may be an empty tree.
+      runs: grid position of every row.
+    """
+    ocp.save(
+        Path(directory).absolute(),
+        {"params": params, "stats": stats},
+        overwrite=True,
+        custom_metadata={"runs": runs},
+    )
+
+
+def load_weights(directory: Path) -> tuple[Any, Any, list[list[int]]]:
+    """What :func:`save_weights` kept: weights, statistics, grid positions."""
+    directory = Path(directory).absolute()
+    saved = ocp.load(directory)
+    runs = ocp.metadata(directory).custom_metadata["runs"]
+    return saved["params"], saved.get("stats") or {}, runs

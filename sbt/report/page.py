@@ -1,0 +1,283 @@
+"""A finished (or interrupted) grid as one HTML file, with its figures and tables beside it."""
+
+import json
+from collections.abc import Iterable, Mapping
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from sbt.errors import UserError
+from sbt.report import claims, comparisons, dataset, markup, paper, scales, summary, tables
+from sbt.report.choose import MOST_SLICES, default_figures, plane
+from sbt.report.dataset import BASE_LR, BATCH_SIZE
+from sbt.report.figures import sweep_figure
+from sbt.report.files import write_text
+from sbt.report.style import Drawing
+from sbt.report.verdict import FAILS, HOLDS, Verdict
+
+DONE = ("done", "finished", "complete")
+
+
+def write_report(ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any]) -> list[Path]:
+    """Writes figures, tables and ``report.html``; every file atomically.
+
+    Args:
+      ds: results of ``sbt.run``, finished or not.
+      directory: the work directory; gets ``report.html``, ``figures/`` and ``tables/``.
+      meta: what is known about the run, nested at will: ``status``, ``device``, ``versions``,
+        ``examples_lanes_per_s``, ``compile_seconds``, ``wall_seconds``, ... Keys that end in
+        ``seconds`` are shown as durations. Any ``status`` but ``done`` marks results as partial.
+
+    Returns:
+      The files written, ``report.html`` first.
+    """
+    directory = Path(directory)
+    margin = dataset.margin_of(ds)
+    drawings = default_figures(ds, margin)
+    found = claims.verdicts(ds, margin)
+    written = _save_figures(drawings, directory)
+    made = [tables.cell_table(ds), tables.run_table(ds), tables.batch_size_table(ds, margin)]
+    written += _save_tables((table for table in made if table is not None), directory)
+    name = str(ds.attrs.get("name") or dataset.setting(ds, "name", "sweep"))
+    parts = [
+        f"<h1>{escape(name)}</h1>",
+        _subtitle(ds),
+        _status(ds, meta),
+        _verdicts(ds, found),
+        "<h2>Figures</h2>",
+        *(markup.figure(drawing, i + 1) for i, drawing in enumerate(drawings)),
+        "" if drawings else "<p>No run has results yet.</p>",
+        _accuracy(ds, margin),
+        _method(ds, margin),
+        _machine(meta),
+        _config(ds),
+    ]
+    html = markup.page(f"{name}: report", "\n".join(part for part in parts if part))
+    return [write_text(directory / "report.html", html), *written]
+
+
+def write_comparison(
+    datasets: Mapping[str, xr.Dataset], directory: Path | str, meta: Mapping[str, Any]
+) -> list[Path]:
+    """Writes a report that compares several grids (Masters & Luschi, Figs 15 to 18).
+
+    Best accuracy and stable range of all grids in one figure each, then every grid's own sweep, and
+    each one's verdicts. Grids that differ only in their epochs are also compared in pairs.
+
+    Args:
+      datasets: results by label, each with the axis ``batch_size``; further axes than this and
+        ``base_lr`` are compared slice by slice.
+      directory, meta: as for ``write_report``.
+
+    Raises:
+      UserError: a grid has no axis ``batch_size``.
+    """
+    directory = Path(directory)
+    datasets = _slices(datasets)
+    ranged = {k: d for k, d in datasets.items() if BASE_LR in dataset.varying(d)}
+    drawings = [comparisons.best_accuracy_summary(datasets)]
+    if ranged:
+        drawings.append(comparisons.stable_range_summary(ranged))
+    for i, (label, ds) in enumerate(ranged.items()):
+        drawings.append(sweep_figure(ds, title=label, name=f"sweep_{i + 1}"))
+    sections = []
+    for label, ds in datasets.items():
+        section = _verdicts(ds, claims.verdicts(ds))
+        if section:
+            sections.append(f"<h3>{escape(label)}</h3>{section.removeprefix(VERDICTS)}")
+    by_length = sorted(datasets.items(), key=lambda item: item[1].sizes[dataset.EPOCH])
+    for (a, short), (b, long) in pairwise(by_length):
+        longer = short.sizes[dataset.EPOCH] < long.sizes[dataset.EPOCH]
+        if longer and _setting_but_epochs(short) == _setting_but_epochs(long):
+            verdict = claims.longer_training(short, long)
+            sections.append(f"<h3>{escape(a)} and {escape(b)}</h3>{_verdict_table([verdict])}")
+    written = _save_figures(drawings, directory)
+    status = "".join(
+        f"<p><b>{escape(label)}</b>: {markup.rich(_progress(ds))}</p>"
+        for label, ds in datasets.items()
+    )
+    parts = [
+        "<h1>Comparison</h1>",
+        f'<div class="status">{status}</div>',
+        VERDICTS + "".join(sections) if sections else "",
+        "<h2>Figures</h2>",
+        *(markup.figure(drawing, i + 1) for i, drawing in enumerate(drawings)),
+        _method(next(iter(datasets.values())), None),
+        _machine(meta),
+    ]
+    html = markup.page("Comparison", "\n".join(part for part in parts if part))
+    return [write_text(directory / "report.html", html), *written]
+
+
+VERDICTS = "<h2>Verdicts</h2>"
+
+
+def _slices(datasets: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    found = {}
+    for label, ds in datasets.items():
+        if BATCH_SIZE not in dataset.axes(ds):
+            axes = ", ".join(dataset.axes(ds)) or "none"
+            remedy = "compare grids that sweep it, or report each on its own"
+            raise UserError(label, f"has no axis batch_size (axes: {axes})", remedy)
+        for title, part in dataset.facets(ds, (BATCH_SIZE, BASE_LR)):
+            bare = dataset.without_singletons(part, keep=(BATCH_SIZE, BASE_LR))
+            found[f"{label}, {title}" if title else label] = bare
+    return found
+
+
+def _setting_but_epochs(ds: xr.Dataset) -> dict[str, Any]:
+    parts = ("data", "model", "rule", "schedule", "lr_scaling", "bn_batch")
+    return {part: dataset.setting(ds, part) for part in parts}
+
+
+def _save_figures(drawings: Iterable[Drawing], directory: Path) -> list[Path]:
+    return [path for drawing in drawings for path in drawing.save(directory / "figures")]
+
+
+def _save_tables(made: Iterable[tables.Table], directory: Path) -> list[Path]:
+    return [write_text(directory / "tables" / f"{t.name}.csv", t.csv()) for t in made]
+
+
+def _subtitle(ds: xr.Dataset) -> str:
+    words = []
+    for path in ("data.name", "model.name", "rule.name", "schedule.name"):
+        section, value = path.split(".")[0], dataset.setting(ds, path)
+        if value:
+            words.append(f"{section} {value}")
+    words.append(f"{ds.sizes.get(dataset.EPOCH, 0)} epochs")
+    for axis in dataset.axes(ds):
+        values = ds[axis].values.tolist()
+        shown = [scales.label(axis, v) for v in values]
+        span = f"{shown[0]} … {shown[-1]} ({len(shown)})" if len(shown) > 5 else ", ".join(shown)
+        words.append(f"{scales.plain(axis)} {span}")
+    words.append(f"{ds.sizes.get(dataset.SEED, 1)} seeds per cell")
+    return f'<p class="quiet">{markup.rich(" · ".join(words))}</p>'
+
+
+def _progress(ds: xr.Dataset) -> str:
+    total, ended = ds["accuracy"].size, int(ds["accuracy"].notnull().sum())
+    diverged = int(ds["diverged"].fillna(False).astype(bool).sum())
+    best = summary.best_cell(ds)
+    words = f"{ended} of {total} runs have results; {diverged} diverged (counted at chance)."
+    if best:
+        at = ", ".join(f"{scales.plain(a)} {scales.label(a, best[a])}" for a in dataset.axes(ds))
+        words += f" Best cell: {100 * best['accuracy']:.1f} %" + (f" at {at}." if at else ".")
+    return words
+
+
+def _status(ds: xr.Dataset, meta: Mapping[str, Any]) -> str:
+    status = str(meta.get("status", "")).lower()
+    missing = bool(ds["accuracy"].isnull().any())
+    words = markup.rich(_progress(ds))
+    if status in DONE:
+        rest = " The others are not part of the grid." if missing else ""
+        return f'<div class="status">{words}{rest}</div>'
+    if status or missing:
+        lead = f"Partial results: {status}." if status else "Partial results."
+        lead = f"<b>{escape(lead)}</b> What follows rests on the runs so far. "
+        return f'<div class="status partial">{lead}{words}</div>'
+    return f'<div class="status">{words}</div>'
+
+
+def _verdict_table(found: Iterable[Verdict]) -> str:
+    rows = []
+    for verdict in found:
+        kind = {HOLDS: "yes", FAILS: "no"}.get(verdict.verdict, "open")
+        words = escape(verdict.verdict).replace("not decidable on", "not decidable<br>on")
+        where = f"<br><small>{markup.rich(verdict.subject)}</small>" if verdict.subject else ""
+        reduced = "<br><small>reduced run</small>" if verdict.scope else ""
+        rows.append(
+            f"<tr><td>{markup.rich(verdict.claim)}{where}"
+            f'<br><small class="quiet">{escape(verdict.source)}</small></td>'
+            f'<td><span class="verdict {kind}">{words}</span>{reduced}</td>'
+            f"<td>{markup.rich(verdict.numbers)}</td></tr>"
+        )
+    head = "<thead><tr><th>Statement</th><th>Verdict</th><th>Measured</th></tr></thead>"
+    return f"<table>{head}<tbody>{''.join(rows)}</tbody></table>"
+
+
+def _verdicts(ds: xr.Dataset, found: list[Verdict]) -> str:
+    if not found:
+        return ""
+    outcome = paper.outcome_of(ds)
+    lead = "<p>Decided by the numbers of this grid, with the rules under “Method”.</p>"
+    if outcome is not None:
+        says = f"Masters &amp; Luschi (2018), {escape(outcome.name)}: {markup.rich(outcome.says)}."
+        less = paper.reductions(ds, outcome)
+        lead += f"<p>{says}</p>"
+        if less:
+            lead += (
+                "<p><b>This run covers less than the paper's protocol</b>: "
+                f"{markup.rich('; '.join(less))}. Its verdicts are about this run alone.</p>"
+            )
+    return VERDICTS + lead + _verdict_table(found)
+
+
+def _accuracy(ds: xr.Dataset, margin: float) -> str:
+    if not dataset.axes(ds):
+        return ""
+    parts = [
+        "<h2>Accuracy per cell</h2><p>Median over the seeds, in percent. Framed: best; bold: "
+        "reliable (see “Method”); ×n: n seeds diverged; –: no result. Every number is in "
+        "<code>tables/accuracy.csv</code>, every run in <code>tables/runs.csv</code>.</p>"
+    ]
+    axes = plane(ds)
+    down, across = reversed(axes) if len(axes) == 2 else ((axes or dataset.axes(ds))[0], None)
+    for i, (title, part) in enumerate(dataset.facets(ds, axes)):
+        if i == MOST_SLICES:
+            parts.append("<p>Further slices are in the CSV file.</p>")
+            break
+        heading = f"<h3>{escape(title)}</h3>" if title else ""
+        grid = tables.grid_html(part, down, across, margin)
+        parts.append(f'{heading}<div class="scroll">{grid}</div>')
+    table = tables.batch_size_table(ds, margin)
+    if table is not None:
+        rows = [[_entry(h, v) for h, v in zip(table.header, row)] for row in table.rows]
+        html = tables.html_table([h.replace("_", " ") for h in table.header], rows, "numbers")
+        parts.append(f'<h3>Per batch size</h3><div class="scroll">{html}</div>')
+    return "\n".join(parts)
+
+
+def _entry(header: str, value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if "accuracy" in header:
+        return f"{100 * value:.1f} %"
+    rate = header in ("best_base_lr", "stable_from", "stable_to")
+    return scales.label(BASE_LR if rate else header, value)
+
+
+def _method(ds: xr.Dataset, margin: float | None) -> str:
+    last = dataset.setting(ds, "report.last_epochs", 5)
+    points = "the margin" if margin is None else f"{100 * margin:g} points"
+    return (
+        "<h2>Method</h2>"
+        f"<p>Accuracy of a run: median of the test accuracy over its last {last} evaluations; a "
+        "run whose loss was not finite counts at chance. Accuracy of a cell: median over seeds. "
+        f"{escape(summary.spread_words(ds))}</p>"
+        f"<p>Reliable: the loss of every seed stayed finite and the accuracy is within {points} of "
+        "the best cell of the grid. Stable range: the contiguous reliable base learning rates "
+        "around the most accurate one. The paper states no numeric rule; this one is ours, and "
+        "the verdict on the range is given at two margins.</p>"
+        "<p>Better: the bands of the two cells do not overlap and their medians differ by more "
+        "than one binomial standard error of the test set (half a point if its size is unknown). "
+        f"At least three finished {escape(scales.plain(BATCH_SIZE))}s decide a trend.</p>"
+    )
+
+
+def _machine(meta: Mapping[str, Any]) -> str:
+    rows = list(markup.flat(meta))
+    return f"<h2>Hardware and speed</h2>{tables.html_table(('', ''), rows)}" if rows else ""
+
+
+def _config(ds: xr.Dataset) -> str:
+    config = dataset.config_of(ds)
+    text = "\n".join(
+        json.dumps({key: config[key]}, indent=1, default=str)[2:-2] for key in sorted(config)
+    )
+    return f"<h2>Configuration</h2><pre>{escape(text)}</pre>" if config else ""

@@ -1,0 +1,179 @@
+"""Results: labelled arrays over the grid, written atomically, read back as they were."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from sbt.errors import UserError
+
+CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+FILE = "results.nc"
+
+
+class Recorder:
+    """Collects what runs report, and is a Dataset whenever asked.
+
+    Args:
+      axes: swept axes with their values, in order.
+      epochs: length of the longest run.
+      chance: accuracy of a guess on the (first) data set.
+      last_epochs: the reported accuracy is the median over so many last evaluations.
+      attrs: kept with the dataset.
+    """
+
+    def __init__(
+        self,
+        axes: Mapping[str, Sequence[Any]],
+        epochs: int,
+        chance: float,
+        last_epochs: int,
+        attrs: Mapping[str, Any],
+    ):
+        self.axes = {name: tuple(values) for name, values in axes.items()}
+        self.attrs = {**attrs, "chance": chance, "last_epochs": last_epochs}
+        shape = tuple(len(values) for values in self.axes.values())
+        self.curves = {name: np.full((*shape, epochs), np.nan) for name in CURVES}
+        self.diverged_epoch = np.full(shape, np.nan)
+        self.epochs_done = np.zeros(shape, np.int32)
+        self.finished = np.zeros(shape, bool)
+        self.chance = np.full(shape, chance)
+
+    def record(
+        self,
+        index: tuple[int, ...],
+        epoch: int,
+        values: Mapping[str, float],
+        *,
+        diverged: float = np.nan,
+        last: bool = False,
+        chance: float | None = None,
+    ) -> None:
+        """Notes one epoch of one run.
+
+        Args:
+          index: grid position.
+          epoch: from 0.
+          values: of :data:`CURVES`; what was not measured is left out.
+          diverged: epochs (a real number) until the loss was not finite; NaN while it is.
+          last: whether this is the last epoch of the run.
+          chance: accuracy of a guess, the accuracy of a diverged run.
+        """
+        if chance is not None:
+            self.chance[index] = chance
+        for name, value in values.items():
+            self.curves[name][(*index, epoch)] = value
+        if np.isfinite(diverged):
+            self.diverged_epoch[index] = diverged
+            for name in ("train_accuracy", "test_accuracy"):
+                if name in values:
+                    self.curves[name][(*index, epoch)] = self.chance[index]
+            for name in ("train_loss", "test_loss"):
+                if name in values:
+                    self.curves[name][(*index, epoch)] = np.inf
+        self.epochs_done[index] = epoch + 1
+        self.finished[index] = last
+
+    def restore(self, dataset: xr.Dataset) -> None:
+        """Takes over what an earlier dataset of the same grid holds."""
+        for name in CURVES:
+            self.curves[name][...] = dataset[name].values
+        self.diverged_epoch[...] = dataset["diverged_epoch"].values
+        self.epochs_done[...] = dataset["epochs_done"].values
+        self.finished[...] = dataset["finished"].values
+        diverged = np.isfinite(self.diverged_epoch)
+        self.chance[...] = np.where(diverged, dataset["accuracy"].values, self.chance)
+
+    def dataset(self) -> xr.Dataset:
+        """Everything so far; unfinished cells are NaN."""
+        dims = tuple(self.axes)
+        accuracy = last_median(self.curves["test_accuracy"], self.attrs["last_epochs"])
+        accuracy = np.where(self.finished, accuracy, np.nan)
+        accuracy = np.where(np.isnan(self.diverged_epoch), accuracy, self.chance)
+        epochs = self.curves["test_loss"].shape[-1]
+        data: dict[str, Any] = {
+            name: ((*dims, "epoch"), values, _CURVE_ATTRS[name])
+            for name, values in self.curves.items()
+        }
+        data["accuracy"] = (
+            dims,
+            accuracy,
+            {"long_name": f"test accuracy, median of the last {self.attrs['last_epochs']} epochs"},
+        )
+        data["diverged"] = (dims, np.isfinite(self.diverged_epoch))
+        data["diverged_epoch"] = (
+            dims,
+            self.diverged_epoch.copy(),
+            {"long_name": "epochs until the loss was not finite"},
+        )
+        data["epochs_done"] = (dims, self.epochs_done.copy())
+        data["finished"] = (dims, self.finished.copy())
+        coords: dict[str, Any] = {name: _coordinate(values) for name, values in self.axes.items()}
+        coords["epoch"] = np.arange(1, epochs + 1)
+        return xr.Dataset(data, coords, dict(self.attrs))
+
+
+_CURVE_ATTRS = {
+    "train_loss": {"units": "nats", "long_name": "training loss, mean over the epoch"},
+    "train_accuracy": {"long_name": "training accuracy, mean over the epoch"},
+    "test_loss": {"units": "nats", "long_name": "test loss"},
+    "test_accuracy": {"long_name": "test accuracy"},
+}
+
+
+def last_median(curves: np.ndarray, count: int) -> np.ndarray:
+    """Median over the last ``count`` measured values of the last axis; NaN where there is none."""
+    flat = curves.reshape(-1, curves.shape[-1])
+    result = np.full(len(flat), np.nan)
+    for i, curve in enumerate(flat):
+        measured = curve[~np.isnan(curve)]
+        if len(measured):
+            result[i] = np.median(measured[-count:])
+    return result.reshape(curves.shape[:-1])
+
+
+def _coordinate(values: tuple[Any, ...]) -> np.ndarray:
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        return np.asarray(values)
+    return np.asarray([str(v) for v in values])
+
+
+def write(dataset: xr.Dataset, directory: Path) -> Path:
+    """Writes ``results.nc``; a reader sees the old file or the new one, never a part."""
+    target = Path(directory) / FILE
+    temporary = target.with_name(f".{FILE}.{os.getpid()}")
+    try:
+        dataset.to_netcdf(temporary, engine="h5netcdf")
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def load(directory: str | os.PathLike[str]) -> xr.Dataset:
+    """The results in a work directory, finished or not.
+
+    Args:
+      directory: work directory of ``sbt run`` or ``sbt.run``, or a netCDF file.
+
+    Returns:
+      The dataset that ``sbt.run`` returned, in memory.
+
+    Raises:
+      UserError: there are no results, or they cannot be read.
+    """
+    path = Path(directory)
+    path = path / FILE if path.is_dir() else path
+    if not path.exists():
+        raise UserError(
+            str(directory), "holds no results (results.nc)", "run a sweep there: sbt run ..."
+        )
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            return dataset.load()
+    except (OSError, ValueError) as error:
+        remedy = "restore it, or remove it and run again"
+        raise UserError(str(path), f"cannot be read ({error})", remedy) from None

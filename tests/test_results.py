@@ -1,0 +1,194 @@
+"""Results: what is recorded, the reported accuracy, and files that are whole at every moment."""
+
+import os
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from sbt import results
+from sbt.errors import UserError
+from sbt.results import Recorder, last_median
+
+NAN, INF = np.nan, np.inf
+AXES = {"batch_size": (2, 4, 8), "base_lr": (0.5, 0.25), "case": ("a", "b")}
+
+
+def recorder(axes=AXES, epochs=4, last_epochs=2):
+    return Recorder(axes, epochs, chance=0.1, last_epochs=last_epochs, attrs={"name": "n"})
+
+
+def measured(accuracy, loss=1.5):
+    return {"train_loss": loss, "train_accuracy": accuracy / 2, "test_loss": 2 * loss,
+            "test_accuracy": accuracy}  # fmt: skip
+
+
+def filled():
+    """One finished run, one under way, one diverged, the others absent."""
+    book = recorder()
+    for epoch, accuracy in enumerate((0.2, 0.9, 0.4, 0.7)):
+        book.record((1, 0, 1), epoch, measured(accuracy), last=epoch == 3)
+    book.record((0, 0, 0), 0, measured(0.3))
+    book.record((2, 1, 0), 0, measured(0.3))
+    for epoch in (1, 2, 3):
+        book.record((2, 1, 0), epoch, measured(NAN, NAN), diverged=1.25, last=epoch == 3)
+    return book
+
+
+def test_dimensions_are_the_axes_in_order_and_the_epoch():
+    dataset = filled().dataset()
+    assert dataset["test_loss"].dims == ("batch_size", "base_lr", "case", "epoch")
+    assert dataset["accuracy"].dims == ("batch_size", "base_lr", "case")
+    assert dataset["epoch"].values.tolist() == [1, 2, 3, 4]
+    assert dataset["batch_size"].values.tolist() == [2, 4, 8]
+    assert dataset["base_lr"].values.tolist() == [0.5, 0.25]
+    assert dataset["case"].values.tolist() == ["a", "b"]
+    assert dataset.attrs == {"name": "n", "chance": 0.1, "last_epochs": 2}
+
+
+def test_a_run_is_found_by_its_labels():
+    run = filled().dataset().sel(batch_size=4, base_lr=0.5, case="b")
+    np.testing.assert_array_equal(run["test_accuracy"], [0.2, 0.9, 0.4, 0.7])
+    np.testing.assert_array_equal(run["train_accuracy"], [0.1, 0.45, 0.2, 0.35])
+    np.testing.assert_array_equal(run["train_loss"], [1.5] * 4)
+    np.testing.assert_array_equal(run["test_loss"], [3.0] * 4)
+    assert run["accuracy"] == pytest.approx((0.4 + 0.7) / 2)  # median of the last two
+    assert bool(run["finished"]) and not bool(run["diverged"])
+    assert int(run["epochs_done"]) == 4
+
+
+def test_unfinished_and_absent_cells_are_nan():
+    dataset = filled().dataset()
+    run = dataset.sel(batch_size=2, base_lr=0.5, case="a")
+    np.testing.assert_array_equal(run["test_accuracy"], [0.3, NAN, NAN, NAN])
+    assert np.isnan(run["accuracy"])
+    assert (int(run["epochs_done"]), bool(run["finished"])) == (1, False)
+    assert int(np.isnan(dataset["accuracy"]).sum()) == 12 - 2
+
+
+def test_a_diverged_run_has_the_accuracy_of_a_guess_and_keeps_its_history():
+    run = filled().dataset().sel(batch_size=8, base_lr=0.25, case="a")
+    np.testing.assert_array_equal(run["test_accuracy"], [0.3, 0.1, 0.1, 0.1])
+    np.testing.assert_array_equal(run["train_accuracy"], [0.15, 0.1, 0.1, 0.1])
+    np.testing.assert_array_equal(run["train_loss"], [1.5, INF, INF, INF])
+    np.testing.assert_array_equal(run["test_loss"], [3.0, INF, INF, INF])
+    assert float(run["accuracy"]) == 0.1
+    assert bool(run["diverged"])
+    assert float(run["diverged_epoch"]) == 1.25
+
+
+def test_chance_may_differ_between_runs():
+    book = recorder({"dataset": ("a", "b")}, epochs=1)
+    book.record((0,), 0, measured(NAN), diverged=0.5, last=True, chance=0.1)
+    book.record((1,), 0, measured(NAN), diverged=0.5, last=True, chance=0.01)
+    assert book.dataset()["accuracy"].values.tolist() == [0.1, 0.01]
+
+
+def test_epochs_without_an_evaluation():
+    """The reported accuracy is over evaluations, wherever they were."""
+    book = recorder({"seed": (0,)}, epochs=6, last_epochs=2)
+    for epoch in range(6):
+        values = measured(epoch / 10)
+        if epoch % 3 != 2:
+            del values["test_loss"], values["test_accuracy"]
+        book.record((0,), epoch, values, last=epoch == 5)
+    dataset = book.dataset()
+    np.testing.assert_array_equal(dataset["test_accuracy"][0], [NAN, NAN, 0.2, NAN, NAN, 0.5])
+    assert not np.isnan(dataset["train_accuracy"]).any()
+    assert float(dataset["accuracy"][0]) == pytest.approx(0.35)
+
+
+def test_median_of_the_last_values():
+    curves = np.array([[1.0, 5, 2, 4, 3], [NAN, 1, NAN, 3, NAN], [NAN] * 5])
+    np.testing.assert_array_equal(last_median(curves, 3), [3, 2, NAN])
+    np.testing.assert_array_equal(last_median(curves, 1), [3, 3, NAN])
+    np.testing.assert_array_equal(last_median(curves, 99), [3, 2, NAN])
+    assert last_median(curves.reshape(3, 1, 5), 2).shape == (3, 1)
+
+
+def test_a_single_run_has_no_axes():
+    book = recorder({}, epochs=1)
+    book.record((), 0, measured(0.5), last=True)
+    dataset = book.dataset()
+    assert dataset["accuracy"].dims == ()
+    assert float(dataset["accuracy"]) == 0.5
+
+
+def test_values_of_any_kind_become_coordinates(tmp_path):
+    axes = {"mixed": (1, 0.5), "flag": (True, False), "option": (None, 4), "shape": ((3,), (4, 5))}
+    results.write(recorder(axes).dataset(), tmp_path)
+    dataset = results.load(tmp_path)
+    assert dataset["mixed"].values.tolist() == [1.0, 0.5]
+    assert dataset["flag"].values.tolist() == ["True", "False"]
+    assert dataset["option"].values.tolist() == ["None", "4"]
+    assert dataset["shape"].values.tolist() == ["(3,)", "(4, 5)"]
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_a_file_reads_back_as_it_was(tmp_path):
+    dataset = filled().dataset()
+    path = results.write(dataset, tmp_path)
+    for place in (tmp_path, str(tmp_path), path):
+        loaded = results.load(place)
+        xr.testing.assert_identical(loaded, dataset)
+        assert {name: loaded[name].dtype for name in loaded} == {
+            name: dataset[name].dtype for name in dataset
+        }
+    assert os.listdir(tmp_path) == [results.FILE]
+
+
+def test_a_recorder_goes_on_where_another_stopped(tmp_path):
+    results.write(filled().dataset(), tmp_path)
+    again = recorder()
+    again.restore(results.load(tmp_path))
+    xr.testing.assert_identical(again.dataset(), filled().dataset())
+    values = measured(0.9)
+    again.record((0, 0, 0), 1, values)
+    other = filled()
+    other.record((0, 0, 0), 1, values)
+    xr.testing.assert_identical(again.dataset(), other.dataset())
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    results.write(filled().dataset(), tmp_path)
+    before = (tmp_path / results.FILE).read_bytes()
+
+    def partly(self, path, engine):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", partly)
+    with pytest.raises(OSError, match="disk full"):
+        results.write(recorder().dataset(), tmp_path)
+    assert (tmp_path / results.FILE).read_bytes() == before
+    assert os.listdir(tmp_path) == [results.FILE]
+
+
+def test_the_file_is_readable_by_whoever_the_umask_says(tmp_path):
+    before = os.umask(0o022)
+    try:
+        path = results.write(recorder().dataset(), tmp_path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_missing_results_are_named(tmp_path):
+    with pytest.raises(UserError, match="holds no results") as caught:
+        results.load(tmp_path)
+    assert caught.value.field == str(tmp_path)
+    with pytest.raises(UserError, match="holds no results"):
+        results.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 2000, -100])
+def test_a_damaged_file_is_one_clear_message(tmp_path, keep):
+    path = results.write(filled().dataset(), tmp_path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        results.load(tmp_path)
+    assert caught.value.field == str(path)
+    assert caught.value.remedy
