@@ -1,0 +1,304 @@
+"""The ``sbt`` command.
+
+  sbt run CONFIG [--workdir DIR] [--config.field=value ...]   train the grid; again: resume it
+  sbt plan CONFIG [--config.field=value ...]                  dry run: cohorts, memory, time
+  sbt report DIR [DIR ...] [--out DIR]                        figures, tables, verdicts
+  sbt list                                                    experiments, models, rules
+
+CONFIG is a Python file with ``get_config()``; ``file.py:variant`` passes it an argument. A tuple is
+written in quotes: --config.sweep.seed='(0, 1, 2)'.
+"""
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from sbt.config import NAMED_SECTIONS, complete, unknown_field
+from sbt.errors import UserError
+
+EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("help", "-h", "--help"):
+        print(__doc__)
+        return 0 if arguments else EXIT_ERROR
+    command, *rest = arguments
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        if command not in COMMANDS:
+            raise UserError(
+                f"sbt {command}", "is no command", f"use one of {', '.join(COMMANDS)}; see sbt help"
+            )
+        if "--help" in rest or "-h" in rest:
+            print(__doc__)
+            return 0
+        return COMMANDS[command](rest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt as stop:
+        from sbt.sweep.passes import Interrupted
+
+        saved = (
+            "everything is saved; the same command resumes" if isinstance(stop, Interrupted) else ""
+        )
+        print(f"\ninterrupted{'; ' * bool(saved)}{saved}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return 0
+
+
+# --- configs -------------------------------------------------------------------------------------
+
+
+def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config of an experiment file, with overrides.
+
+    Args:
+      spec: path of the file, optionally ``:variant``.
+      overrides: ``--config.field=value`` arguments.
+
+    Raises:
+      UserError: no such file or variant, a field that does not exist, or a value of another type.
+    """
+    path, _, variant = spec.partition(":")
+    file = _find(path)
+    module = _import(file)
+    if not hasattr(module, "get_config"):
+        raise UserError(path, "has no get_config()", "define get_config(variant='') in it")
+    try:
+        config = module.get_config(variant) if variant else module.get_config()
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            path, f"does not give a config: {_first_line(error)}", "mend the file"
+        ) from None
+    return apply_overrides(config, overrides)
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Sets ``--config.field=value`` arguments, each checked against the field's type."""
+    _apply_names(config, overrides)
+    config = complete(config)
+    values = flags.FlagValues()
+    for argument in ("", *overrides):
+        name = argument.lstrip("-").partition("=")[0]
+        before, sys.argv = sys.argv, ["sbt", *overrides]  # where config_flags looks for fields
+        try:
+            if argument:
+                values(["sbt", argument])
+            else:
+                config_flags.DEFINE_config_dict("config", config, flag_values=values)
+        except flags.UnrecognizedFlagError:
+            raise _unknown_override(config, name) from None
+        except (flags.Error, TypeError, ValueError) as error:
+            raise UserError(argument, "cannot be set", _first_line(error)) from None
+        except (KeyError, AttributeError):
+            wrong = [a for a in overrides if not _exists(config, a)]
+            name = (wrong or overrides)[0].lstrip("-").partition("=")[0]
+            raise _unknown_override(config, name) from None
+        finally:
+            sys.argv = before
+    return values["config"].value
+
+
+def _exists(config: ConfigDict, override: str) -> bool:
+    value: Any = config
+    for part in override.lstrip("-").partition("=")[0].split(".")[1:]:
+        if not isinstance(value, ConfigDict) or part not in value:
+            return False
+        value = value[part]
+    return True
+
+
+def _apply_names(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Another model, rule or schedule has other fields: its name comes before them."""
+    for argument in overrides:
+        match = re.fullmatch(rf"--config\.({'|'.join(NAMED_SECTIONS)})\.name=(.*)", argument)
+        if match and config[match[1]].name != match[2]:
+            config[match[1]] = ConfigDict({"name": match[2]})
+
+
+def _unknown_override(config: ConfigDict, name: str) -> UserError:
+    *sections, leaf = name.split(".")[1:]
+    known: Any = config
+    for section in sections:
+        if section not in known or not isinstance(known[section], ConfigDict):
+            return unknown_field(f"--{name}", section, known)
+        known = known[section]
+    return unknown_field(f"--{name}", leaf or name, known)
+
+
+def _find(path: str) -> Path:
+    for root in (Path(), repository()):
+        if (root / path).is_file():
+            return root / path
+    raise UserError(path, "is no file", "see `sbt list` for the experiments that ship")
+
+
+def repository() -> Path:
+    """The directory that holds the package, and in a source checkout the experiments."""
+    return Path(__file__).resolve().parent.parent
+
+
+def _import(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"sbt_config_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Experiment files share settings through a neighbouring module.
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(
+            str(file), f"is no Python: {error.msg}", f"see line {error.lineno}"
+        ) from None
+    finally:
+        sys.path.remove(str(file.parent))
+    return module
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+def _split(arguments: Sequence[str], *options: str) -> tuple[list[str], list[str], dict[str, str]]:
+    """Positional arguments, config overrides, and named options (``--name value`` or ``=``)."""
+    positional, overrides, named = [], [], {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("--config."):
+            overrides.append(argument if equals else f"{argument}={rest.pop(0) if rest else ''}")
+        elif argument == "--config" or argument.startswith("--config="):
+            positional.append(value if equals else rest.pop(0))
+        elif argument.startswith("-"):
+            if name not in options:
+                remedy = f"options: {', '.join('--' + o for o in options)}, --config.field=value"
+                raise UserError(argument, "is no option here", remedy)
+            if not equals and not rest:
+                raise UserError(argument, "needs a value", f"write --{name}=VALUE")
+            named[name] = value if equals else rest.pop(0)
+        else:
+            positional.append(argument)
+    return positional, overrides, named
+
+
+def _one(positional: list[str], usage: str) -> str:
+    if len(positional) != 1:
+        raise UserError(usage, f"takes one argument, got {len(positional)}", "see sbt help")
+    return positional[0]
+
+
+def _console() -> Any:
+    """As wide as the terminal; in a file, wide enough for tables."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    positional, overrides, named = _split(arguments, "workdir")
+    config = load_config(_one(positional, "sbt run CONFIG"), overrides)
+    from sbt.sweep.progress import for_console
+    from sbt.sweep.run import run
+
+    directory = named.get("workdir") or str(Path("runs") / config.name)
+    dataset = run(config, directory, progress=for_console())
+    accuracy = dataset["accuracy"]
+    if accuracy.notnull().any():
+        best = accuracy.isel(accuracy.argmax(...)) if accuracy.ndim else accuracy
+        where = {str(name): best[name].item() for name in accuracy.dims}
+        from sbt.sweep.progress import describe
+
+        print(f"best accuracy {best.item():.2%} at {describe(where) or 'the one run'}")
+    print(f"results: {directory}/results.nc    figures: sbt report {directory}")
+    return 0
+
+
+def _plan(arguments: Sequence[str]) -> int:
+    positional, overrides, _ = _split(arguments)
+    config = load_config(_one(positional, "sbt plan CONFIG"), overrides)
+    from rich.table import Table
+
+    from sbt.sweep.preview import preview
+    from sbt.sweep.progress import duration, si
+
+    cohorts = preview(config)
+    table = Table(title=f"{config.name}: {sum(c.runs for c in cohorts)} runs", title_justify="left")
+    for column in ("cohort", "runs", "batch sizes", "g", "parameters", "strategy", "passes x lanes",
+                   "GB/device", "compile", "training"):  # fmt: skip
+        table.add_column(column)
+    for number, c in enumerate(cohorts):
+        sizes = ", ".join(map(str, c.batch_sizes))
+        table.add_row(
+            f"{number + 1} {c.static}".strip(), str(c.runs), sizes, str(c.micro_batch),
+            si(c.parameters), c.strategy, f"{c.passes} x {c.lanes}",
+            f"{c.bytes_per_device / 2**30:.3f}", duration(c.compile_seconds), duration(c.seconds),
+        )  # fmt: skip
+    _console().print(table)
+    total = sum(c.seconds + c.compile_seconds for c in cohorts)
+    peak = max(c.process_bytes for c in cohorts)
+    print(f"peak memory {peak / 2**30:.2f} GB, estimated time {duration(total)}, nothing trained")
+    return 0
+
+
+def _report(arguments: Sequence[str]) -> int:
+    positional, _, named = _split(arguments, "out")
+    if not positional:
+        raise UserError("sbt report", "needs a work directory", "write sbt report DIR")
+    from sbt.report import write_comparison, write_report
+    from sbt.results import load
+    from sbt.workdir import read_json
+
+    paths: list[Path] = []
+    datasets, metas = {}, {}
+    for directory in positional:
+        datasets[directory] = load(directory)
+        metas[directory] = read_json(Path(directory) / "meta.json") or {}
+        target = named.get("out", directory) if len(positional) == 1 else directory
+        paths += write_report(datasets[directory], target, metas[directory])
+    if len(positional) > 1:
+        labels = {Path(name).name or name: data for name, data in datasets.items()}
+        out = named.get("out") or str(Path(positional[0]).resolve().parent / "comparison")
+        paths += write_comparison(labels, out, metas)
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _list(arguments: Sequence[str]) -> int:
+    del arguments
+    from sbt.listing import tables
+
+    console = _console()
+    for table in tables(repository() / "experiments"):
+        console.print(table)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": _run,
+    "plan": _plan,
+    "report": _report,
+    "list": _list,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
