@@ -1,0 +1,16 @@
+"""Fig. 8: ResNet-32 with batch norm, CIFAR-10 with augmentation.
+
+    sbt run experiments/masters_luschi_2018/fig08.py --workdir runs/fig08
+    sbt report runs/fig08
+
+Masters & Luschi (2018), section 3.3: best accuracy at m = 4 or 8; the best base LR can be used only
+up to m = 16. 143 runs of 82 epochs; ``:small`` takes minutes on two CPU cores.
+"""
+
+from ml_collections import ConfigDict
+from protocol import sweep
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The paper's grid and budget, or ``small``."""
+    return sweep("fig08", "resnet32", variant, norm="batch", augment=True)

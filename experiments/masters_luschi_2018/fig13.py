@@ -1,0 +1,42 @@
+"""Fig. 13: SGD batch and BN batch apart, ResNet-32, CIFAR with augmentation.
+
+    sbt run experiments/masters_luschi_2018/fig13.py --workdir runs/fig13            (CIFAR-10)
+    sbt run experiments/masters_luschi_2018/fig13.py:cifar100 --workdir runs/fig13b  (CIFAR-100)
+    sbt report runs/fig13
+
+Masters & Luschi (2018), section 3.6: the SGD batch is cut into BN batches that each normalise on
+their own, as workers of a data-parallel run do. Smaller SGD batches are better; a BN batch of 4 or
+8 is best for every SGD batch. 66 runs (BN batch <= SGD batch), each BN batch one compiled program;
+``:small`` and ``:small_cifar100`` take minutes on two CPU cores.
+
+The paper uses for each SGD batch the base LR that was best for it in Fig. 8 (or 9). Those values
+are in images that print no numbers, so the default below is one rule for all: 2^-8 up to m = 16,
+then halved with every doubling (a constant LR for the large batches, as the stable range demands).
+After running fig08, put its own best values in ``BEST_BASE_LR``.
+"""
+
+from ml_collections import ConfigDict
+from protocol import BATCH_SIZES, SMALL_BATCH_SIZES, sweep
+
+from sbt.errors import UserError
+
+BEST_BASE_LR = {m: 2.0**-8 * min(1.0, 16 / m) for m in BATCH_SIZES}
+VARIANTS = ("", "cifar100", "small", "small_cifar100")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The paper's grid on CIFAR-10 or ``cifar100``; ``small`` or ``small_cifar100``."""
+    if variant not in VARIANTS:
+        raise UserError(f"fig13.py:{variant}", "there is no such variant", f"use {VARIANTS[1:]}")
+    data = "cifar100" if "cifar100" in variant else "cifar10"
+    small = "small" if "small" in variant else ""
+    config = sweep("fig13", "resnet32", small, norm="batch", data=data, augment=True)
+    sizes = SMALL_BATCH_SIZES if small else BATCH_SIZES
+    config.sweep.batch_size = sizes
+    config.sweep.bn_batch = sizes
+    config.sweep.base_lr = None
+    config.follow.base_lr = ("batch_size", tuple((m, BEST_BASE_LR[m]) for m in sizes))
+    config.skip_impossible = True  # BN batches larger than the SGD batch
+    if data == "cifar100":
+        config.name += "-cifar100"
+    return config

@@ -1,0 +1,16 @@
+"""Fig. 17: Fig. 8 with half the budget.
+
+    sbt run experiments/masters_luschi_2018/fig17.py --workdir runs/fig17
+    sbt report runs/fig17
+
+Masters & Luschi (2018), appendix A: 41 epochs instead of 82. 143 runs of 41 epochs; ``:small``
+takes minutes on two CPU cores.
+"""
+
+from ml_collections import ConfigDict
+from protocol import sweep
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The paper's grid and budget, or ``small``."""
+    return sweep("fig17", "resnet32", variant, norm="batch", augment=True, epochs=41)

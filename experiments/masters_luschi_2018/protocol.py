@@ -1,0 +1,90 @@
+"""The protocol of Masters & Luschi (2018), arXiv 1804.07612: what all of its figures share.
+
+Section 3.1: plain SGD without momentum, base learning rates 2^-12 ... 2^0, batch sizes 2 ... 2048,
+LR / 10 at 50 % and 75 % of training, weight decay 5e-4 (AlexNet) or 1e-4 (ResNets), He
+initialisation, the median accuracy of the last five epochs. 82 epochs for CIFAR-10, 164 for
+CIFAR-100. Not printed in the paper, chosen here: per-channel normalisation, batch norm decay 0.97
+with epsilon 1e-5, weight decay on every parameter, SAME padding in the AlexNet, no biases in
+convolutions that batch norm follows, no partial batches dropped (batches go on over the end of an
+epoch). The number of seeds is not stated; ``--config.sweep.seed='(0, 1, 2)'`` sets it.
+
+``:small`` is for two CPU cores and minutes: fewer images, epochs and grid points, the same
+protocol otherwise. It shows tendencies and is not to be compared with the paper's numbers.
+"""
+
+from ml_collections import ConfigDict
+
+from sbt.config import default
+from sbt.errors import UserError
+
+BATCH_SIZES = tuple(2**k for k in range(1, 12))  # 2 ... 2048
+BASE_LRS = tuple(2.0**k for k in range(-12, 1))  # 2^-12 ... 2^0
+EPOCHS = {"cifar10": 82, "cifar100": 164}
+
+SMALL_EXAMPLES, SMALL_TEST, SMALL_EPOCHS = 2048, 1000, 8
+SMALL_BATCH_SIZES = (2, 8, 32, 128)
+# Batch norm shifts the useful base LRs up.
+SMALL_BASE_LRS = (2.0**-12, 2.0**-11, 2.0**-10, 2.0**-9, 2.0**-8)
+SMALL_BASE_LRS_BN = (2.0**-11, 2.0**-9, 2.0**-7, 2.0**-5)
+
+
+def sweep(
+    figure: str,
+    model: str,
+    variant: str,
+    *,
+    norm: str = "none",
+    data: str = "cifar10",
+    augment: bool = False,
+    warmup: bool = False,
+    epochs: int | None = None,
+) -> ConfigDict:
+    """The config of one sweep figure.
+
+    Args:
+      figure: its number, ``fig01``.
+      model: key of ``sbt list``.
+      variant: ``""`` (the paper's grid and budget) or ``small``.
+      norm: of the model.
+      data: ``cifar10`` or ``cifar100``.
+      augment: pad 4, random crop, random flip.
+      warmup: LR from η/32 to η over the first 5 % (section 3.4).
+      epochs: other than the paper's usual budget.
+    """
+    config = default()
+    config.name = figure
+    config.report.figure = figure
+    config.data.name = data
+    config.data.augment = "crop_flip" if augment else "none"
+    config.model = {"name": model, "norm": norm}
+    config.epochs = epochs or EPOCHS[data]
+    decay = 5e-4 if model == "alexnet" else 1e-4
+    config.rule = {"name": "sgd", "momentum": None, "weight_decay": decay}
+    config.schedule = {"name": "steps", "drops": (0.5, 0.75), "factor": 0.1}
+    if warmup:
+        config.schedule.warmup = 0.05
+        config.schedule.warmup_start = 1 / 32
+    config.sweep.batch_size = BATCH_SIZES
+    config.sweep.base_lr = BASE_LRS
+    config.sweep.seed = (0,)
+    if variant == "small":
+        make_small(config)
+    elif variant:
+        raise UserError(f"{figure}.py:{variant}", "there is no such variant", "use :small, or none")
+    return config
+
+
+def make_small(config: ConfigDict) -> None:
+    """Cuts a config down to what two CPU cores train in minutes."""
+    config.name += "-small"
+    config.data.train_size = SMALL_EXAMPLES
+    config.data.test_size = SMALL_TEST
+    config.epochs = max(1, round(SMALL_EPOCHS * config.epochs / EPOCHS[config.data.name]))
+    config.sweep.batch_size = SMALL_BATCH_SIZES
+    plain = config.model.norm == "none"
+    config.sweep.base_lr = SMALL_BASE_LRS if plain else SMALL_BASE_LRS_BN
+    config.evaluate.every = 2 if config.epochs > 4 else 1
+    if config.model.name.startswith("resnet"):
+        # A ResNet-32 example costs six times an AlexNet one: the first network of the family does.
+        config.model.name = "resnet8"
+        config.data.train_size = SMALL_EXAMPLES // 2

@@ -1,0 +1,76 @@
+"""SNGM and its baselines on CIFAR-10 against the batch size, with and without warm-up.
+
+    sbt run experiments/zhao_2020_sngm/cifar10.py
+    sbt report runs/zhao_2020_sngm/cifar10
+
+Zhao, Shi, Xie & Li, *Stochastic Normalized Gradient Descent with Momentum for Large-Batch
+Training* (arXiv 2007.13985). The question: up to which batch size does each method keep its
+accuracy, and does it need warm-up? The paper's answer: SNGM keeps it at large batches, without
+warm-up.
+
+Of the protocol this is known: ResNet-20 (and others) on CIFAR-10, 160 epochs, weight decay 1e-4,
+momentum 0.9, batches of 128 for MSGD and 4096 for SNGM and LARS, a polynomial learning rate, and
+the baselines MSGD, LARS, LAMB, CLARS and EXTRAP-SGD. The paper's learning rates, power, length of
+warm-up and accuracies were not available to us: nothing here is to be compared with its tables.
+
+Chosen here: power 1.1 (``--config.schedule.power=2`` is the value of LARS), 5 epochs of warm-up
+from 0, batch norm over 128 examples for every batch size (as accumulation with micro-batches of 128
+does), pad-and-crop with flips, three seeds, and for every method the same grid of nine learning
+rates, per update (η = η̃). Trust coefficients of LARS and CLARS are 1, so that their rate is a
+relative change per step, as in LAMB. EXTRAP-SGD extrapolates over 128/4096 of its learning rate,
+that of one worker of 32. With batch norm an example has no gradient of its own: CLARS then averages
+the gradient norms of the micro-batches of 128.
+
+6 methods x 2 x 4 batch sizes x 9 learning rates x 3 seeds = 1296 runs of 160 epochs, one compiled
+program per method: for accelerators. ``:small`` is a net of three convolutions without batch norm,
+on 1024 images for 10 epochs, minutes on two CPU cores. It shows tendencies.
+"""
+
+from ml_collections import ConfigDict
+
+from sbt.config import default
+from sbt.errors import UserError
+
+METHODS = {"MSGD": "sgd", "LARS": "lars", "LAMB": "lamb", "CLARS": "clars",
+           "EXTRAP-SGD": "extrap_sgd", "SNGM": "sngm"}  # fmt: skip
+EPOCHS, WARMUP_EPOCHS = 160, 5
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The grid for accelerators, or ``small``."""
+    config = default()
+    config.name = "zhao_2020_sngm/cifar10"
+    config.data.name = "cifar10"
+    config.data.augment = "crop_flip"
+    config.model = {"name": "resnet20", "norm": "batch"}
+    config.epochs = EPOCHS
+    config.bn_batch = 128
+    config.batch_size = 128
+    config.lr_scaling = "none"
+    config.schedule = {"name": "poly", "power": 1.1, "warmup_start": 0.0}
+    rules = tuple(METHODS.values())
+    config.sweep.rule = rules
+    config.sweep.schedule__warmup = (0.0, WARMUP_EPOCHS / EPOCHS)
+    config.sweep.batch_size = (128, 1024, 4096, 8192)
+    config.sweep.base_lr = tuple(2.0**k for k in range(-7, 2))  # 2^-7 ... 2
+    config.sweep.seed = (0, 1, 2)
+    config.follow.rule__momentum = ("rule", tuple((r, 0.9) for r in rules if r != "lamb"))
+    config.follow.rule__weight_decay = ("rule", tuple((r, 1e-4) for r in rules))
+    config.follow.rule__trust_coefficient = ("rule", (("lars", 1.0), ("clars", 1.0)))
+    config.follow.rule__extrapolation = ("rule", (("extrap_sgd", 128 / 4096),))
+    config.evaluate.every = 5
+    if variant == "small":
+        config.name += "-small"
+        config.data.train_size, config.data.test_size = 1024, 1000
+        config.data.augment = "none"
+        config.model = {"name": "convnet", "channels": (8, 16, 32)}
+        config.bn_batch = None
+        config.epochs = 10
+        config.sweep.schedule__warmup = (0.0, 0.1)
+        config.sweep.batch_size = (32, 256)
+        config.sweep.base_lr = (2.0**-9, 2.0**-7, 2.0**-5, 2.0**-3)
+        config.sweep.seed = (0,)
+        config.evaluate.every = 2
+    elif variant:
+        raise UserError(f"cifar10.py:{variant}", "there is no such variant", "use :small, or none")
+    return config
