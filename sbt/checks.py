@@ -79,6 +79,9 @@ def validate(config: ConfigDict) -> None:
         good, "engine.strategy", strategy, "is unknown", "use auto, measure, vmap, map or map:<n>"
     )
     _choice("engine.convolution", config.engine.convolution, ("auto", "direct", "im2col", "stock"))
+    for name in ("data", "local_steps"):
+        _number(f"parallel.{name}", config.parallel[name], integer=True, least=1)
+    _number("parallel.local_from", config.parallel.local_from, least=0.0)
     _number("copies", config.copies, integer=True, least=1)
     _choice("sample.name", config.sample.name, SAMPLES)
     _choice("sample.average", config.sample.average, ("kept", "batch"))

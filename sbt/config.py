@@ -102,6 +102,11 @@ def default() -> ConfigDict:
     config.engine.memory_gb = optional(float)  # device memory to use; None: 80 % of what is free
     config.engine.precision = "float32"  # arithmetic of the model: float32, bfloat16
 
+    config.parallel = _section()
+    config.parallel.data = 1  # D: devices that share every batch of a run, and its gradient
+    config.parallel.local_steps = 1  # updates between averages of the weights (local SGD)
+    config.parallel.local_from = 0.0  # progress from which on; before it gradients are averaged
+
     config.checkpoint = _section()
     config.checkpoint.minutes = 5.0  # between checkpoints of a running pass
     config.checkpoint.keep = 2

@@ -98,6 +98,10 @@ def _claim(directory: Path, config: ConfigDict) -> None:
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
     compared = {key: value for key, value in config.items() if key not in NOT_COMPARED}
+    # As far as it only says how many devices share a batch. The weights of local SGD are each
+    # device's own, so that there the number matters.
+    parallel = compared.get("parallel", {"local_steps": 1})
+    compared["parallel"] = None if parallel["local_steps"] == 1 else parallel
     compared["engine"] = {"precision": config.get("engine", {}).get("precision")}
     return compared
 

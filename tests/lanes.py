@@ -14,8 +14,10 @@ from jax.sharding import PartitionSpec as P
 
 from sbt import config as configs
 from sbt.data import Dataset, from_arrays
-from sbt.sweep.engine import Engine, Lanes, lane_mesh, make_engine, make_lanes
+from sbt.parallel.mesh import make_mesh
+from sbt.sweep.engine import Engine, make_engine
 from sbt.sweep.grid import make_grid
+from sbt.sweep.lanes import Lanes, make_lanes
 from sbt.sweep.plan import Cohort, make_cohorts
 from sbt.sweep.problem import Builder, Parts
 from sbt.sweep.strategy import Strategy
@@ -72,7 +74,7 @@ class Trainer:
 
     def train(self, state: Any, tick: int, until: int, window: int | None = None) -> Any:
         """Ticks ``tick`` to ``until``, in pieces of at most ``window``."""
-        g, n = self.cohort.micro_batch, self.cohort.facts.num_examples
+        g, n = self.cohort.tick, self.cohort.facts.num_examples
         epoch = 0
         while tick < until:
             while tick >= self.cohort.first_tick(epoch + 1):
@@ -86,7 +88,8 @@ class Trainer:
 
     def lane(self, state: Any, i: int) -> Any:
         """One lane's part of a state, on the host."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[i], state)
+        own = state._replace(**dict.fromkeys(self.cohort.sharding.apart, ()))
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[i], own)
 
 
 def trainer(
@@ -120,14 +123,16 @@ def trainer(
     )
     builder = Builder(Parts(module, data or dataset()))
     (cohort,) = make_cohorts(make_grid(full), builder.facts)
-    assert cohort.micro_batch == (micro_batch or runs[0]["batch_size"])
-    mesh = lane_mesh(jax.devices()[:devices])
-    problem = builder.problem(cohort.config)
+    if "parallel" not in config:
+        assert cohort.micro_batch == (micro_batch or runs[0]["batch_size"])
+    mesh = make_mesh(cohort.sharding.devices, jax.devices()[:devices])
+    problem = builder.problem(cohort.config, cohort.synchronous)
     arrays = jax.device_put(problem.arrays, NamedSharding(mesh, P()))
     over, convolution = strategy.split("/")
     head, _, count = over.partition(":")
     chosen = Strategy(0 if head == "vmap" else int(count or 1), convolution)  # type: ignore[arg-type]
-    size = -(-len(runs) // devices) * devices
+    rows = devices // cohort.sharding.devices
+    size = -(-len(runs) // rows) * rows
     with compiling(quickly) as programs:
         engine = make_engine(problem, cohort, mesh, size, arrays, chosen)
     return Trainer(cohort, engine, make_lanes(cohort, list(range(len(runs))), size), programs)

@@ -22,7 +22,7 @@ from reference import MLP, AlexNet, ConvNet, ResNet8, distance
 
 from sbt.data import augment_keys, from_arrays, pad_crop_flip, purpose_key
 from sbt.optim import evaluation_point, make_rule
-from sbt.sweep.engine import lane_mesh
+from sbt.parallel.mesh import make_mesh
 
 EPOCHS = 21  # the least that holds 32 updates of 64 examples
 UPDATES = 32
@@ -600,7 +600,7 @@ def test_divergence_in_the_middle_of_a_batch(strategy):
 
 def test_what_a_collective_looks_like():
     """The pattern that no lane program may match does match one."""
-    mesh = lane_mesh()
+    mesh = make_mesh()
     total = jax.shard_map(
         lambda x: jax.lax.psum(x, "lane"), mesh=mesh, in_specs=P("lane"), out_specs=P()
     )

@@ -26,7 +26,9 @@ from sbt.errors import UserError
 from sbt.models.adapter import Model
 from sbt.optim import RULES, make_batch_schedule, make_schedule
 from sbt.optim.smoothing_degree import degree_of_smoothing
-from sbt.sweep.engine import lane_mesh, make_engine, make_lanes
+from sbt.parallel.mesh import make_mesh
+from sbt.sweep.engine import make_engine
+from sbt.sweep.lanes import make_lanes
 from sbt.sweep.prepare import prepare
 from sbt.sweep.problem import Parts
 from sbt.sweep.strategy import Strategy
@@ -99,7 +101,7 @@ def train_lanes(runs, strategy, **config):
     }
     sweep = prepare(settings | config, Parts(NET, dataset()))
     devices = 2 if strategy == "map" else 1
-    mesh = lane_mesh(jax.devices()[:devices])
+    mesh = make_mesh(1, jax.devices()[:devices])
     ends: dict[int, Any] = {}
     for cohort in sweep.cohorts:
         problem = sweep.builder.problem(cohort.config)

@@ -23,7 +23,8 @@ from sbt.checkpoint import Checkpoints, load_weights
 from sbt.config import complete
 from sbt.data import from_arrays, load
 from sbt.errors import UserError
-from sbt.sweep import engine, fit, passes, plan
+from sbt.parallel import mesh
+from sbt.sweep import fit, passes, plan
 from sbt.sweep import run as runs
 from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
@@ -321,10 +322,12 @@ def test_killed_processes_go_on_with_the_same_bits(whole, tmp_path):
 def test_a_run_resumes_on_another_number_of_devices(whole, tmp_path, monkeypatch):
     """Eight, two, one, and eight again."""
     for devices, tick in ((8, 10), (2, 24), (1, 50)):
-        monkeypatch.setattr(fit, "lane_mesh", lambda d=devices: engine.lane_mesh(jax.devices()[:d]))
+        monkeypatch.setattr(
+            fit, "make_mesh", lambda data, d=devices: mesh.make_mesh(data, jax.devices()[:d])
+        )
         with pytest.raises(Interrupted):
             run(config(), tmp_path, progress=stop_at(tick))
-    monkeypatch.setattr(fit, "lane_mesh", engine.lane_mesh)
+    monkeypatch.setattr(fit, "make_mesh", mesh.make_mesh)
     close(run(config(), tmp_path), whole[1])
 
 
@@ -448,7 +451,7 @@ def test_several_passes_give_the_same_results(whole, tmp_path):
 
 
 def test_lanes_that_do_not_fit_wait_for_the_next_pass(tmp_path, monkeypatch):
-    monkeypatch.setattr(fit, "lane_mesh", lambda: engine.lane_mesh(jax.devices()[:1]))
+    monkeypatch.setattr(fit, "make_mesh", lambda data: mesh.make_mesh(data, jax.devices()[:1]))
     wide = config(epochs=1, model={"name": "mlp", "hidden": (3000,)})  # 63,000 parameters
     free = run(wide, tmp_path / "free")
     tight = {**wide, "engine": {"memory_gb": 0.006}}

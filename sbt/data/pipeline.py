@@ -107,12 +107,13 @@ def make_pipeline(
     return arrays, batch_fn
 
 
-def eval_batches(num_examples: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def eval_batches(num_examples: int, batch: int, multiple: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Index batches that cover 0 .. num_examples-1 once; the last is filled up with weight 0.
 
     Args:
       num_examples: size of the split, at least 1.
       batch: examples per batch, at least 1.
+      multiple: the number of batches is filled up to a multiple of this, for as many devices.
 
     Returns:
       ``indices`` int32 and ``weights`` float32, both ``(ceil(num_examples / batch), batch)``.
@@ -125,7 +126,8 @@ def eval_batches(num_examples: int, batch: int) -> tuple[np.ndarray, np.ndarray]
     """
     if num_examples < 1 or batch < 1:
         raise ValueError(f"sizes must be positive, got {num_examples=}, {batch=}")
-    positions = np.arange(-(-num_examples // batch) * batch, dtype=np.int32)
+    batches = -(-num_examples // (batch * multiple)) * multiple
+    positions = np.arange(batches * batch, dtype=np.int32)
     weights = (positions < num_examples).astype(np.float32)
     indices = positions % np.int32(num_examples)
     return indices.reshape(-1, batch), weights.reshape(-1, batch)

@@ -96,6 +96,7 @@ def build_model(
     num_classes: int,
     bn_batch: int | None = None,
     dtype: Any = jnp.float32,
+    bn_axis_name: str | None = None,
 ) -> nn.Module:
     """The module that a config's ``model`` section describes.
 
@@ -104,6 +105,7 @@ def build_model(
       num_classes: number of logits.
       bn_batch: b, examples that share batch statistics in training; None: all of the micro-batch.
       dtype: dtype of the computation.
+      bn_axis_name: mesh axis that batch statistics span in training; None: no other device.
 
     Raises:
       UserError: unknown name or field, or a value of another type than the field's default.
@@ -128,7 +130,13 @@ def build_model(
             raise UserError(f"model.{field}", problem, f"The default is {defaults[field]!r}.")
         if isinstance(defaults[field], tuple):
             fields[field] = tuple(value)
-    return spec.build(**fields, num_classes=num_classes, bn_batch=bn_batch, dtype=dtype)
+    return spec.build(
+        **fields,
+        num_classes=num_classes,
+        bn_batch=bn_batch,
+        bn_axis_name=bn_axis_name,
+        dtype=dtype,
+    )
 
 
 def model_fields(name: str) -> dict[str, Any]:

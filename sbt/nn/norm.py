@@ -198,7 +198,7 @@ def make_norm(
       eval_statistics: what :class:`BatchNorm` normalises with when not training: ``"running"``, or
         ``"batch"``, the statistics of all the examples of the evaluation batch (Keskar et al.
         2017), which leaves the running ones alone.
-      axis_name: of :class:`BatchNorm`.
+      axis_name: of :class:`BatchNorm`, in training.
       dtype: dtype of the result.
       param_dtype: dtype of parameters and running statistics.
 
@@ -228,7 +228,7 @@ def make_norm(
                 batch=batch if train else None,
                 momentum=momentum,
                 scale_init=scale_init,
-                axis_name=axis_name,
+                axis_name=axis_name if train else None,
                 **common,
             )
             running = not train and eval_statistics == "running"

@@ -1,42 +1,42 @@
 """Compiles a cohort: init, train and evaluate for a stack of lanes, sharded over the devices.
 
 ``shard_map`` outside and the strategy inside: a device sees only its own lanes, and no collective
-can appear in the program (``jit`` with sharded lanes silently gathers them, openxla/xla#47945).
+can appear in the program (``jit`` with sharded lanes silently gathers them, openxla/xla#47945) but
+those of data parallelism, which :mod:`sbt.train.shards` names.
 """
 
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sbt.config import chosen_fields
 from sbt.data import eval_batches, purpose_key, stream_window
-from sbt.optim import make_batch_schedule, make_rule, make_schedule
-from sbt.sweep.plan import Cohort, settings_array
+from sbt.parallel.mesh import LANE_AXIS, put
+from sbt.sweep.lanes import (
+    Lanes,
+    make_lanes,
+    own_state,
+    seeds_of,
+    stacked_state,
+    state_shapes,
+    state_specs,
+)
+from sbt.sweep.plan import Cohort
 from sbt.sweep.problem import Problem, make_program
-from sbt.sweep.strategy import Strategy, candidates, heuristic, over_lanes, parse
+from sbt.sweep.strategy import Strategy, over_lanes
 from sbt.train import evaluate as evaluation
 from sbt.train import step
 from sbt.train.state import Hyper, TrainState, no_sums
 
 EVALUATION_BATCH = {True: 64, False: 512}  # on CPU: what stays in its caches
 PRECISE_BATCHES = 64  # micro-batches that "precise" batch statistics average
-
-
-@dataclasses.dataclass(frozen=True)
-class Lanes:
-    """What tells the lanes of one pass apart; every leaf has a leading lane axis."""
-
-    hyper: Hyper
-    seed_slot: jax.Array | np.ndarray  # int32, the lane's row of the orders
-    used: np.ndarray  # bool, False for lanes that only fill the devices up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,61 +62,6 @@ class Engine:
     bytes_per_device: int
 
 
-def lane_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All local devices along one axis, ``lane``."""
-    devices = list(devices or jax.local_devices())
-    return jax.make_mesh((len(devices),), ("lane",), devices=devices, axis_types=(AxisType.Auto,))
-
-
-def seeds_of(cohort: Cohort) -> list[int]:
-    """The distinct seeds of a cohort, sorted."""
-    return sorted(set(settings_array(cohort, "seed", cohort.config.seed)))
-
-
-def make_lanes(cohort: Cohort, runs: Sequence[int], size: int) -> Lanes:
-    """The lanes of a pass.
-
-    Args:
-      cohort: their cohort.
-      runs: positions in ``cohort.runs``.
-      size: lanes of the program; the surplus repeats the last run and is never trained.
-    """
-    chosen = [*runs, *[runs[-1]] * (size - len(runs))]
-    config, dtype = cohort.config, np.dtype(jnp.result_type(float))
-
-    def values(path: str, default: Any, kind: Any) -> np.ndarray:
-        every = settings_array(cohort, path, default)
-        return np.asarray([every[i] for i in chosen], kind)
-
-    def numbers(section: str, defaults: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        numeric = {name: value for name, value in defaults.items() if isinstance(value, float)}
-        return {name: values(f"{section}.{name}", v, dtype) for name, v in numeric.items()}
-
-    seeds = values("seed", config.seed, np.uint32)
-    slots = np.searchsorted(np.asarray(seeds_of(cohort)), seeds).astype(np.int32)
-    sizes = values("batch_size", config.batch_size, np.int32)
-    rule = numbers("rule", make_rule(config.rule)[0].hyperparameters)
-    if "total_updates" in rule and "rule.total_updates" not in cohort.runs[0].settings:
-        # Multi-stage rules divide a number of updates; in a sweep it is the budget's.
-        rule["total_updates"] = (cohort.total_examples // (sizes * cohort.draws)).astype(dtype)
-    hyper = Hyper(
-        key=jax.vmap(jax.random.key)(seeds),
-        batch_size=sizes,
-        base_lr=values("base_lr", config.base_lr, dtype),
-        rule=rule,
-        schedule=numbers("schedule", make_schedule(config.schedule).parameters),
-        batch_schedule=numbers(
-            "batch_schedule", make_batch_schedule(config.batch_schedule).parameters
-        ),
-        momentum_schedule=numbers("momentum_schedule", chosen_fields(config, "momentum_schedule")),
-        noise=numbers("noise", chosen_fields(config, "noise")),
-        objective=numbers("objective", chosen_fields(config, "objective")),
-        sample=numbers("sample", config.sample),
-    )
-    used = np.arange(size) < len(runs)
-    return Lanes(hyper, slots, used)
-
-
 def make_engine(
     problem: Problem, cohort: Cohort, mesh: Mesh, size: int, arrays: Any, strategy: Strategy
 ) -> Engine:
@@ -125,19 +70,22 @@ def make_engine(
     Args:
       problem: data and model.
       cohort: what to train.
-      mesh: from :func:`lane_mesh`.
-      size: lanes per pass, a multiple of the mesh's size.
+      mesh: from :func:`sbt.parallel.mesh.make_mesh`, with the cohort's devices per run.
+      size: lanes per pass, a multiple of the mesh's lane axis.
       arrays: the problem's arrays, on every device of the mesh.
       strategy: how lanes are executed.
     """
     program = make_program(problem, cohort, strategy.convolution)
-    sharded, replicated = NamedSharding(mesh, P("lane")), NamedSharding(mesh, P())
+    sharded, replicated = NamedSharding(mesh, P(LANE_AXIS)), NamedSharding(mesh, P())
+    sharing = cohort.sharding
     seed_keys = jax.vmap(jax.random.key)(np.asarray(seeds_of(cohort), np.uint32))
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     tested, evaluate = len(problem.dataset.test_labels), cohort.config.evaluate
     # The statistics of a batch are a matter of its size, on whatever platform.
     usual = EVALUATION_BATCH[on_cpu and evaluate.statistics != "batch"]
-    indices, weights = eval_batches(tested, min(evaluate.batch or usual, tested))
+    indices, weights = eval_batches(
+        tested, min(evaluate.batch or usual, tested), multiple=sharing.devices
+    )
     precise = evaluate.statistics == "precise" and cohort.facts.batch_statistics
 
     def init(hyper: Hyper, slots: jax.Array, used: jax.Array) -> TrainState:
@@ -147,7 +95,8 @@ def make_engine(
         )
         params, stats = jax.tree.map(lambda leaf: leaf[slots], (params, stats))
         state = jax.vmap(functools.partial(step.state_from, program))(hyper, params, stats)
-        return state._replace(diverged_at=jnp.where(used, state.diverged_at, 0))
+        state = state._replace(diverged_at=jnp.where(used, state.diverged_at, 0))
+        return stacked_state(state, sharing)
 
     def train(
         state: TrainState,
@@ -163,53 +112,53 @@ def make_engine(
         def lane(state: TrainState, hyper: Hyper, slot: jax.Array) -> TrainState:
             return step.train(program, state, hyper, arrays, orders[slot], epoch, first, ticks)
 
+        state = own_state(state, sharing)
         zero = jax.tree.map(lambda s, z: jnp.where(fresh, z, s), state.sums, no_sums())
         run = over_lanes(strategy, lane, skip=lambda state: state.diverged_at >= 0)
-        return run(state._replace(sums=zero), hyper, slots)
+        return stacked_state(run(state._replace(sums=zero), hyper, slots), sharing)
 
     def test(state: TrainState, hyper: Hyper, arrays: Any) -> evaluation.Evaluation:
         def lane(state: TrainState, hyper: Hyper) -> evaluation.Evaluation:
             if precise:
-                count = max(1, min(PRECISE_BATCHES, problem.num_examples // program.micro_batch))
+                most = PRECISE_BATCHES // sharing.devices
+                count = max(1, min(most, problem.num_examples // program.micro_batch))
                 state = evaluation.precise_statistics(program, state, hyper, arrays, count)
+            if sharing.local:
+                params, stats = sharing.mean((state.params, state.stats))
+                state = state._replace(params=params, stats=stats)
             return evaluation.evaluate(
                 program, state, arrays, jnp.asarray(indices), jnp.asarray(weights)
             )
 
-        return over_lanes(strategy, lane)(state, hyper)
+        return over_lanes(strategy, lane)(own_state(state, sharing), hyper)
 
     def orders_of(epoch: int) -> jax.Array:
         orders = _orders(seed_keys, np.int32(epoch), problem.num_examples, cohort.tick - 1)
-        return jax.device_put(orders, replicated)
+        return put(orders, replicated)
 
     # check_vma would refuse gradient rules (custom_vjp) that do not know of mesh axes, a user's
     # included; it guards collectives, and there are none.
     over_devices = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
-    lane, every = P("lane"), P()
-    jit_init = jax.jit(init, out_shardings=sharded)
+    lane, every, states = P(LANE_AXIS), P(), state_specs(sharing)
+    jit_init = jax.jit(over_devices(init, in_specs=(lane, lane, lane), out_specs=states))
     jit_train = jax.jit(
         over_devices(
             train,
-            in_specs=(lane, lane, lane, every, every, every, every, every, every),
-            out_specs=lane,
+            in_specs=(states, lane, lane, every, every, every, every, every, every),
+            out_specs=states,
         ),
         donate_argnums=(0,),
     )
-    jit_test = jax.jit(over_devices(test, in_specs=(lane, lane, every), out_specs=lane))
+    jit_test = jax.jit(over_devices(test, in_specs=(states, lane, every), out_specs=lane))
 
     # Compile ahead of time: the time and the memory are reported, and no call later can recompile.
     started = time.perf_counter()
     template = make_lanes(cohort, [0], size)
-    hyper, slots, used = jax.device_put(
-        (template.hyper, template.seed_slot, template.used), sharded
-    )
+    hyper, slots, used = put((template.hyper, template.seed_slot, template.used), sharded)
     # It runs once: polishing its machine code took LLVM longer than all the rest.
     hasty: Any = {"xla_backend_optimization_level": 0} if on_cpu else None
     compiled_init = jit_init.lower(hyper, slots, used).compile(hasty)
-    state_shape = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharded),
-        jax.eval_shape(init, hyper, slots, used),
-    )
+    state_shape = state_shapes(jax.eval_shape(jit_init, hyper, slots, used), states, mesh)
     orders_shape = jax.ShapeDtypeStruct(
         (len(seed_keys), problem.num_examples + cohort.tick - 1),
         jnp.int32,
@@ -224,23 +173,21 @@ def make_engine(
     seconds = time.perf_counter() - started
 
     orders = _Latest(orders_of)
-    put = functools.partial(jax.device_put, device=sharded)
 
     def run_init(lanes: Lanes) -> TrainState:
-        return compiled_init(put(lanes.hyper), put(lanes.seed_slot), put(lanes.used))
+        return compiled_init(*put((lanes.hyper, lanes.seed_slot, lanes.used), sharded))
 
     def run_train(
         state: TrainState, lanes: Lanes, epoch: int, first: int, ticks: int, fresh: bool
     ) -> TrainState:
-        numbers = jax.device_put(
+        numbers = put(
             (np.int32(epoch), np.int32(first), np.int32(ticks), np.bool_(fresh)), replicated
         )
-        return compiled_train(
-            state, put(lanes.hyper), put(lanes.seed_slot), arrays, orders(epoch), *numbers
-        )
+        hyper, slots = put((lanes.hyper, lanes.seed_slot), sharded)
+        return compiled_train(state, hyper, slots, arrays, orders(epoch), *numbers)
 
     def run_test(state: TrainState, lanes: Lanes) -> evaluation.Evaluation:
-        return compiled_test(state, put(lanes.hyper), arrays)
+        return compiled_test(state, put(lanes.hyper, sharded), arrays)
 
     return Engine(
         init=run_init,
@@ -279,40 +226,3 @@ class _Latest:
         if epoch != self._epoch:
             self._epoch, self._value = epoch, self._function(epoch)
         return self._value
-
-
-def choose_strategy(
-    problem: Problem, cohort: Cohort, mesh: Mesh, size: int, arrays: Any
-) -> Strategy:
-    """The strategy that the config names, or the likely best one, or the fastest measured."""
-    wanted = cohort.config.engine
-    platform = mesh.devices.flat[0].platform
-    usual = heuristic(cohort.facts, cohort.micro_batch, platform)
-    if wanted.strategy != "measure":
-        return parse(wanted.strategy, wanted.convolution, usual)
-    timings = {}
-    for candidate in candidates(platform):
-        if wanted.convolution in ("auto", candidate.convolution):
-            engine = make_engine(problem, cohort, mesh, size, arrays, candidate)
-            timings[candidate] = time_ticks(engine, cohort)
-    return min(timings, key=lambda s: timings[s]) if timings else usual
-
-
-def time_ticks(engine: Engine, cohort: Cohort, seconds: float = 0.5) -> float:
-    """Seconds per tick of a full pass, from a short run that is thrown away."""
-    lanes = make_lanes(cohort, list(range(min(len(cohort.runs), engine.lanes))), engine.lanes)
-    state, ticks = engine.train(engine.init(lanes), lanes, 0, 0, 1, False), 1  # warms up
-    jax.block_until_ready(state)
-    most = max(1, problem_ticks(cohort))
-    while True:
-        started = time.perf_counter()
-        state = jax.block_until_ready(engine.train(state, lanes, 0, 0, ticks, False))
-        elapsed = time.perf_counter() - started
-        if elapsed >= seconds or ticks == most:
-            return elapsed / ticks
-        ticks = min(most, max(2 * ticks, int(ticks * seconds / max(elapsed, 1e-6))))
-
-
-def problem_ticks(cohort: Cohort) -> int:
-    """Ticks of the first epoch."""
-    return cohort.first_tick(1)

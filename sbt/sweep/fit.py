@@ -10,7 +10,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sbt.errors import UserError
-from sbt.sweep.engine import Engine, choose_strategy, lane_mesh, make_engine
+from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
+from sbt.sweep.choose import choose_strategy
+from sbt.sweep.engine import Engine, make_engine
 from sbt.sweep.plan import FLOPS_PER_SECOND, Cohort
 from sbt.sweep.problem import Problem
 
@@ -24,7 +26,7 @@ class Fitted:
     Attributes:
       engine: compiled.
       arrays: the data on the devices.
-      devices: number of devices that share the lanes.
+      devices: number of this process's devices.
       first_window: ticks to begin with, about a second of work.
     """
 
@@ -46,12 +48,14 @@ def fit(problem: Problem, cohort: Cohort, runs: int, least: int = 0) -> Fitted:
     Raises:
       UserError: not even one lane per device fits.
     """
-    mesh = lane_mesh()
-    count = mesh.size
-    arrays = jax.device_put(problem.arrays, NamedSharding(mesh, P()))
+    mesh = make_mesh(cohort.sharding.devices)
+    count = mesh.shape[LANE_AXIS]
+    arrays = put(problem.arrays, NamedSharding(mesh, P()))
     most = cohort.config.engine.lanes or runs
     size = _round_up(max(min(runs, most), least), count)
-    budget = memory_budget(cohort.config.engine.memory_gb, mesh.devices.flat[0], count)
+    budget = memory_budget(
+        cohort.config.engine.memory_gb, jax.local_devices()[0], len(mesh.local_devices)
+    )
     strategy = choose_strategy(problem, cohort, mesh, size, arrays)
     engine = make_engine(problem, cohort, mesh, size, arrays, strategy)
     while engine.bytes_per_device > budget and engine.lanes > max(count, _round_up(least, count)):
@@ -67,8 +71,9 @@ def fit(problem: Problem, cohort: Cohort, runs: int, least: int = 0) -> Fitted:
             f"there are {budget / 2**30:.2f}",
             "allow more memory, or use a smaller micro-batch, model or data set",
         )
-    per_tick = engine.lanes / count * cohort.tick * cohort.facts.flops / FLOPS_PER_SECOND
-    return Fitted(engine, arrays, count, max(1, int(1.0 / max(per_tick, 1e-6))))
+    share = engine.lanes / count * cohort.tick / cohort.sharding.devices
+    per_tick = share * cohort.facts.flops / FLOPS_PER_SECOND
+    return Fitted(engine, arrays, len(mesh.local_devices), max(1, int(1.0 / max(per_tick, 1e-6))))
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -8,8 +8,8 @@ import numpy as np
 
 from sbt.checkpoint import Checkpoint, pack, save_weights, unpack
 from sbt.sweep.book import Book
-from sbt.sweep.engine import make_lanes
 from sbt.sweep.fit import Fitted
+from sbt.sweep.lanes import make_lanes
 from sbt.sweep.plan import Cohort
 from sbt.train.state import TrainState
 

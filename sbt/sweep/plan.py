@@ -10,9 +10,12 @@ from ml_collections import ConfigDict
 from sbt.errors import UserError
 from sbt.optim import make_batch_schedule, make_rule
 from sbt.sweep.grid import Grid, Run, by_static_settings, with_settings
+from sbt.train.shards import ONE_DEVICE, Sharding
 
 # Above this many examples a larger micro-batch no longer makes an example cheaper.
 MICRO_BATCH_CAP = 32
+# On an accelerator that trains few lanes with large batches, what fills it.
+ACCELERATOR_CAP = 512
 # Networks below so many operations per training example are bound by the start of operations, not
 # by arithmetic or memory: lanes share each operation, and g makes no difference.
 SMALL_FLOPS = 1.5e6
@@ -50,11 +53,14 @@ class Cohort:
     Attributes:
       config: the config with what the runs share; batch size, LR and the like are the runs' own.
       micro_batch: g, examples per gradient evaluation.
-      counted: examples of a tick that count towards m: g, or m where a tick is a whole batch.
+      counted: examples of a tick, over all devices of a run, that count towards m: g on each, or m
+        where a tick is a whole batch.
       draws: batches that one update draws (2 for rules that compare two gradients).
       runs: the lanes, in grid order.
       batch_sizes: m of every run.
       facts: of the model.
+      sharding: of every batch over devices.
+      synchronous: whether batch statistics span the devices of a run.
     """
 
     config: ConfigDict
@@ -64,6 +70,8 @@ class Cohort:
     runs: tuple[Run, ...]
     batch_sizes: tuple[int, ...]
     facts: ModelFacts
+    sharding: Sharding = ONE_DEVICE
+    synchronous: bool = False
 
     @property
     def accumulates(self) -> bool:
@@ -103,6 +111,10 @@ def make_cohorts(
     A rule that takes several gradients on one batch, and the sample rule, need the whole batch in a
     tick: each m is a cohort.
 
+    With ``parallel.data = D`` devices per run all this holds of m / D, the part of every batch that
+    a device takes. Batch statistics of b examples lie within a device where b divides that part,
+    and span all devices otherwise: which examples share them follows from b alone, never from D.
+
     Args:
       grid: the runs.
       facts_of: facts of the model that a config describes.
@@ -110,7 +122,8 @@ def make_cohorts(
         accelerators more lanes in a program pay more than larger micro-batches.
 
     Raises:
-      UserError: a batch larger than the data, or a micro-batch that batch norm cannot have.
+      UserError: a batch larger than the data, a micro-batch that batch norm cannot have, or a batch
+        that the devices cannot share.
     """
     cohorts = []
     for static, runs in by_static_settings(grid).items():
@@ -135,21 +148,31 @@ def make_cohorts(
                 f"{config[moving].name!r} changes a batch that has to be there at once",
                 "use a constant batch size with this rule or sample rule",
             )
+        sharding = sharding_of(config)
+        d = sharding.devices
         first = [_first_batch(config, run, m) for run, m in zip(runs, sizes, strict=True)]
+        for m in (*sizes, *first):
+            if m % d:
+                raise UserError(
+                    "config.parallel.data",
+                    f"a batch of {m} examples cannot be shared by {d} devices",
+                    "use batch sizes that are multiples of it, or fewer devices",
+                )
         if whole:
-            chosen = [(config.micro_batch or m, m) for m in sizes]
+            own = [m // d for m in sizes]
+            chosen = [(config.micro_batch or m, m * d, False) for m in own]
         else:
-            micro = _micro_batches(config, facts, sizes, first, one_micro_batch)
-            chosen = [(g, g) for g in micro]
-        for g, small in zip((g for g, _ in chosen), first, strict=True):
-            if not whole and small % g:
+            micro = _micro_batches(config, facts, sizes, first, one_micro_batch, d)
+            chosen = [(g, g * d, sync) for g, sync in micro]
+        for counted, small in zip((counted for _, counted, _ in chosen), first, strict=True):
+            if not whole and small % counted:
                 raise UserError(
                     "config.batch_schedule.ratio",
-                    f"a first batch of {small} is no multiple of the micro-batch {g}",
+                    f"a first batch of {small} is no multiple of the tick's {counted} examples",
                     "set config.micro_batch (with batch norm, config.bn_batch) to a divisor of it",
                 )
-        for g, counted in sorted(set(chosen)):
-            members = [i for i, own in enumerate(chosen) if own == (g, counted)]
+        for g, counted, sync in sorted(set(chosen)):
+            members = [i for i, own in enumerate(chosen) if own == (g, counted, sync)]
             cohorts.append(
                 Cohort(
                     config=config,
@@ -159,9 +182,17 @@ def make_cohorts(
                     runs=tuple(runs[i] for i in members),
                     batch_sizes=tuple(sizes[i] for i in members),
                     facts=facts,
+                    sharding=sharding,
+                    synchronous=sync,
                 )
             )
     return tuple(cohorts)
+
+
+def sharding_of(config: ConfigDict) -> Sharding:
+    """How a config's devices share the batches of a run."""
+    parallel = config.parallel
+    return Sharding(parallel.data, parallel.local_steps, float(parallel.local_from))
 
 
 def _first_batch(config: ConfigDict, run: Run, m: int) -> int:
@@ -179,31 +210,61 @@ def _micro_batches(
     sizes: Sequence[int],
     first: Sequence[int],
     one: bool,
-) -> list[int]:
+    devices: int,
+) -> list[tuple[int, bool]]:
+    """Micro-batch of every run, and whether its batch statistics span the devices."""
     g, b = config.micro_batch, config.bn_batch
     if facts.batch_statistics:
+        return [_statistics_batch(g, b, m, devices) for m in sizes]
+    if g is not None:
         for m in sizes:
-            if g is not None and b is None and g != m:
+            if m % (g * devices):
                 raise UserError(
                     "config.micro_batch",
-                    f"{g} examples at a time cannot share the batch statistics of {m}",
-                    f"leave micro_batch out, or say config.bn_batch={g} if that is meant",
+                    f"{g} examples on each of {devices} devices cannot reach the batch size {m}",
+                    f"choose a divisor of {m // devices}",
                 )
-        if g is None:
-            return [b or m for m in sizes]
-    if g is not None:
-        return [g] * len(sizes)
-    sizes = [math.gcd(m, small) for m, small in zip(sizes, first, strict=True)]
+        return [(g, False)] * len(sizes)
+    sizes = [math.gcd(m, small) // devices for m, small in zip(sizes, first, strict=True)]
+    cap = ACCELERATOR_CAP if one and devices > 1 else MICRO_BATCH_CAP
     if facts.dropout:
         # Dropout masks are drawn per tick: g must not depend on which other runs are in the grid.
-        return [_divisor(m, MICRO_BATCH_CAP) for m in sizes]
+        return [(_divisor(m, cap), False) for m in sizes]
     common = math.gcd(*sizes)
     overhead = WEIGHT_PASSES * facts.parameter_bytes / BYTES_PER_SECOND
-    arithmetic = _divisor(common, MICRO_BATCH_CAP) * facts.flops / FLOPS_PER_SECOND
+    arithmetic = _divisor(common, cap) * facts.flops / FLOPS_PER_SECOND
     one = one or facts.flops <= SMALL_FLOPS or len(set(sizes)) == 1
     if one or overhead <= TOLERATED_OVERHEAD * arithmetic:
-        return [_divisor(common, MICRO_BATCH_CAP)] * len(sizes)
-    return [_divisor(m, MICRO_BATCH_CAP) for m in sizes]
+        return [(_divisor(common, cap), False)] * len(sizes)
+    return [(_divisor(m, cap), False) for m in sizes]
+
+
+def _statistics_batch(g: int | None, b: int | None, m: int, devices: int) -> tuple[int, bool]:
+    """Micro-batch where b examples share statistics, and whether these span the devices."""
+    if g is not None and b is None and g * devices != m:
+        raise UserError(
+            "config.micro_batch",
+            f"{g} examples at a time cannot share the batch statistics of {m}",
+            f"leave micro_batch out, or say config.bn_batch={g} if that is meant",
+        )
+    whole = b or m
+    if m // devices % whole == 0:
+        if g is not None and m % (g * devices):
+            raise UserError(
+                "config.micro_batch",
+                f"{g} examples on each of {devices} devices cannot reach the batch size {m}",
+                f"choose a divisor of {m // devices}",
+            )
+        return (g or whole), False
+    if whole % devices or g not in (None, whole // devices):
+        raise UserError(
+            "config.bn_batch",
+            f"{whole} examples cannot share statistics when {devices} devices take "
+            f"{m // devices} of {m} each",
+            f"use a divisor of {m // devices} (statistics within a device), or a multiple of "
+            f"{devices} (statistics over all devices)",
+        )
+    return whole // devices, True
 
 
 def _divisor(m: int, most: int) -> int:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from sbt import config as configs
 from sbt.checks import validate
+from sbt.parallel.mesh import check_data
 from sbt.sweep import devices
 from sbt.sweep.grid import Grid, make_grid, with_settings
 from sbt.sweep.plan import Cohort, make_cohorts
@@ -60,7 +61,8 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
     devices.prepare()
     builder = Builder(parts)
     on_cpu = jax.default_backend() == "cpu"
+    check_data(config.parallel.data, jax.device_count())
     cohorts = make_cohorts(grid, builder.facts, one_micro_batch=not on_cpu)
     for cohort in cohorts:
-        make_program(builder.problem(cohort.config), cohort, "stock")
+        make_program(builder.problem(cohort.config, cohort.synchronous), cohort, "stock")
     return Sweep(config, grid, cohorts, builder)

@@ -6,7 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from sbt.sweep import run as _  # noqa: F401  so that this process holds what a run's holds
-from sbt.sweep.engine import time_ticks
+from sbt.sweep.choose import time_ticks
 from sbt.sweep.fit import fit, peak_memory, process_memory
 from sbt.sweep.plan import Cohort
 from sbt.sweep.prepare import prepare
@@ -59,7 +59,9 @@ def preview(config: ConfigDict) -> list[CohortPreview]:
     on_cpu = jax.default_backend() == "cpu"
     previews = []
     for cohort in sweep.cohorts:
-        fitted = fit(sweep.builder.problem(cohort.config), cohort, runs=len(cohort.runs))
+        fitted = fit(
+            sweep.builder.problem(cohort.config, cohort.synchronous), cohort, runs=len(cohort.runs)
+        )
         engine = fitted.engine
         before = process_memory() if on_cpu else 0
         passes = -(-len(cohort.runs) // engine.lanes)

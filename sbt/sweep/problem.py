@@ -15,6 +15,7 @@ from sbt.errors import UserError
 from sbt.models.adapter import Model, as_model
 from sbt.models.registry import build_model
 from sbt.optim import RuleSpec, make_batch_schedule, make_rule, make_schedule
+from sbt.parallel.mesh import DATA_AXIS
 from sbt.sweep.plan import Cohort, ModelFacts
 from sbt.train.gradient import EXTRAS, Objective, Point, gradients
 from sbt.train.pace import Pace
@@ -82,8 +83,12 @@ class Builder:
             self._datasets[key] = load(data_config)
         return self._datasets[key]
 
-    def problem(self, config: ConfigDict) -> Problem:
+    def problem(self, config: ConfigDict, synchronous: bool = False) -> Problem:
         """Data, pipeline and model of a config.
+
+        Args:
+          config: complete.
+          synchronous: whether batch statistics span the devices of a run.
 
         Raises:
           UserError: what they refuse: an unknown name or field, a missing data set.
@@ -95,20 +100,36 @@ class Builder:
         key = f"{configs.to_json(config.data)} {dtype}"
         if key not in self._pipelines:
             self._pipelines[key] = make_pipeline(dataset, config.data, dtype)
-        return Problem(dataset, *self._pipelines[key], self._model(config, dataset, dtype))
+        model = self._model(config, dataset, dtype, synchronous)
+        return Problem(dataset, *self._pipelines[key], model)
 
-    def _model(self, config: ConfigDict, dataset: Dataset, dtype: Any) -> Model:
+    def _model(self, config: ConfigDict, dataset: Dataset, dtype: Any, synchronous: bool) -> Model:
+        axis = DATA_AXIS if synchronous else None
+        b = None if synchronous else config.bn_batch
         if self.parts.module is not None:
             module = self.parts.module
-            if config.bn_batch is not None and hasattr(module, "bn_batch"):
-                module = module.clone(bn_batch=config.bn_batch)
+            if synchronous and not hasattr(module, "bn_axis_name"):
+                raise UserError(
+                    "config.bn_batch",
+                    "statistics over all devices need a module with a field bn_axis_name",
+                    "give it that field (the axis_name of its BatchNorm), or set bn_batch to what "
+                    "each device takes of a batch, or less",
+                )
+            if synchronous:
+                module = module.clone(bn_axis_name=axis)
+            if b is not None and hasattr(module, "bn_batch"):
+                module = module.clone(bn_batch=b)
             return as_model(module)
         fields = dict(config.model)
         if config.evaluate.statistics == "batch":
             fields["bn_eval"] = "batch"
         return as_model(
             build_model(
-                fields, num_classes=dataset.num_classes, bn_batch=config.bn_batch, dtype=dtype
+                fields,
+                num_classes=dataset.num_classes,
+                bn_batch=b,
+                dtype=dtype,
+                bn_axis_name=axis,
             )
         )
 
@@ -196,7 +217,20 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
             f"{config.sample.name!r} judges the plain losses of a batch, which {other} replaces",
             "use one of the two",
         )
-    pieces = cohort.counted // cohort.micro_batch
+    if config.sample.name != "all" and cohort.sharding.devices > 1:
+        raise UserError(
+            "config.parallel.data",
+            f"sample rule {config.sample.name!r} ranks the losses of a whole batch, and "
+            f"{cohort.sharding.devices} devices see a part each",
+            "set it to 1: lanes accumulate batches of any size",
+        )
+    if cohort.sharding.local and spec.needs & {"grad_fn"}:
+        raise UserError(
+            "config.parallel.local_steps",
+            f"{config.rule.name!r} takes gradients of the whole batch, local SGD of its parts",
+            "set it to 1, or choose another rule",
+        )
+    pieces = cohort.counted // (cohort.micro_batch * cohort.sharding.devices)
     if pieces > 1 and (spec.needs or cohort.facts.batch_statistics or copies > 1):
         raise UserError(
             "config.micro_batch",
@@ -211,6 +245,7 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
         average=config.sample.average,
         pieces=pieces,
         needs=spec.needs,
+        sharding=cohort.sharding,
     )
     return Program(
         objective=objective,
@@ -223,6 +258,7 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
         draws=cohort.draws,
         copies=copies,
         accumulates=cohort.accumulates,
+        sharding=cohort.sharding,
     )
 
 

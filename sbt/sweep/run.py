@@ -117,7 +117,7 @@ def _train_cohort(book: Book, number: int, saved: Checkpoint | None) -> None:
         f"cohort {number + 1}/{len(sweep.cohorts)}: {len(waiting)} runs, micro-batch "
         f"{cohort.micro_batch}, {si(cohort.facts.parameters)} parameters; compiling"
     )
-    problem = sweep.builder.problem(cohort.config)
+    problem = sweep.builder.problem(cohort.config, cohort.synchronous)
     fitted = fit(problem, cohort, runs=len(waiting), least=len(resumed))
     engine = fitted.engine
     book.meta["compile_seconds"] += engine.compile_seconds

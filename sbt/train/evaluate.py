@@ -29,13 +29,18 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates on the test split with the running statistics; the state is only read.
 
+    Devices that share the run share its batches.
+
     Args:
       program: what the lanes share.
       state: of one run.
       arrays: data on the device.
-      indices: ``(batches, batch)`` positions in the split.
+      indices: ``(batches, batch)`` positions in the split; batches a multiple of the devices.
       weights: of the same shape, 1.0 or, for padding, 0.0.
     """
+    total = jnp.sum(weights)
+    count = indices.shape[0] // program.sharding.devices
+    indices, weights = (program.sharding.own_rows(a) for a in (indices, weights))
 
     def batch(i: jax.Array, sums: Evaluation) -> Evaluation:
         x, labels = program.batches(arrays, indices[i], 0, None, False)
@@ -49,8 +54,7 @@ def evaluate(
         return Evaluation(sums.loss + jnp.sum(loss), sums.accuracy + jnp.sum(correct))
 
     zero = jnp.zeros((), jnp.float32)
-    sums = lax.fori_loop(0, indices.shape[0], batch, Evaluation(zero, zero))
-    total = jnp.sum(weights)
+    sums = program.sharding.sum(lax.fori_loop(0, count, batch, Evaluation(zero, zero)))
     return Evaluation(sums.loss / total, sums.accuracy / total)
 
 
@@ -59,9 +63,10 @@ def precise_statistics(
 ) -> TrainState:
     """Batch statistics of the present weights, in place of their running average.
 
-    The mean over ``batches`` micro-batches (the first of the training set, not augmented) of what
-    batch norm sees there. It needs no knowledge of the layer: a running average that maps old
-    statistic ``r`` to ``d r + (1 - d) s`` maps 0 to ``(1 - d) s`` and 1 to that plus ``d``.
+    The mean over the micro-batches of ``batches`` ticks (the first of the training set, not
+    augmented) of what batch norm sees there. It needs no knowledge of the layer: a running average
+    that maps old statistic ``r`` to ``d r + (1 - d) s`` maps 0 to ``(1 - d) s`` and 1 to that plus
+    ``d``.
     """
     ones = jax.tree.map(jnp.ones_like, state.stats)
     zeros = jax.tree.map(jnp.zeros_like, state.stats)
@@ -69,6 +74,7 @@ def precise_statistics(
 
     def moved(stats: Any, i: jax.Array) -> Any:
         indices = i * program.micro_batch + jnp.arange(program.micro_batch, dtype=jnp.int32)
+        indices = program.sharding.own(indices)
         x, _ = program.batches(
             arrays, indices % program.num_examples, 0, hyper.key, True, augmented=False
         )
@@ -82,4 +88,5 @@ def precise_statistics(
         return jax.tree.map(jnp.add, total, statistic)
 
     total = lax.fori_loop(0, batches, add, zeros)
-    return state._replace(stats=jax.tree.map(lambda s: s / batches, total))
+    mean = jax.tree.map(lambda s: s / batches, total)
+    return state._replace(stats=program.sharding.mean(mean))

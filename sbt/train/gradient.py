@@ -18,6 +18,7 @@ from sbt.optim.clars import mean_example_norms
 from sbt.optim.remedies import adversarial_loss, stability_loss
 from sbt.optim.sample_rule import accumulated_gradient, discard_weights
 from sbt.train.loss import cross_entropy, is_correct
+from sbt.train.shards import ONE_DEVICE, Sharding
 
 OBJECTIVES: dict[str, dict[str, float]] = {
     "standard": {},
@@ -60,6 +61,7 @@ class Objective:
       average: ``kept`` or ``batch``, see :func:`sbt.optim.sample_rule.discard_weights`.
       pieces: micro-batches that a tick is evaluated in, where it holds a whole SGD batch.
       needs: names of the extra arguments that the rule asks for.
+      sharding: of the batch over devices.
     """
 
     model: Model
@@ -70,6 +72,7 @@ class Objective:
     average: Any = "kept"
     pieces: int = 1
     needs: frozenset[str] = frozenset()
+    sharding: Sharding = ONE_DEVICE
 
 
 class Point(NamedTuple):
@@ -118,7 +121,7 @@ def gradients(
     if "hessian_diagonal" in objective.needs:
         extras["hessian_diagonal"] = _hessian_diagonal(gradient, params, point.key)
     if "grad_fn" in objective.needs:
-        extras["grad_fn"] = gradient
+        extras["grad_fn"] = lambda params: objective.sharding.mean(gradient(params))
     return Averages(grads, stats, extras), loss, correct
 
 

@@ -2,7 +2,8 @@
 
 Every lane evaluates gradients on g examples per *tick* and updates its weights every k = m / g
 ticks. ``train`` below is that loop for a single run; a sweep is ``vmap`` or ``lax.map`` of it, so
-nothing here knows of lanes.
+nothing here knows of lanes. With data parallelism D devices evaluate g examples each, so that a
+tick takes D g consecutive examples of the same stream (:mod:`sbt.train.shards`).
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from sbt.data.keys import purpose_key
 from sbt.optim import evaluation_point
 from sbt.train.gradient import Averages, Objective, Point, gradients
 from sbt.train.pace import Pace, settings_at
+from sbt.train.shards import ONE_DEVICE, Sharding
 from sbt.train.state import Hyper, Sums, TrainState, no_sums
 
 
@@ -33,11 +35,13 @@ class Program:
       batches: ``(arrays, indices, epochs, key, train) -> (x, labels)``.
       num_examples: N, size of the training set.
       total_examples: the training budget, epochs times N.
-      micro_batch: examples per tick that count towards m: g, or m where a tick is a whole batch.
+      micro_batch: examples per tick that count towards m: g on each device that shares the run, or
+        m where a tick is a whole batch.
       draws: batches that one update draws; 2 for rules that compare two gradients.
       copies: inputs made of each example, each augmented on its own.
       accumulates: whether some lane needs several ticks for an update; else the accumulators are
         left out.
+      sharding: of every batch over devices.
     """
 
     objective: Objective
@@ -50,6 +54,7 @@ class Program:
     draws: int = 1
     copies: int = 1
     accumulates: bool = True
+    sharding: Sharding = ONE_DEVICE
 
     @property
     def tick(self) -> int:
@@ -123,6 +128,7 @@ def micro_step(
     new, loss, correct = _draws(
         program, at, Point(state.stats, x, labels, key, progress, hyper.objective, hyper.sample)
     )
+    loss, correct = program.sharding.metrics(loss, correct)
 
     g = program.micro_batch
     seen = state.examples + state.accumulated * program.tick
@@ -139,12 +145,17 @@ def micro_step(
     state = state._replace(diverged_at=diverged_at, sums=sums)
 
     def update(average: Averages) -> TrainState:
+        average = program.sharding.mean_of_batch(average, progress)
         updates, opt_state = transform.update(
             average.grads, state.opt_state, state.params, key=rule_key, **average.extras
         )
+        params, stats = program.sharding.mean_of_models(
+            (optax.apply_updates(state.params, updates), average.stats),
+            state.updates + 1,
+        )
         return state._replace(
-            params=optax.apply_updates(state.params, updates),
-            stats=average.stats,
+            params=params,
+            stats=stats,
             opt_state=opt_state,
             accumulated=jnp.zeros_like(state.accumulated),
             updates=state.updates + 1,
@@ -159,7 +170,10 @@ def micro_step(
 
     def accumulate(mean: jax.Array, x: jax.Array) -> jax.Array:
         step = (x - mean) / count.astype(mean.dtype)
-        return jnp.where(sound, mean + step.astype(mean.dtype), mean)
+        # The first forgets the last update's mean, rounding included: between two updates a state
+        # without its mean is the whole state.
+        moved = jnp.where(count == 1, x.astype(mean.dtype), mean + step.astype(mean.dtype))
+        return jnp.where(sound, moved, mean)
 
     average = jax.tree.map(accumulate, state.average, new)
     state = state._replace(average=average, accumulated=count)
@@ -216,9 +230,11 @@ def train(
         start = first + i * size
         indices = lax.dynamic_slice_in_dim(order, start, size)
         epochs = epoch + (start + jnp.arange(size, dtype=jnp.int32)) // n
+        indices, epochs = (program.sharding.own(a, program.draws) for a in (indices, epochs))
         x, labels = _inputs(program, hyper, arrays, indices, epochs)
         key = jax.random.fold_in(purpose_key(hyper.key, "dropout"), epoch)
-        return micro_step(program, state, hyper, x, labels, jax.random.fold_in(key, start))
+        key = program.sharding.own_key(jax.random.fold_in(key, start))
+        return micro_step(program, state, hyper, x, labels, key)
 
     return lax.fori_loop(0, ticks, tick, state)
 

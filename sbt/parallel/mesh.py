@@ -1,0 +1,82 @@
+"""The device mesh ``(lane, data)``, and arrays that move between it and the host.
+
+Lanes are spread along the first axis; the devices along the second share every batch of a lane.
+Everything here works alike with one process and with many, where a process holds only a part of an
+array that is spread over the mesh.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, Sharding
+
+from sbt.errors import UserError
+
+LANE_AXIS, DATA_AXIS = "lane", "data"
+
+
+def make_mesh(data: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices of all processes, ``data`` in a row for every lane.
+
+    Args:
+      data: devices that share the batches of a run.
+      devices: to use; None: all of :func:`jax.devices`.
+
+    Raises:
+      UserError: ``data`` does not divide the number of devices.
+    """
+    devices = list(devices or jax.devices())
+    check_data(data, len(devices))
+    return jax.make_mesh(
+        (len(devices) // data, data),
+        (LANE_AXIS, DATA_AXIS),
+        devices=devices,
+        axis_types=(AxisType.Auto, AxisType.Auto),
+    )
+
+
+def check_data(data: int, devices: int) -> None:
+    """Refuses a number of devices per run that the machine cannot give.
+
+    Raises:
+      UserError: ``data`` does not divide the number of devices.
+    """
+    if devices % data:
+        divisors = ", ".join(str(d) for d in range(1, devices + 1) if devices % d == 0)
+        cpu = jax.default_backend() == "cpu"
+        more = "; on CPU JAX_NUM_CPU_DEVICES sets how many there are" if cpu else ""
+        raise UserError(
+            "config.parallel.data",
+            f"{data} devices per run do not divide the {devices} that there are",
+            f"use {divisors}{more}",
+        )
+
+
+def put(tree: Any, sharding: Sharding) -> Any:
+    """Host arrays, the same in every process, as arrays on the mesh; typed keys included."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def one(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and is_key(leaf):
+            words = one(np.asarray(jax.random.key_data(leaf)))
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(one, tree)
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays from the mesh as whole host arrays, in every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def is_key(leaf: jax.Array) -> bool:
+    """Whether an array holds typed random keys."""
+    return bool(jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key))

@@ -1,0 +1,54 @@
+"""Which strategy a cohort runs with: the one asked for, the likely best one, or the fastest."""
+
+import time
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from sbt.sweep.engine import Engine, make_engine
+from sbt.sweep.lanes import make_lanes
+from sbt.sweep.plan import Cohort
+from sbt.sweep.problem import Problem
+from sbt.sweep.strategy import Strategy, candidates, heuristic, parse
+
+
+def choose_strategy(
+    problem: Problem, cohort: Cohort, mesh: Mesh, size: int, arrays: Any
+) -> Strategy:
+    """The strategy that the config names, or the likely best one, or the fastest measured."""
+    wanted = cohort.config.engine
+    platform = mesh.devices.flat[0].platform
+    usual = heuristic(cohort.facts, cohort.micro_batch, platform)
+    if cohort.sharding.devices > 1:
+        # A batch is large here, and a branch not taken spares its all-reduce: under vmap every tick
+        # would wait for the gradients of all devices.
+        usual = Strategy(1, usual.convolution if platform == "cpu" else "stock")
+    if wanted.strategy != "measure":
+        return parse(wanted.strategy, wanted.convolution, usual)
+    timings = {}
+    for candidate in candidates(platform):
+        if wanted.convolution in ("auto", candidate.convolution):
+            engine = make_engine(problem, cohort, mesh, size, arrays, candidate)
+            timings[candidate] = time_ticks(engine, cohort)
+    return min(timings, key=lambda s: timings[s]) if timings else usual
+
+
+def time_ticks(engine: Engine, cohort: Cohort, seconds: float = 0.5) -> float:
+    """Seconds per tick of a full pass, from a short run that is thrown away."""
+    lanes = make_lanes(cohort, list(range(min(len(cohort.runs), engine.lanes))), engine.lanes)
+    state, ticks = engine.train(engine.init(lanes), lanes, 0, 0, 1, False), 1  # warms up
+    jax.block_until_ready(state)
+    most = max(1, problem_ticks(cohort))
+    while True:
+        started = time.perf_counter()
+        state = jax.block_until_ready(engine.train(state, lanes, 0, 0, ticks, False))
+        elapsed = time.perf_counter() - started
+        if elapsed >= seconds or ticks == most:
+            return elapsed / ticks
+        ticks = min(most, max(2 * ticks, int(ticks * seconds / max(elapsed, 1e-6))))
+
+
+def problem_ticks(cohort: Cohort) -> int:
+    """Ticks of the first epoch."""
+    return cohort.first_tick(1)

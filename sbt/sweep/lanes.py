@@ -1,0 +1,109 @@
+"""What tells the lanes of a pass apart, and how their states lie on the mesh."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from sbt.config import chosen_fields
+from sbt.optim import make_batch_schedule, make_rule, make_schedule
+from sbt.parallel.mesh import DATA_AXIS, LANE_AXIS
+from sbt.sweep.plan import Cohort, settings_array
+from sbt.train.shards import Sharding
+from sbt.train.state import Hyper, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Lanes:
+    """What tells the lanes of one pass apart; every leaf has a leading lane axis."""
+
+    hyper: Hyper
+    seed_slot: jax.Array | np.ndarray  # int32, the lane's row of the orders
+    used: np.ndarray  # bool, False for lanes that only fill the devices up
+
+
+def seeds_of(cohort: Cohort) -> list[int]:
+    """The distinct seeds of a cohort, sorted."""
+    return sorted(set(settings_array(cohort, "seed", cohort.config.seed)))
+
+
+def make_lanes(cohort: Cohort, runs: Sequence[int], size: int) -> Lanes:
+    """The lanes of a pass.
+
+    Args:
+      cohort: their cohort.
+      runs: positions in ``cohort.runs``.
+      size: lanes of the program; the surplus repeats the last run and is never trained.
+    """
+    chosen = [*runs, *[runs[-1]] * (size - len(runs))]
+    config, dtype = cohort.config, np.dtype(jnp.result_type(float))
+
+    def values(path: str, default: Any, kind: Any) -> np.ndarray:
+        every = settings_array(cohort, path, default)
+        return np.asarray([every[i] for i in chosen], kind)
+
+    def numbers(section: str, defaults: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        numeric = {name: value for name, value in defaults.items() if isinstance(value, float)}
+        return {name: values(f"{section}.{name}", v, dtype) for name, v in numeric.items()}
+
+    seeds = values("seed", config.seed, np.uint32)
+    slots = np.searchsorted(np.asarray(seeds_of(cohort)), seeds).astype(np.int32)
+    sizes = values("batch_size", config.batch_size, np.int32)
+    rule = numbers("rule", make_rule(config.rule)[0].hyperparameters)
+    if "total_updates" in rule and "rule.total_updates" not in cohort.runs[0].settings:
+        # Multi-stage rules divide a number of updates; in a sweep it is the budget's.
+        rule["total_updates"] = (cohort.total_examples // (sizes * cohort.draws)).astype(dtype)
+    hyper = Hyper(
+        key=jax.vmap(jax.random.key)(seeds),
+        batch_size=sizes,
+        base_lr=values("base_lr", config.base_lr, dtype),
+        rule=rule,
+        schedule=numbers("schedule", make_schedule(config.schedule).parameters),
+        batch_schedule=numbers(
+            "batch_schedule", make_batch_schedule(config.batch_schedule).parameters
+        ),
+        momentum_schedule=numbers("momentum_schedule", chosen_fields(config, "momentum_schedule")),
+        noise=numbers("noise", chosen_fields(config, "noise")),
+        objective=numbers("objective", chosen_fields(config, "objective")),
+        sample=numbers("sample", config.sample),
+    )
+    used = np.arange(size) < len(runs)
+    return Lanes(hyper, slots, used)
+
+
+def state_specs(sharing: Sharding) -> TrainState:
+    """Where the parts of a state lie: what differs between a run's devices has an axis of them."""
+    both, lane = P(LANE_AXIS, DATA_AXIS), P(LANE_AXIS)
+    specs: Any = [both if field in sharing.apart else lane for field in TrainState._fields]
+    return TrainState(*specs)
+
+
+def own_state(state: TrainState, sharing: Sharding) -> TrainState:
+    """A device's part of a state, without the axis of a run's devices."""
+    own = {f: jax.tree.map(lambda leaf: leaf[:, 0], getattr(state, f)) for f in sharing.apart}
+    return state._replace(**own)
+
+
+def stacked_state(state: TrainState, sharing: Sharding) -> TrainState:
+    """The inverse of :func:`own_state`."""
+    stacked = {
+        f: jax.tree.map(lambda leaf: leaf[:, None], getattr(state, f)) for f in sharing.apart
+    }
+    return state._replace(**stacked)
+
+
+def state_shapes(shapes: TrainState, specs: TrainState, mesh: Mesh) -> TrainState:
+    """Shapes of a state with their shardings."""
+
+    def field(shapes: Any, spec: P) -> Any:
+        sharding = NamedSharding(mesh, spec)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+        )
+
+    return TrainState(*map(field, shapes, specs))
