@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,8 @@ def read(
     Raises:
       UserError: see `source.load`.
     """
-    directory = data_directory(data_dir)
-    builder = _on_disk(name, directory) or _first_use(name, directory)
-    image_key, label_key, num_classes = _features(name, builder.info)
+    builder = prepared(name, data_dir)
+    image_key, label_key, num_classes = features(name, builder.info)
 
     def decode() -> cache.Arrays:
         return _read_splits(name, builder, image_key, label_key)
@@ -58,6 +58,23 @@ def read(
     )
 
 
+def prepared(
+    name: str, data_dir: str | os.PathLike | None = None, *, any_size: bool = False
+) -> Any:
+    """The TFDS builder of a set that is prepared, if need be now.
+
+    Args:
+      name: TFDS name, optionally ``name/config:version``.
+      data_dir: see `data_directory`.
+      any_size: whether images of varying size will do.
+
+    Raises:
+      UserError: see `source.load`; and a set whose files have to be fetched by hand.
+    """
+    directory = data_directory(data_dir)
+    return _on_disk(name, directory) or _first_use(name, directory, any_size)
+
+
 def _on_disk(name: str, directory: Path) -> Any | None:
     """The builder of a prepared set, else None. Needs no code of the set itself."""
     import tensorflow_datasets as tfds
@@ -70,23 +87,38 @@ def _on_disk(name: str, directory: Path) -> Any | None:
         return None
 
 
-def _first_use(name: str, directory: Path) -> Any:
+def _first_use(name: str, directory: Path, any_size: bool) -> Any:
     """The builder of a set that has yet to be prepared. Unsuitable sets are refused first."""
     from sbt.data.prepare import prepare_in_subprocess
 
     code = _code(name, directory)
     if code is not None:
-        _features(name, code.info)
+        features(name, code.info, any_size=any_size)
         if code.builder_config is not None and "/" not in name:  # TFDS has a default config
             base, *version = name.split(":")
             name = ":".join([f"{base}/{code.builder_config.name}", *version])
             if (builder := _on_disk(name, directory)) is not None:
                 return builder
+        _refuse_manual_download(name, directory, code)
     prepare_in_subprocess(name, directory)
     builder = _on_disk(name, directory)
     if builder is None:
         raise RuntimeError(f"{name} was prepared under {directory}, but is not there")
     return builder
+
+
+def _refuse_manual_download(name: str, directory: Path, code: Any) -> None:
+    """ImageNet, for one, cannot be downloaded by a program."""
+    manual = directory / "downloads" / "manual"
+    if code.MANUAL_DOWNLOAD_INSTRUCTIONS and not manual.is_dir():
+        said = " ".join(code.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+        raise UserError(
+            _FIELD,
+            f"{name!r} is not prepared under {directory}, and its files have to be fetched by hand",
+            f"Put them into {manual} ({said}), then run\n"
+            f"    python -m sbt.data.prepare {name} --data_dir={shlex.quote(str(directory))}\n"
+            "  Or point config.data.data_dir (or TFDS_DATA_DIR) to a directory that holds the set.",
+        )
 
 
 def _code(name: str, directory: Path) -> Any | None:
@@ -116,8 +148,12 @@ def _code(name: str, directory: Path) -> Any | None:
         ) from error
 
 
-def _features(name: str, info: Any) -> tuple[str, str, int]:
-    """Names of the image and the label, and the number of classes."""
+def features(name: str, info: Any, *, any_size: bool = False) -> tuple[str, str, int]:
+    """Names of the image and the label, and the number of classes.
+
+    Raises:
+      UserError: no single image or label, or images of varying size (without ``any_size``).
+    """
     import tensorflow_datasets as tfds
 
     features = dict(info.features) if isinstance(info.features, tfds.features.FeaturesDict) else {}
@@ -131,12 +167,12 @@ def _features(name: str, info: Any) -> tuple[str, str, int]:
         raise UserError(_FIELD, f"{name!r} has no single class label per example", _OWN)
     if not isinstance(image, tfds.features.Image):
         raise UserError(_FIELD, f"{name!r} has no single image per example", _OWN)
-    if None in image.shape:
+    if None in image.shape and not any_size:
         raise UserError(
             _FIELD,
             f"the images of {name!r} vary in size (declared shape {image.shape})",
-            "Resize them to one size and pass your own arrays (sbt.data.from_arrays), or choose "
-            "a set with images of one size.",
+            "Set config.data.stream = True, which resizes them while training (see "
+            "sbt.data.encoded), or choose a set with images of one size.",
         )
     return pair[0], pair[1], label.num_classes
 
@@ -148,16 +184,7 @@ def _read_splits(name: str, builder: Any, image_key: str, label_key: str) -> cac
     test_split = next((s for s in ("test", "validation") if s in splits), None)
 
     def split(which: str) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            x, y = _decode(builder.as_data_source(which), image_key, label_key)
-        except NotImplementedError as error:  # prepared in a format without random access
-            raise UserError(
-                _FIELD,
-                f"{name!r} is prepared in {builder.data_path} as "
-                f"{builder.info.file_format.value}, which only TensorFlow reads",
-                "Prepare it in array_record format, in another directory: "
-                f"python -m sbt.data.prepare {name} --data_dir=OTHER",
-            ) from error
+        x, y = _decode(records(name, builder, which), image_key, label_key)
         if y.min() < 0:
             raise UserError(_FIELD, f"split {which!r} of {name!r} holds unlabelled examples", _OWN)
         return x, y
@@ -170,6 +197,24 @@ def _read_splits(name: str, builder: Any, image_key: str, label_key: str) -> cac
     else:
         x_test, y_test = split(test_split)
     return {"train_images": x, "train_labels": y, "test_images": x_test, "test_labels": y_test}
+
+
+def records(name: str, builder: Any, split: str, decoders: Any = None) -> Any:
+    """Random access to the examples of a split, as dictionaries.
+
+    Raises:
+      UserError: a set prepared in a format without random access.
+    """
+    try:
+        return builder.as_data_source(split, decoders=decoders)
+    except NotImplementedError as error:
+        raise UserError(
+            _FIELD,
+            f"{name!r} is prepared in {builder.data_path} as "
+            f"{builder.info.file_format.value}, which only TensorFlow reads",
+            "Prepare it in array_record format, in another directory: "
+            f"python -m sbt.data.prepare {name} --data_dir=OTHER",
+        ) from error
 
 
 def _decode(source: Any, image_key: str, label_key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,250 @@
+"""Windows of the endless stream of training examples, decoded ahead of need by worker processes.
+
+The stream is that of :mod:`sbt.data.order`: position p holds the same example, in the same view,
+whatever the number of workers, the lengths of the windows, or where reading began. So a position
+(a number of examples) is all that resuming needs: Grain opens the stream at any position, and no
+state of its iterators is ever saved.
+"""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from sbt.data.encoded import EncodedSet, Images
+from sbt.data.imagenet import View, evaluation_view, training_view, uniforms
+from sbt.data.order import epoch_order
+from sbt.errors import UserError
+
+BLOCK = 16  # positions that a worker hands over at a time
+AHEAD = 4  # blocks that a worker prepares ahead
+ENDLESS = 2**31 - 1  # positions are counted in 32 bits on the device
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+class Window(NamedTuple):
+    """Consecutive examples of one or more streams, one row per stream.
+
+    Attributes:
+      images: uint8 ``(rows, count, size, size, channels)``.
+      labels: int32 ``(rows, count)``.
+      examples: int32 ``(rows, count)``: index of each example in its split.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    examples: np.ndarray
+
+
+class TrainingPositions:
+    """Position -> the examples that every seed sees there, in their training views.
+
+    Args:
+      images: the training split.
+      view: what is made of them; random views depend on (seed, epoch, example) alone.
+      seeds: one row each.
+    """
+
+    def __init__(self, images: Images, view: View, seeds: tuple[int, ...]):
+        self._images, self._view, self._seeds = images, view, seeds
+        self._orders: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    @property
+    def rows(self) -> int:
+        return len(self._seeds)
+
+    def __getitem__(self, position: int) -> dict[str, np.ndarray]:
+        epoch, offset = divmod(position, len(self._images))
+        examples = self._order(epoch)[:, offset]
+        pairs = [self._images[i] for i in examples]
+        pixels = [
+            training_view(encoded, self._view, uniforms(seed, epoch, int(i)))
+            for (encoded, _), seed, i in zip(pairs, self._seeds, examples, strict=True)
+        ]
+        labels = np.asarray([label for _, label in pairs], np.int32)
+        return {"image": np.stack(pixels), "label": labels, "example": examples}
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Permutations of an epoch, ``(rows, N)``. Threads work on two epochs at a boundary."""
+        known = self._orders
+        if epoch not in known:
+            keys = [jax.random.key(np.uint32(seed)) for seed in self._seeds]
+            orders = [np.asarray(epoch_order(key, epoch, len(self._images))) for key in keys]
+            last = {e: order for e, order in known.items() if e == epoch - 1}
+            known = self._orders = {**last, epoch: np.stack(orders)}
+        return known[epoch]
+
+
+class TestPositions:
+    """Position -> example of the test split, in file order, over and over.
+
+    Args:
+      images: the test split.
+      view: its evaluation view is used.
+      period: positions of one round, at least as many as there are examples; the surplus repeats
+        the first examples (see :func:`sbt.data.pipeline.eval_batches`).
+    """
+
+    __test__ = False  # pytest: no tests in here
+    rows = 1
+
+    def __init__(self, images: Images, view: View, period: int):
+        self._images, self._view, self._period = images, view, period
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, position: int) -> dict[str, np.ndarray]:
+        example = position % self._period % len(self._images)
+        encoded, label = self._images[example]
+        return {
+            "image": evaluation_view(encoded, self._view)[None],
+            "label": np.asarray([label], np.int32),
+            "example": np.asarray([example], np.int32),
+        }
+
+
+class Stream:
+    """Reads windows of positions; cheap while one window follows the other.
+
+    Args:
+      positions: random access by position.
+      view: its size is that of the images.
+      workers: processes; 0: threads of this process.
+
+    Raises:
+      UserError: Grain is not installed, or there is too little shared memory for the workers.
+    """
+
+    def __init__(self, positions: TrainingPositions | TestPositions, view: View, workers: int):
+        _need_grain()
+        self._positions, self._view, self._workers = positions, view, workers
+        self._blocks: Any = None
+        self._block: dict[str, np.ndarray] = {}
+        self._used = self._next = 0
+        if workers:
+            _need_shared_memory(workers * (AHEAD + 2) * BLOCK * positions.rows * self.bytes_each)
+
+    @property
+    def bytes_each(self) -> int:
+        """Bytes of one decoded image."""
+        return self._view.size**2 * self._view.channels
+
+    def window(self, first: int, count: int) -> Window:
+        """Examples ``first`` to ``first + count`` of every row.
+
+        A window that begins where the last one ended is (partly) ready; any other makes the
+        workers start anew.
+        """
+        if first != self._next or self._blocks is None:
+            self.close()
+            self._open(first)
+        rows, size, channels = self._positions.rows, self._view.size, self._view.channels
+        window = Window(
+            np.empty((rows, count, size, size, channels), np.uint8),
+            np.empty((rows, count), np.int32),
+            np.empty((rows, count), np.int32),
+        )
+        filled = 0
+        while filled < count:
+            if self._used == len(self._block.get("label", ())):
+                self._block, self._used = next(self._blocks), 0
+            take = min(count - filled, len(self._block["label"]) - self._used)
+            there, here = slice(filled, filled + take), slice(self._used, self._used + take)
+            for out, name in zip(window, ("image", "label", "example"), strict=True):
+                out[:, there] = self._block[name][here].swapaxes(0, 1)
+            filled, self._used = filled + take, self._used + take
+        self._next = first + count
+        return window
+
+    def _open(self, first: int) -> None:
+        import grain
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():  # a notebook; Grain reads its own, and defaults will do
+            flags.FLAGS.mark_as_parsed()
+        blocks = grain.MapDataset.source(self._positions)[first:].batch(BLOCK)
+        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+        ahead = blocks.to_iter_dataset(options)
+        if self._workers:
+            processes = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=AHEAD)
+            ahead = ahead.mp_prefetch(processes, worker_init_fn=_start_worker)
+            # Labels are cheaper to send than to share.
+            sharing = grain.experimental.DatasetOptions(min_shm_size=4096)
+            ahead = grain.experimental.WithOptionsIterDataset(ahead, sharing)
+        self._blocks, self._next = iter(ahead), first
+
+    def close(self) -> None:
+        """Stops the workers. The stream may be read again; they start anew then."""
+        if self._blocks is not None:
+            self._blocks.close()
+        self._blocks, self._block, self._used = None, {}, 0
+
+
+def training_stream(data: EncodedSet, seeds: tuple[int, ...]) -> Stream:
+    """The training split as each seed sees it, epoch after epoch.
+
+    Args:
+      data: an opened set.
+      seeds: one row of every window each.
+    """
+    return Stream(TrainingPositions(data.train, data.view, seeds), data.view, data.workers)
+
+
+def test_stream(data: EncodedSet, period: int) -> Stream:
+    """The test split in file order; after ``period`` positions it begins again."""
+    return Stream(TestPositions(data.test, data.view, period), data.view, data.workers)
+
+
+test_stream.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Makes a process a quiet servant of its parent: no accelerator, no signals, no afterlife."""
+    del index, count
+    jax.config.update("jax_platforms", "cpu")
+    # Whoever stops the run tells its whole process group; the parent still wants its windows then,
+    # to come to a place where it can save.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _need_grain() -> None:
+    try:
+        import grain  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "config.data.stream",
+            f"needs the package grain: {error}",
+            "pip install grain, or set config.data.stream = False for a set that fits in memory.",
+        ) from error
+
+
+def _need_shared_memory(wanted: int) -> None:
+    """Containers often get 64 MB, and a worker that finds none left dies of SIGBUS."""
+    if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < wanted:
+        free = shutil.disk_usage(_SHARED_MEMORY).free
+        raise UserError(
+            "config.data.workers",
+            f"the workers pass up to {wanted / 2**20:.0f} MiB of images through {_SHARED_MEMORY}, "
+            f"where {free / 2**20:.0f} MiB are free",
+            "Use fewer workers (0: threads of this process), or give the container more "
+            "(docker run --shm-size=4g; Kubernetes: an emptyDir of medium Memory on /dev/shm).",
+        )
