@@ -1,6 +1,8 @@
 """What is refused of a config before anything compiles, whatever the data."""
 
+import difflib
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +10,7 @@ from ml_collections import ConfigDict
 
 from sbt.config import TABLES, fields_of, unknown_field
 from sbt.errors import UserError
+from sbt.measurements import MEASUREMENTS
 from sbt.optim import make_batch_schedule, make_rule, make_schedule
 from sbt.train.gradient import SAMPLES
 
@@ -96,6 +99,7 @@ def validate(config: ConfigDict) -> None:
                 if name not in known:
                     raise unknown_field(f"config.{section}.{name}", name, known)
                 _number(f"{section}.{name}", value, least=0.0)
+    validate_measure(config.measure)
     make_rule(config.rule)
     make_schedule(config.schedule)
     make_batch_schedule(config.batch_schedule)
@@ -103,3 +107,48 @@ def validate(config: ConfigDict) -> None:
 
 def _choice(field: str, value: Any, allowed: Sequence[str]) -> None:
     _require(value in allowed, field, value, "is unknown", f"use {', '.join(allowed)}")
+
+
+def validate_measure(measure: ConfigDict) -> None:
+    """Refuses what is wrong with the section ``measure``.
+
+    Raises:
+      UserError: naming field, value and remedy.
+    """
+    for name in measure.names:
+        if name not in MEASUREMENTS:
+            near = difflib.get_close_matches(str(name), MEASUREMENTS, n=2, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            remedy = f"{hint}Known: {', '.join(MEASUREMENTS)}."
+            raise UserError("config.measure.names", f"{name!r} is no measurement", remedy)
+    _number("measure.every", measure.every, integer=True, least=1)
+    _number("measure.seed", measure.seed, integer=True, least=0)
+    _number("measure.at_once", measure.at_once, integer=True, least=0)
+    for field in ("examples", "batch"):
+        if measure[field] is not None:
+            _number(f"measure.{field}", measure[field], integer=True, least=1)
+    _choice("measure.mode", measure.mode, ("evaluation", "training"))
+    try:
+        re.compile(measure.where)
+    except re.error as error:
+        raise UserError(
+            "config.measure.where", f"{measure.where!r} is no regular expression", str(error)
+        ) from None
+    for name, measurement in MEASUREMENTS.items():
+        for field, default in measurement.settings.items():
+            _setting(f"measure.{name}.{field}", measure[name][field], default)
+
+
+def _setting(field: str, value: Any, default: Any) -> None:
+    """A setting of a measurement: numbers of the default's kind, above 0, one or several."""
+    several = isinstance(default, tuple)
+    kind = default[0] if several else default
+    if several:
+        _require(len(value) > 0, field, value, "is empty", f"give some, as {default}")
+        _require(len(set(value)) == len(value), field, value, "repeats", "give each once")
+    for item in value if several else (value,):
+        if isinstance(kind, str):
+            _require(isinstance(item, str), field, item, "is no name", f"use one as {default!r}")
+        else:
+            _number(field, item, integer=isinstance(kind, int))
+            _require(item > 0, field, item, "is too small", "give more than 0")

@@ -2,6 +2,7 @@
 
   sbt run CONFIG [--workdir DIR] [--config.field=value ...]   train the grid; again: resume it
   sbt plan CONFIG [--config.field=value ...]                  dry run: cohorts, memory, time
+  sbt measure DIR [--config.measure=NAME,NAME ...]            measurements of the saved weights
   sbt report DIR [DIR ...] [--out DIR]                        figures, tables, verdicts
   sbt list                                                    experiments, models, rules
 
@@ -88,6 +89,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """Sets ``--config.field=value`` arguments, each checked against the field's type."""
+    overrides = [_measurements(argument) for argument in overrides]
     _apply_names(config, overrides)
     config = complete(config)
     values = flags.FlagValues()
@@ -127,6 +129,15 @@ def _apply_names(config: ConfigDict, overrides: Sequence[str]) -> None:
         match = re.fullmatch(rf"--config\.({'|'.join(NAMED_SECTIONS)})\.name=(.*)", argument)
         if match and config[match[1]].name != match[2]:
             config[match[1]] = ConfigDict({"name": match[2]})
+
+
+def _measurements(argument: str) -> str:
+    """``--config.measure=a,b`` is short for ``--config.measure.names=('a', 'b')``."""
+    name, _, value = argument.partition("=")
+    if name.lstrip("-") != "config.measure":
+        return argument
+    names = tuple(part.strip() for part in value.split(",") if part.strip())
+    return f"--config.measure.names={names!r}"
 
 
 def _unknown_override(config: ConfigDict, name: str) -> UserError:
@@ -282,6 +293,26 @@ def _report(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _measure(arguments: Sequence[str]) -> int:
+    positional, overrides, _ = _split(arguments)
+    directory = Path(_one(positional, "sbt measure DIR"))
+    for argument in overrides:
+        if not re.match(r"--config\.measure[.=]", argument):
+            remedy = "only fields of config.measure can be set here"
+            raise UserError(argument, "is what the sweep was trained with", remedy)
+    from sbt.config import from_json
+    from sbt.sweep.afterwards import measure_runs
+    from sbt.sweep.progress import for_console
+
+    if not (directory / "config.json").exists():
+        raise UserError(str(directory), "holds no sweep (config.json)", "run one: sbt run ...")
+    config = from_json((directory / "config.json").read_text())
+    measure = apply_overrides(config, overrides).measure
+    measure_runs(directory, measure, progress=for_console())
+    print(f"results: {directory}/results.nc    figures: sbt report {directory}")
+    return 0
+
+
 def _list(arguments: Sequence[str]) -> int:
     del arguments
     from sbt.listing import tables
@@ -295,6 +326,7 @@ def _list(arguments: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "plan": _plan,
+    "measure": _measure,
     "report": _report,
     "list": _list,
 }

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from sbt.errors import UserError
+from sbt.measurements import MEASUREMENTS
 from sbt.models.registry import model_fields
 from sbt.optim import make_batch_schedule, make_rule, make_schedule
 from sbt.train.gradient import OBJECTIVES
@@ -106,6 +107,20 @@ def default() -> ConfigDict:
     config.parallel.data = 1  # D: devices that share every batch of a run, and its gradient
     config.parallel.local_steps = 1  # updates between averages of the weights (local SGD)
     config.parallel.local_from = 0.0  # progress from which on; before it gradients are averaged
+
+    config.measure = _section()
+    config.measure.names = ()  # what is measured on the runs, see `sbt list`
+    config.measure.every = 1  # epochs between measurements; the last epoch is always measured
+    config.measure.at_start = False  # also measure the initial weights, as epoch 0
+    config.measure.examples = optional(int)  # the first so many of the training set; None: all
+    config.measure.batch = optional(int)  # examples held at a time; None: as in evaluation
+    config.measure.where = ""  # regular expression of the leaves that count: Dense_0/kernel
+    config.measure.mode = "evaluation"  # the network as in evaluation, or (dropout) as in training
+    config.measure.seed = 0  # of random directions and batches, the same for all runs
+    config.measure.at_once = 1  # lanes of a device measured at a time; 0: all
+    for name, measurement in MEASUREMENTS.items():
+        if measurement.settings:
+            config.measure[name] = _section(**measurement.settings)
 
     config.checkpoint = _section()
     config.checkpoint.minutes = 5.0  # between checkpoints of a running pass

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from sbt.config import TABLES
+from sbt.measurements import MEASUREMENTS
 from sbt.models.registry import describe_models
 from sbt.optim import (
     BATCH_SCHEDULES,
@@ -51,6 +52,20 @@ def tables(experiments: Path) -> Iterator[Table]:
     )
     for name, spec in RULES.items():
         table.add_row(name, _numbers(spec.hyperparameters), _options(spec), spec.source)
+    yield table
+
+    table = Table(
+        "measurement",
+        "what it is",
+        "cost",
+        "settings",
+        "source",
+        title="Measurements (config.measure.names)",
+        title_justify="left",
+    )
+    for name, measurement in MEASUREMENTS.items():
+        settings = ", ".join(f"{k}={v}" for k, v in measurement.settings.items())
+        table.add_row(name, measurement.about, measurement.cost, settings, measurement.source)
     yield table
 
     table = Table(

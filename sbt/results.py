@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from sbt.errors import UserError
+from sbt.measured import MARK, Measured
 
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 FILE = "results.nc"
@@ -41,6 +42,7 @@ class Recorder:
         self.epochs_done = np.zeros(shape, np.int32)
         self.finished = np.zeros(shape, bool)
         self.chance = np.full(shape, chance)
+        self.measured = Measured({name: len(values) for name, values in self.axes.items()})
 
     def record(
         self,
@@ -84,6 +86,7 @@ class Recorder:
         self.diverged_epoch[...] = dataset["diverged_epoch"].values
         self.epochs_done[...] = dataset["epochs_done"].values
         self.finished[...] = dataset["finished"].values
+        self.measured.restore(dataset)
         diverged = np.isfinite(self.diverged_epoch)
         self.chance[...] = np.where(diverged, dataset["accuracy"].values, self.chance)
 
@@ -111,9 +114,10 @@ class Recorder:
         )
         data["epochs_done"] = (dims, self.epochs_done.copy())
         data["finished"] = (dims, self.finished.copy())
+        measured, labels = self.measured.variables(epochs)
         coords: dict[str, Any] = {name: _coordinate(values) for name, values in self.axes.items()}
-        coords["epoch"] = np.arange(1, epochs + 1)
-        return xr.Dataset(data, coords, dict(self.attrs))
+        coords |= labels | {"epoch": np.arange(1, epochs + 1)}
+        return xr.Dataset(data | measured, coords, dict(self.attrs))
 
 
 _CURVE_ATTRS = {
@@ -122,6 +126,15 @@ _CURVE_ATTRS = {
     "test_loss": {"units": "nats", "long_name": "test loss"},
     "test_accuracy": {"long_name": "test accuracy"},
 }
+
+
+def with_measured(dataset: xr.Dataset, measured: Measured) -> xr.Dataset:
+    """The dataset with these measured variables in place of its own."""
+    epochs = dataset.sizes["epoch"]
+    variables, labels = measured.variables(epochs)
+    bare = dataset.drop_vars([name for name, v in dataset.data_vars.items() if MARK in v.attrs])
+    bare = bare.drop_vars([dim for dim in labels if dim in bare.coords and dim != "epoch"])
+    return bare.assign_coords(labels).assign(variables)
 
 
 def last_median(curves: np.ndarray, count: int) -> np.ndarray:

@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 from sbt import config as configs
 from sbt.errors import UserError
 
-# Sections that say how to compute, keep and show the results, not what they are; all but the
-# precision, which does change them.
-NOT_COMPARED = ("engine", "checkpoint", "report")
+# Sections that say how to compute, keep, measure and show what is trained, not what it is; all but
+# the precision, which does change it.
+NOT_COMPARED = ("engine", "checkpoint", "measure", "report")
 PACKAGES = ("sbt", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 
 

@@ -10,6 +10,7 @@ from sbt.checkpoint import Checkpoint, pack, save_weights, unpack
 from sbt.sweep.book import Book
 from sbt.sweep.fit import Fitted
 from sbt.sweep.lanes import make_lanes
+from sbt.sweep.observe import Observer
 from sbt.sweep.plan import Cohort
 from sbt.train.state import TrainState
 
@@ -28,10 +29,18 @@ class Pass:
       number: of the cohort.
       fitted: its engine.
       members: positions of the runs in the cohort; at most as many as the engine has lanes.
+      observer: measures the runs, if there is something to measure.
     """
 
-    def __init__(self, book: Book, number: int, fitted: Fitted, members: list[int]):
-        self.book, self.number, self.fitted = book, number, fitted
+    def __init__(
+        self,
+        book: Book,
+        number: int,
+        fitted: Fitted,
+        members: list[int],
+        observer: Observer | None = None,
+    ):
+        self.book, self.number, self.fitted, self.observer = book, number, fitted, observer
         self.cohort, self.engine = book.sweep.cohorts[number], fitted.engine
         self.classes = book.sweep.builder.dataset(self.cohort.config.data).num_classes
         # Neighbours in the grid go to different devices: where one diverges, the next may too, and
@@ -51,6 +60,8 @@ class Pass:
             state, tick = self._restore(state, saved), saved.position["tick"]
             book.progress.note(f"  resumed at epoch {self._epochs(tick):.2f}")
             book.work_done += len(self.members) * tick * cohort.tick
+        elif cohort.config.measure.at_start:
+            self._measure(state, 0)
         window, n = self.fitted.first_window, cohort.facts.num_examples
         for epoch in range(cohort.config.epochs):
             start, end = epoch_ends(cohort, epoch), epoch_ends(cohort, epoch + 1)
@@ -114,6 +125,19 @@ class Pass:
                 last=last,
                 chance=1 / self.classes,
             )
+        if last or (epoch + 1) % cohort.config.measure.every == 0:
+            self._measure(state, epoch + 1)
+
+    def _measure(self, state: TrainState, epochs: int) -> None:
+        """Measures the weights after so many epochs."""
+        if self.observer is None:
+            return
+        weights = state.params, state.stats
+        if self.cohort.sharding.local:
+            weights = jax.tree.map(lambda leaf: leaf.mean(axis=1), weights)
+        found = self.observer(*weights, self.lanes.hyper, self.lanes.used)
+        indices = [self.cohort.runs[member].index for member in self.members]
+        self.book.recorder.measured.record(indices, epochs, found)
 
     def _save(self, state: TrainState, tick: int) -> None:
         order = np.argsort(self.members)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from sbt import config as configs
 from sbt.checks import validate
 from sbt.parallel.mesh import check_data
-from sbt.sweep import devices
+from sbt.sweep import devices, subject
 from sbt.sweep.grid import Grid, make_grid, with_settings
 from sbt.sweep.plan import Cohort, make_cohorts
 from sbt.sweep.problem import Builder, Parts, make_program
@@ -64,5 +64,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
     check_data(config.parallel.data, jax.device_count())
     cohorts = make_cohorts(grid, builder.facts, one_micro_batch=not on_cpu)
     for cohort in cohorts:
-        make_program(builder.problem(cohort.config, cohort.synchronous), cohort, "stock")
+        problem = builder.problem(cohort.config, cohort.synchronous)
+        make_program(problem, cohort, "stock")
+        subject.check(problem, cohort, on_cpu)
     return Sweep(config, grid, cohorts, builder)

@@ -14,13 +14,16 @@ from sbt import results
 from sbt import workdir as directories
 from sbt.checkpoint import Checkpoint
 from sbt.data import Dataset
+from sbt.parallel.mesh import make_mesh
 from sbt.sweep import own
 from sbt.sweep.book import Book, open_book
 from sbt.sweep.fit import fit
+from sbt.sweep.observe import make_observer
 from sbt.sweep.passes import Interrupted, Pass, epoch_ends, plan_of
 from sbt.sweep.prepare import Sweep, prepare
 from sbt.sweep.problem import Parts
 from sbt.sweep.progress import Progress, Silent, si
+from sbt.sweep.subject import chosen
 
 __all__ = ["Interrupted", "run"]
 
@@ -131,6 +134,12 @@ def _train_cohort(book: Book, number: int, saved: Checkpoint | None) -> None:
             "compile_seconds": engine.compile_seconds,
         }
     )
+    observer = None
+    if chosen(cohort.config):
+        mesh = make_mesh(cohort.sharding.devices)
+        observer = make_observer(problem, cohort, mesh, engine.lanes, fitted.arrays)
+        book.meta["cohorts"][-1]["measure"] = observer.seconds  # filled as it measures
+        book.meta["compile_seconds"] += observer.compile_seconds
     rest = [i for i in waiting if i not in set(resumed)]
     passes = [rest[at : at + engine.lanes] for at in range(0, len(rest), engine.lanes)]
     book.progress.note(
@@ -138,9 +147,9 @@ def _train_cohort(book: Book, number: int, saved: Checkpoint | None) -> None:
         f"{engine.lanes} lanes at a time, {engine.bytes_per_device / 2**20:.0f} MiB per device"
     )
     if resumed:
-        Pass(book, number, fitted, resumed).train(saved)
+        Pass(book, number, fitted, resumed, observer).train(saved)
     for members in passes:
-        Pass(book, number, fitted, members).train()
+        Pass(book, number, fitted, members, observer).train()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,158 @@
+"""Measures saved weights: ``sbt measure DIR``, into the results that are there."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from sbt import config as configs
+from sbt import results
+from sbt import workdir as directories
+from sbt.checkpoint import load_weights
+from sbt.data import Dataset
+from sbt.errors import UserError
+from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
+from sbt.sweep import own
+from sbt.sweep.fit import memory_budget
+from sbt.sweep.lanes import make_lanes
+from sbt.sweep.observe import make_observer
+from sbt.sweep.plan import Cohort
+from sbt.sweep.prepare import Sweep, prepare
+from sbt.sweep.problem import Parts
+from sbt.sweep.progress import Progress, Silent, duration
+from sbt.sweep.subject import chosen
+
+SHARE_FOR_WEIGHTS = 0.25  # of the memory; the rest is for what measures them
+
+
+def measure_runs(
+    directory: str | Path,
+    measure: Mapping[str, Any] | None = None,
+    *,
+    module: Any = None,
+    dataset: Dataset | None = None,
+    rule: own.MakeRule | None = None,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Measures the final weights of a sweep and adds what is found to its ``results.nc``.
+
+    The variables are those that ``config.measure`` gives during training, at ``measured_epoch`` =
+    the last epoch; what is there of the same name, epoch and runs is replaced.
+
+    Args:
+      directory: work directory of a sweep that ran with ``config.checkpoint.final_weights``.
+      measure: fields of ``config.measure`` to set before; None measures what the config names.
+      module: the module that ``sbt.run`` was given, if any.
+      dataset: likewise the data.
+      rule: likewise the update rule.
+      progress: shows the progress; None: silent.
+
+    Returns:
+      The whole dataset.
+
+    Raises:
+      UserError: no sweep, no weights, nothing to measure, or a measurement that cannot be made.
+    """
+    directory, progress = Path(directory), progress or Silent()
+    path = directory / "config.json"
+    if not path.exists():
+        raise UserError(str(directory), "holds no sweep (config.json)", "run one: sbt run ...")
+    config = configs.from_json(path.read_text())
+    wanted = ConfigDict(config).copy_and_resolve_references()
+    wanted.measure.update(ConfigDict(dict(measure or {})))
+    with own.known(rule), directories.locked(directory, config):
+        sweep = prepare(wanted, Parts(module, dataset))
+        if not chosen(sweep.config):
+            raise UserError(
+                "config.measure.names",
+                f"names no measurement of weights: {sweep.config.measure.names}",
+                "give some, as --config.measure=sharpness,hessian_trace (all are in sbt list)",
+            )
+        return _measure(sweep, directory, progress)
+
+
+def _measure(sweep: Sweep, directory: Path, progress: Progress) -> xr.Dataset:
+    rows = {index: row for saved in _saved(directory) for index, row in saved.items()}
+    known = results.load(directory)
+    recorder = results.Recorder(sweep.grid.axes, known.sizes["epoch"], 0.0, 1, {})
+    recorder.measured.restore(known)
+    seconds: dict[str, float] = {}
+    for number, cohort in enumerate(sweep.cohorts):
+        there = [i for i, run in enumerate(cohort.runs) if run.index in rows]
+        if len(there) < len(cohort.runs):
+            missing = len(cohort.runs) - len(there)
+            progress.note(f"cohort {number + 1}: {missing} of {len(cohort.runs)} runs not finished")
+        if there:
+            _measure_cohort(sweep, cohort, there, rows, recorder, seconds, progress)
+    dataset = results.with_measured(known, recorder.measured)
+    results.write(dataset, directory)
+    meta = directories.read_json(directory / "meta.json") or {}
+    meta["measured"] = {
+        "settings": {k: v for k, v in _plain(sweep.config.measure).items() if k != "names"},
+        "seconds": {**meta.get("measured", {}).get("seconds", {}), **seconds},
+    }
+    directories.write_json(directory / "meta.json", meta)
+    return dataset
+
+
+def _saved(directory: Path) -> Iterator[dict[tuple[int, ...], Any]]:
+    """Weights and statistics of the runs in each file, by grid position."""
+    paths = sorted(path for path in (directory / "weights").glob("*") if path.is_dir())
+    if not paths:
+        raise UserError(
+            str(directory),
+            "holds no weights to measure",
+            "run the sweep with --config.checkpoint.final_weights=True, or measure in training: "
+            "sbt run CONFIG --config.measure=...",
+        )
+    for path in paths:
+        params, stats, runs = load_weights(path)
+        weights = jax.tree.map(np.asarray, (params, stats))
+        yield {tuple(index): (weights, row) for row, index in enumerate(runs)}
+
+
+def _measure_cohort(
+    sweep: Sweep,
+    cohort: Cohort,
+    there: list[int],
+    rows: Mapping[tuple[int, ...], Any],
+    recorder: results.Recorder,
+    seconds: dict[str, float],
+    progress: Progress,
+) -> None:
+    problem = sweep.builder.problem(cohort.config, cohort.synchronous)
+    mesh = make_mesh(cohort.sharding.devices)
+    count = mesh.shape[LANE_AXIS]
+    budget = memory_budget(
+        cohort.config.engine.memory_gb, jax.local_devices()[0], len(mesh.local_devices)
+    )
+    per_device = max(1, int(SHARE_FOR_WEIGHTS * budget / cohort.facts.parameter_bytes))
+    size = min(-(-len(there) // count), per_device) * count
+    arrays = put(problem.arrays, NamedSharding(mesh, P()))
+    names = ", ".join(chosen(cohort.config))
+    progress.note(f"{names}: {len(there)} runs; compiling")
+    observer = make_observer(problem, cohort, mesh, size, arrays)
+    progress.note(f"  compiled in {duration(observer.compile_seconds)}")
+    for start in range(0, len(there), size):
+        members = there[start : start + size]
+        filled = [*members, *[members[-1]] * (size - len(members))]
+        picked = [rows[cohort.runs[i].index] for i in filled]
+        lanes = [jax.tree.map(lambda leaf, row=row: leaf[row], weights) for weights, row in picked]
+        params, stats = jax.tree.map(lambda *leaves: np.stack(leaves), *lanes)
+        of_lanes = make_lanes(cohort, members, size)
+        found = observer(params, stats, of_lanes.hyper, of_lanes.used)
+        indices = [cohort.runs[i].index for i in members]
+        recorder.measured.record(indices, cohort.config.epochs, found)
+        progress.note(f"  {start + len(members)} of {len(there)} runs measured")
+    for name, spent in observer.seconds.items():
+        seconds[name] = seconds.get(name, 0.0) + spent
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    return {k: _plain(v) if isinstance(v, ConfigDict) else v for k, v in section.items()}

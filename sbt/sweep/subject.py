@@ -1,0 +1,161 @@
+"""A run as its measurements see it, and what they would refuse, before anything compiles."""
+
+import dataclasses
+import functools
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sbt.data import purpose_key
+from sbt.errors import UserError
+from sbt.measure.labelled import Labelled
+from sbt.measurements import MEASUREMENTS, Subject
+from sbt.nn.conv import lane_friendly
+from sbt.sweep.engine import EVALUATION_BATCH, PRECISE_BATCHES
+from sbt.sweep.lanes import make_lanes
+from sbt.sweep.plan import Cohort
+from sbt.sweep.problem import Problem, make_program
+from sbt.train import evaluate as evaluation
+from sbt.train import step
+from sbt.train.loss import cross_entropy
+from sbt.train.state import Hyper
+
+Found = dict[str, Labelled]  # by variable
+
+
+def chosen(config: Any) -> list[str]:
+    """Names of the measurements that a config asks for and that have programs of their own."""
+    return [name for name in config.measure.names if MEASUREMENTS[name].function is not None]
+
+
+def check(problem: Problem, cohort: Cohort, on_cpu: bool = True) -> dict[str, Found]:
+    """What the measurements of a cohort's config would give, by measurement; nothing compiles.
+
+    Raises:
+      UserError: what a measurement refuses: a filter that selects nothing, batches larger than the
+        split, more directions than parameters.
+    """
+    found = {}
+    shapes = state_shapes(problem, cohort)
+    for name in chosen(cohort.config):
+        try:
+            found[name] = jax.eval_shape(
+                functools.partial(measure_run, problem, cohort, on_cpu, name),
+                *shapes,
+                problem.arrays,
+                jax.random.key(0),
+            )
+        except UserError as error:
+            inside = error.field.startswith("config.")
+            field = error.field if inside else f"config.measure.{name} ({error.field})"
+            raise UserError(field, error.problem, error.remedy) from None
+    return found
+
+
+def state_shapes(problem: Problem, cohort: Cohort) -> tuple[Any, Any, Hyper]:
+    """Shapes of one run's weights, statistics and hyperparameters."""
+    key = jax.random.key(0)
+    params, stats = jax.eval_shape(problem.model.init, key, problem.example())
+    hyper = make_lanes(cohort, [0], 1).hyper
+    return (
+        params,
+        stats,
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), hyper),
+    )
+
+
+def measure_run(
+    problem: Problem,
+    cohort: Cohort,
+    on_cpu: bool,
+    name: str,
+    params: Any,
+    stats: Any,
+    hyper: Hyper,
+    arrays: Any,
+    key: jax.Array,
+) -> Found:
+    """One measurement of one run.
+
+    Args:
+      problem: data and model.
+      cohort: of the run.
+      on_cpu: whether it will run on a CPU, for the number of examples held at a time.
+      name: of :data:`sbt.measurements.MEASUREMENTS`.
+      params: weights.
+      stats: running statistics.
+      hyper: of the run.
+      arrays: data on the device.
+      key: of all measurements.
+    """
+    run = make_subject(problem, cohort, on_cpu, params, stats, hyper, arrays)
+    run = dataclasses.replace(run, key=jax.random.fold_in(key, zlib.crc32(name.encode())))
+    settings = dict(cohort.config.measure.get(name, {}))
+    function = MEASUREMENTS[name].function
+    assert function is not None
+    return function(run, **settings)
+
+
+def make_subject(
+    problem: Problem,
+    cohort: Cohort,
+    on_cpu: bool,
+    params: Any,
+    stats: Any,
+    hyper: Hyper,
+    arrays: Any,
+) -> Subject:
+    """A run at given weights, as measurements see it.
+
+    The network is that of evaluation (no dropout; running statistics, or whatever
+    ``config.evaluate.statistics`` says), or with ``config.measure.mode = "training"`` that of
+    training: dropout masks that follow from the batch, and batch statistics.
+    """
+    config, model, n = cohort.config, problem.model, problem.num_examples
+    training = config.measure.mode == "training"
+    usual = EVALUATION_BATCH[on_cpu and config.evaluate.statistics != "batch"]
+    split = jnp.arange(min(config.measure.examples or n, n), dtype=jnp.int32)
+    dropout = purpose_key(hyper.key, "dropout")
+    if config.evaluate.statistics == "precise" and cohort.facts.batch_statistics and not training:
+        program = make_program(problem, cohort, "direct")
+        state = step.state_from(program, hyper, params, stats)
+        count = max(1, min(PRECISE_BATCHES, n // program.micro_batch))
+        stats = evaluation.precise_statistics(program, state, hyper, arrays, count).stats
+
+    def losses(params: Any, batch: jax.Array, convolution: Any) -> jax.Array:
+        x, labels = problem.batches(arrays, batch, 0, hyper.key, True, augmented=False)
+        key = jax.random.fold_in(dropout, batch[0]) if training else None
+        with lane_friendly(convolution):
+            logits, _ = model.apply(params, stats, x, key, training)
+        return cross_entropy(logits, labels)
+
+    def initial() -> Any:
+        example = problem.example()
+        return model.init(purpose_key(hyper.key, "init"), jnp.zeros(example.shape, example.dtype))[
+            0
+        ]
+
+    def example_loss(params: Any, example: jax.Array) -> jax.Array:
+        if training and cohort.facts.batch_statistics:
+            raise UserError(
+                "config.measure.mode",
+                "single examples have no gradient of their own under batch statistics",
+                "set it to evaluation",
+            )
+        # One example after another in a batch, each with a gradient: matrix products at best.
+        return losses(params, example[None], "im2col")[0]
+
+    return Subject(
+        params=params,
+        stats=stats,
+        initial=initial,
+        key=hyper.key,
+        # Only this form has derivatives of second order that stay fast inside loops.
+        batch_loss=lambda params, batch: jnp.mean(losses(params, batch, "direct")),
+        example_loss=example_loss,
+        split=split,
+        batch=min(config.measure.batch or config.evaluate.batch or usual, len(split)),
+        where=config.measure.where or None,
+    )
