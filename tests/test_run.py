@@ -239,7 +239,7 @@ def test_a_crash_around_a_checkpoint_loses_nothing(whole, tmp_path, monkeypatch,
     original, calls = Checkpoints.save, []
 
     def save(self, tree, position):
-        calls.append(position["tick"])
+        calls.append(position["examples"] // 4)
         crash = calls[-1] == 30
         if crash and moment == "before":
             raise Crash
@@ -269,7 +269,7 @@ from sbt.checkpoint import Checkpoints
 
 def killing(self, tree, position, save=Checkpoints.save):
     save(self, tree, position)
-    if position["tick"] == 12:
+    if position["examples"] == 48:
         os.kill(os.getpid(), signal.SIGKILL)
 
 def waiting(tick):

@@ -27,12 +27,14 @@ class Fitted:
       engine: compiled.
       arrays: the data on the devices.
       devices: number of this process's devices.
+      rows: number of devices, or of groups that share a run's batches, which the lanes go to.
       first_window: ticks to begin with, about a second of work.
     """
 
     engine: Engine
     arrays: Any
     devices: int
+    rows: int
     first_window: int
 
 
@@ -73,7 +75,9 @@ def fit(problem: Problem, cohort: Cohort, runs: int, least: int = 0) -> Fitted:
         )
     share = engine.lanes / count * cohort.tick / cohort.sharding.devices
     per_tick = share * cohort.facts.flops / FLOPS_PER_SECOND
-    return Fitted(engine, arrays, len(mesh.local_devices), max(1, int(1.0 / max(per_tick, 1e-6))))
+    return Fitted(
+        engine, arrays, len(mesh.local_devices), count, max(1, int(1.0 / max(per_tick, 1e-6)))
+    )
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -1,5 +1,6 @@
 """One pass: as many lanes as fit, from their first tick to their last."""
 
+import math
 import time
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 
 from sbt.checkpoint import Checkpoint, pack, save_weights, unpack
+from sbt.parallel.mesh import fetch, put
 from sbt.sweep.book import Book
 from sbt.sweep.fit import Fitted
 from sbt.sweep.lanes import make_lanes
@@ -45,7 +47,7 @@ class Pass:
         self.classes = book.sweep.builder.dataset(self.cohort.config.data).num_classes
         # Neighbours in the grid go to different devices: where one diverges, the next may too, and
         # a device whose lanes have stopped early would idle.
-        self.members = [i for d in range(fitted.devices) for i in members[d :: fitted.devices]]
+        self.members = [i for d in range(fitted.rows) for i in members[d :: fitted.rows]]
         self.lanes = make_lanes(self.cohort, self.members, self.engine.lanes)
 
     def train(self, saved: Checkpoint | None = None) -> None:
@@ -57,18 +59,22 @@ class Pass:
         cohort, book = self.cohort, self.book
         state, tick = self.engine.init(self.lanes), 0
         if saved is not None:
-            state, tick = self._restore(state, saved), saved.position["tick"]
+            state, tick = self._restore(state, saved), saved.position["examples"] // cohort.tick
             book.progress.note(f"  resumed at epoch {self._epochs(tick):.2f}")
             book.work_done += len(self.members) * tick * cohort.tick
         elif cohort.config.measure.at_start:
             self._measure(state, 0)
         window, n = self.fitted.first_window, cohort.facts.num_examples
+        every, saving = ticks_between_updates(cohort), False
         for epoch in range(cohort.config.epochs):
             start, end = epoch_ends(cohort, epoch), epoch_ends(cohort, epoch + 1)
             while start <= tick < end:
                 # A call reads the order of one epoch: of the one that its first examples belong to.
                 ordered = tick * cohort.tick // n
-                count = min(window, end - tick, cohort.first_tick(ordered + 1) - tick)
+                until = min(end, cohort.first_tick(ordered + 1))
+                if saving and every <= window:
+                    until = min(until, tick - tick % every + every)
+                count = whole_updates(tick, window, until, every) - tick
                 position = tick * cohort.tick - ordered * n
                 began = time.monotonic()
                 fresh = tick == start
@@ -79,14 +85,17 @@ class Pass:
                 work = len(self.members) * count * cohort.tick
                 book.account(work, seconds)
                 book.show(self.number, self._epochs(tick), len(self.members), work / seconds)
-                if count == window or seconds > WINDOW_SECONDS:
+                if count >= window // 2 or seconds > WINDOW_SECONDS:
                     window = max(1, int(count * min(4.0, WINDOW_SECONDS / seconds)))
                 if tick == cohort.ticks:
                     self._keep_weights(state)  # before the results can say that these runs are done
                 if tick == end:
                     self._record(state, epoch)
-                if book.save_due():
-                    self._save(state, tick)
+                saving = saving or book.save_due()
+                if not saving or (tick % every and every <= window and tick < cohort.ticks):
+                    continue  # or: one of the next windows ends with an update of every run
+                self._save(state, tick)
+                saving = False
                 if book.stop.is_set():
                     book.progress.note(f"stopped at epoch {self._epochs(tick):.2f}")
                     raise Interrupted
@@ -101,7 +110,7 @@ class Pass:
         last = epoch + 1 == cohort.config.epochs
         due = last or (epoch + 1) % every == 0
         evaluation = self.engine.evaluate(state, self.lanes) if due else None
-        sums, diverged_at, consumed, test = jax.device_get(
+        sums, diverged_at, consumed, test = fetch(
             (state.sums, state.diverged_at, state.examples, evaluation)
         )
         for lane, member in enumerate(self.members):
@@ -141,28 +150,38 @@ class Pass:
 
     def _save(self, state: TrainState, tick: int) -> None:
         order = np.argsort(self.members)
-        leaves = [leaf[: len(order)][order] for leaf in pack(state)]
         runs = sorted(self.members)
-        position = {"cohort": self.number, "runs": runs, "tick": tick}
-        self.book.save(leaves, {**position, "plan": plan_of(self.cohort, runs)})
+        # Between two updates nothing of a state depends on how ticks divide the batches, so that
+        # another number of devices may go on.
+        waiting, diverged_at = fetch((state.accumulated, state.diverged_at))
+        settled = not np.any(waiting[diverged_at < 0])
+        kept = state._replace(average=()) if settled else state
+        leaves = [leaf[: len(order)][order] for leaf in pack(kept)]
+        position = {"cohort": self.number, "runs": runs, "examples": tick * self.cohort.tick}
+        self.book.save(leaves, {**position, "plan": plan_of(self.cohort, runs, settled)})
 
     def _restore(self, fresh: TrainState, saved: Checkpoint) -> TrainState:
         """The saved lanes in this pass's order, on this machine's devices."""
         at = {member: row for row, member in enumerate(saved.position["runs"])}
         rows = np.asarray([at[member] for member in self.members])
         rows = np.append(rows, np.full(self.engine.lanes - len(rows), rows[-1]))
-        state = unpack([leaf[rows] for leaf in saved.leaves], fresh)
+        settled = saved.position["plan"]["settled"]
+        like = fresh._replace(average=()) if settled else fresh
+        state = unpack([leaf[rows] for leaf in saved.leaves], like)
         frozen = np.where(self.lanes.used, state.diverged_at, 0).astype(np.int32)
         state = state._replace(diverged_at=frozen)
-        return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), state, fresh)
+        if settled:
+            state = state._replace(average=fresh.average)
+        return jax.tree.map(lambda new, old: put(new, old.sharding), state, fresh)
 
     def _keep_weights(self, state: TrainState) -> None:
         if self.book.directory is None or not self.cohort.config.checkpoint.final_weights:
             return
         order = np.argsort(self.members)
-        params, stats = jax.tree.map(
-            lambda leaf: np.asarray(leaf)[: len(order)][order], (state.params, state.stats)
-        )
+        weights = fetch((state.params, state.stats))
+        if self.cohort.sharding.local:
+            weights = jax.tree.map(lambda leaf: leaf.mean(axis=1), weights)
+        params, stats = jax.tree.map(lambda leaf: leaf[: len(order)][order], weights)
         runs = [list(self.cohort.runs[i].index) for i in sorted(self.members)]
         name = f"cohort{self.number:03d}-run{min(self.members):05d}"
         save_weights(self.book.directory / "weights" / name, params, stats, runs)
@@ -177,11 +196,30 @@ def epoch_ends(cohort: Cohort, epochs: int) -> int:
     return epochs * cohort.facts.num_examples // cohort.tick
 
 
-def plan_of(cohort: Cohort, runs: list[int]) -> dict[str, Any]:
-    """What a checkpoint of these runs of a cohort must agree on with the cohort that resumes it."""
-    return {
-        "points": [list(cohort.runs[i].index) for i in runs if i < len(cohort.runs)],
-        "micro_batch": cohort.micro_batch,
-        "tick": cohort.tick,
-        "accumulates": cohort.accumulates,
-    }
+def ticks_between_updates(cohort: Cohort) -> int:
+    """Ticks after which all runs of a cohort have just done an update."""
+    if cohort.accumulates and cohort.moves_batch:
+        return 1  # there is no such number
+    return math.lcm(*cohort.batch_sizes) // cohort.counted
+
+
+def whole_updates(tick: int, window: int, end: int, every: int) -> int:
+    """Where a window that begins at a tick ends: with an update of every run, if it is so long."""
+    if tick + window >= end:
+        return end
+    settled = (tick + window) // every * every
+    return settled if settled > tick else tick + window
+
+
+def plan_of(cohort: Cohort, runs: list[int], settled: bool) -> dict[str, Any]:
+    """What a checkpoint of these runs of a cohort must agree on with the cohort that resumes it.
+
+    Args:
+      cohort: whose.
+      runs: positions in it.
+      settled: whether every run has just done an update; else half a batch must find the same
+        ticks again.
+    """
+    points = [list(cohort.runs[i].index) for i in runs if i < len(cohort.runs)]
+    ticks = [cohort.micro_batch, cohort.tick, cohort.accumulates]
+    return {"points": points, "settled": settled, "ticks": None if settled else ticks}

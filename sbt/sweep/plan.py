@@ -74,9 +74,13 @@ class Cohort:
     synchronous: bool = False
 
     @property
+    def moves_batch(self) -> bool:
+        """Whether batch sizes change during training."""
+        return bool(_moves_batch(self.config))
+
+    @property
     def accumulates(self) -> bool:
-        moving = bool(_moves_batch(self.config))
-        return moving or any(m > self.counted for m in self.batch_sizes)
+        return self.moves_batch or any(m > self.counted for m in self.batch_sizes)
 
     @property
     def tick(self) -> int:

@@ -96,11 +96,15 @@ def _train(sweep: Sweep, directory: Path | None, progress: Progress) -> xr.Datas
 
 def _unfit(saved: Checkpoint, book: Book) -> str | None:
     """Why training cannot go on from a checkpoint, if it cannot."""
-    number, runs, tick = (saved.position[name] for name in ("cohort", "runs", "tick"))
+    number, runs, plan = (saved.position[name] for name in ("cohort", "runs", "plan"))
     cohorts = book.sweep.cohorts
-    if number >= len(cohorts) or saved.position["plan"] != plan_of(cohorts[number], runs):
-        return "was made for another grouping of the runs (on another kind of device, perhaps)"
+    other = "was made for another grouping of the runs (on another kind of device, perhaps)"
+    if number >= len(cohorts) or plan != plan_of(cohorts[number], runs, plan["settled"]):
+        return other
     cohort, done = cohorts[number], book.recorder.epochs_done
+    tick, rest = divmod(saved.position["examples"], cohort.tick)
+    if rest:
+        return other
     ended = sum(epoch_ends(cohort, e + 1) <= tick for e in range(cohort.config.epochs))
     if any(done[cohort.runs[i].index] < ended for i in runs):
         return "is ahead of the results, which must have been removed"
