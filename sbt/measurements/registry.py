@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from sbt.measure.labelled import Labelled
 from sbt.measurements import gradients, layers, sharp
+from sbt.train.tally import TALLIES, Setting, Tally
 
 Cost = Literal["free", "passes over the data", "heavy"]
 
@@ -17,15 +18,17 @@ class Measurement:
 
     Attributes:
       function: ``(run, **settings) -> {variable: Labelled}``, pure; its keywords with their
-        defaults are the settings. None for those that are taken along in training.
+        defaults are the settings. None for a tally, which has no settings.
       cost: ``free``: sums that training carries along, recorded every epoch; ``passes over the
         data``: tens of gradients of the split; ``heavy``: hundreds, or products with the Hessian.
       source: paper and place.
+      tally: what training carries along instead, see :mod:`sbt.train.tally`.
     """
 
     function: Callable[..., dict[str, Labelled]] | None
     cost: Cost
     source: str
+    tally: Callable[[Setting], Tally] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -38,7 +41,7 @@ class Measurement:
     @property
     def about(self) -> str:
         """First line of its documentation."""
-        return (inspect.getdoc(self.function) or "").partition("\n")[0] if self.function else ""
+        return (inspect.getdoc(self.function or self.tally) or "").partition("\n")[0]
 
 
 _GAO_ZHONG = "Gao & Zhong 2020"
@@ -60,5 +63,13 @@ MEASUREMENTS: Mapping[str, Measurement] = {
         gradients.discarded_gradient, _PASSES, f"{_GAO_ZHONG}, figure 9"
     ),
     "curvature_radius": Measurement(layers.curvature_radius, "heavy", f"{_GAO_ZHONG}, figure 2"),
+    "strides": Measurement(None, "free", f"{_GAO_ZHONG}, figures 4, 5, 7", TALLIES["strides"]),
+    "accumulated_noise_scale": Measurement(
+        None,
+        "free",
+        "McCandlish et al. 2018, appendix A",
+        TALLIES["accumulated_noise_scale"],
+    ),
+    "fluctuation": Measurement(None, "free", f"{_GAO_ZHONG}, figure 8", TALLIES["fluctuation"]),
     "distance": Measurement(layers.distance, _PASSES, "Keskar et al. 2017, section 4"),
 }

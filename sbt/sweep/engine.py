@@ -32,7 +32,7 @@ from sbt.sweep.plan import Cohort
 from sbt.sweep.problem import Problem, make_program
 from sbt.sweep.strategy import Strategy, over_lanes
 from sbt.train import evaluate as evaluation
-from sbt.train import step
+from sbt.train import step, tally
 from sbt.train.state import Hyper, TrainState, no_sums
 
 EVALUATION_BATCH = {True: 64, False: 512}  # on CPU: what stays in its caches
@@ -49,6 +49,7 @@ class Engine:
       evaluate: ``(state, lanes) -> Evaluation``, per lane.
       lanes: size of a pass, a multiple of the number of devices.
       strategy: how lanes are executed.
+      tallies: of the program, in the order of ``state.observed``.
       compile_seconds: spent here.
       bytes_per_device: arguments, results and temporaries of the largest program, data included.
     """
@@ -58,6 +59,7 @@ class Engine:
     evaluate: Callable[[TrainState, Lanes], evaluation.Evaluation]
     lanes: int
     strategy: Strategy
+    tallies: tuple[tally.Tally, ...]
     compile_seconds: float
     bytes_per_device: int
 
@@ -115,7 +117,9 @@ def make_engine(
         state = own_state(state, sharing)
         zero = jax.tree.map(lambda s, z: jnp.where(fresh, z, s), state.sums, no_sums())
         run = over_lanes(strategy, lane, skip=lambda state: state.diverged_at >= 0)
-        return stacked_state(run(state._replace(sums=zero), hyper, slots), sharing)
+        observed = tally.new_epoch(program.tallies, state.observed, fresh)
+        state = state._replace(sums=zero, observed=observed)
+        return stacked_state(run(state, hyper, slots), sharing)
 
     def test(state: TrainState, hyper: Hyper, arrays: Any) -> evaluation.Evaluation:
         def lane(state: TrainState, hyper: Hyper) -> evaluation.Evaluation:
@@ -195,6 +199,7 @@ def make_engine(
         evaluate=run_test,
         lanes=size,
         strategy=strategy,
+        tallies=program.tallies,
         compile_seconds=seconds,
         bytes_per_device=max(map(_bytes, (compiled_init, compiled_train, compiled_test))),
     )

@@ -15,6 +15,7 @@ from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import Observer
 from sbt.sweep.plan import Cohort
 from sbt.train.state import TrainState
+from sbt.train.tally import TALLIES
 
 WINDOW_SECONDS = 2.0  # between two looks at the clock, the signals and the progress display
 
@@ -134,8 +135,17 @@ class Pass:
                 last=last,
                 chance=1 / self.classes,
             )
+        self._summarise(state, epoch)
         if last or (epoch + 1) % cohort.config.measure.every == 0:
             self._measure(state, epoch + 1)
+
+    def _summarise(self, state: TrainState, epoch: int) -> None:
+        """What the tallies have summed up over an epoch."""
+        observed = fetch(state.observed)
+        indices = [self.cohort.runs[member].index for member in self.members]
+        for tally, kept in zip(self.engine.tallies, observed, strict=True):
+            found = jax.vmap(tally.summary)(kept.sums)
+            self.book.recorder.measured.record(indices, epoch + 1, found, time="epoch")
 
     def _measure(self, state: TrainState, epochs: int) -> None:
         """Measures the weights after so many epochs."""
@@ -222,4 +232,10 @@ def plan_of(cohort: Cohort, runs: list[int], settled: bool) -> dict[str, Any]:
     """
     points = [list(cohort.runs[i].index) for i in runs if i < len(cohort.runs)]
     ticks = [cohort.micro_batch, cohort.tick, cohort.accumulates]
-    return {"points": points, "settled": settled, "ticks": None if settled else ticks}
+    sums = [name for name in cohort.config.measure.names if name in TALLIES]
+    return {
+        "points": points,
+        "settled": settled,
+        "ticks": None if settled else ticks,
+        "tallies": sums,
+    }

@@ -20,6 +20,7 @@ from sbt.sweep.plan import Cohort, ModelFacts
 from sbt.train.gradient import EXTRAS, Objective, Point, gradients
 from sbt.train.pace import Pace
 from sbt.train.step import Program
+from sbt.train.tally import TALLIES, Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,6 +248,7 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
         needs=spec.needs,
         sharding=cohort.sharding,
     )
+    names = [name for name in config.measure.names if name in TALLIES]
     return Program(
         objective=objective,
         make_transform=make_transform,
@@ -259,7 +261,15 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
         copies=copies,
         accumulates=cohort.accumulates,
         sharding=cohort.sharding,
+        tallies=tuple(TALLIES[name](_tally_setting(problem, cohort)) for name in names),
     )
+
+
+def _tally_setting(problem: Problem, cohort: Cohort) -> Setting:
+    params, _ = jax.eval_shape(problem.model.init, jax.random.key(0), problem.example())
+    where = cohort.config.measure.where or None
+    n = problem.num_examples
+    return Setting(params, where, cohort.counted, n, cohort.sharding)
 
 
 def _pace(cohort: Cohort, spec: RuleSpec) -> Pace:

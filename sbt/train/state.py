@@ -32,6 +32,7 @@ class TrainState(NamedTuple):
       diverged_at: int32, shape (); examples consumed when the loss first was not finite, -1 while
         it is. From then on nothing in the state changes.
       sums: metrics since the start of the epoch.
+      observed: states of the program's tallies, see :mod:`sbt.train.tally`.
     """
 
     params: Any
@@ -43,6 +44,7 @@ class TrainState(NamedTuple):
     examples: jax.Array
     diverged_at: jax.Array
     sums: Sums
+    observed: Any = ()
 
 
 class Hyper(NamedTuple):

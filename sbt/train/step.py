@@ -17,6 +17,7 @@ from jax import lax
 
 from sbt.data.keys import purpose_key
 from sbt.optim import evaluation_point
+from sbt.train import tally
 from sbt.train.gradient import Averages, Objective, Point, gradients
 from sbt.train.pace import Pace, settings_at
 from sbt.train.shards import ONE_DEVICE, Sharding
@@ -42,6 +43,7 @@ class Program:
       accumulates: whether some lane needs several ticks for an update; else the accumulators are
         left out.
       sharding: of every batch over devices.
+      tallies: sums that training carries along; none, and nothing is added.
     """
 
     objective: Objective
@@ -55,6 +57,7 @@ class Program:
     copies: int = 1
     accumulates: bool = True
     sharding: Sharding = ONE_DEVICE
+    tallies: tuple[tally.Tally, ...] = ()
 
     @property
     def tick(self) -> int:
@@ -85,6 +88,7 @@ def state_from(program: Program, hyper: Hyper, params: Any, stats: Any) -> Train
         examples=zero,
         diverged_at=jnp.full((), -1, jnp.int32),
         sums=no_sums(),
+        observed=tuple(each.empty for each in program.tallies),
     )
 
 
@@ -142,7 +146,8 @@ def micro_step(
         correct=state.sums.correct + counted * correct / program.copies,
         examples=state.sums.examples + counted * program.tick,
     )
-    state = state._replace(diverged_at=diverged_at, sums=sums)
+    observed = tally.seen_tick(program.tallies, state.observed, new.grads, loss, sound)
+    state = state._replace(diverged_at=diverged_at, sums=sums, observed=observed)
 
     def update(average: Averages) -> TrainState:
         average = program.sharding.mean_of_batch(average, progress)
@@ -153,10 +158,12 @@ def micro_step(
             (optax.apply_updates(state.params, updates), average.stats),
             state.updates + 1,
         )
+        shown = tally.Update(average.grads, state.params, params, now.learning_rate, batch_size)
         return state._replace(
             params=params,
             stats=stats,
             opt_state=opt_state,
+            observed=tally.seen_update(program.tallies, state.observed, shown),
             accumulated=jnp.zeros_like(state.accumulated),
             updates=state.updates + 1,
             examples=state.examples + batch_size * program.draws,
