@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from sbt.parallel import hosts
+
 SUMS = "checksums.json"
 
 
@@ -21,7 +23,8 @@ class Checkpoint(NamedTuple):
     """What was saved.
 
     Attributes:
-      leaves: the leaves of the saved tree, as host arrays (see :func:`unpack`).
+      leaves: the leaves of the saved tree (see :func:`unpack`): host arrays, or with several
+        processes arrays on the mesh.
       position: where the sweep stood, a JSON mapping.
     """
 
@@ -47,7 +50,9 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.WARNING)
         directory = Path(directory).absolute()
         self._damaged = directory.with_name(f"{directory.name}.damaged")
-        self._set_damaged_aside(directory, warn)
+        if hosts.writes():
+            self._set_damaged_aside(directory, warn)
+        hosts.meet("checkpoints are checked")
         self._manager = ocp.training.Checkpointer(
             directory,
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
@@ -69,7 +74,7 @@ class Checkpoints:
             os.replace(path, self._damaged / path.name)
 
     def save(self, tree: Any, position: Mapping[str, Any]) -> None:
-        """Writes a checkpoint; it exists wholly or not at all.
+        """Writes a checkpoint; it exists wholly or not at all. Every process writes its own parts.
 
         Args:
           tree: any tree of arrays, typed keys included.
@@ -81,22 +86,41 @@ class Checkpoints:
             {f"{i:05d}": leaf for i, leaf in enumerate(pack(tree))},
             custom_metadata={"position": dict(position)},
         )
-        seal(next(Path(c.path) for c in self._manager.checkpoints if c.step == step))
+        if hosts.writes():
+            seal(next(Path(c.path) for c in self._manager.checkpoints if c.step == step))
+        hosts.meet("a checkpoint is sealed")
 
-    def latest(self) -> Checkpoint | None:
-        """The newest checkpoint, or None."""
+    def latest(
+        self, sharding: Callable[[tuple[int, ...]], jax.sharding.Sharding] | None = None
+    ) -> Checkpoint | None:
+        """The newest checkpoint, or None.
+
+        Args:
+          sharding: of an array of a given shape; needed with several processes.
+        """
         step = max((c.step for c in self._manager.checkpoints), default=None)
         if step is None:
             return None
-        saved = self._manager.load(step)
-        leaves = [np.asarray(saved[name]) for name in sorted(saved)]
-        return Checkpoint(leaves, self._manager.metadata(step).custom_metadata["position"])
+        metadata = self._manager.metadata(step)
+        position = metadata.custom_metadata["position"]
+        many = jax.process_count() > 1
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        where = sharding if many and sharding else lambda shape: here
+        abstract = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where(leaf.shape))
+            for name, leaf in metadata.metadata.items()
+        }
+        saved = self._manager.load(step, abstract)
+        leaves = [saved[name] for name in sorted(saved)]
+        return Checkpoint(leaves if many else [np.asarray(leaf) for leaf in leaves], position)
 
     def clear(self) -> None:
         """Removes all checkpoints."""
-        for saved in self._manager.checkpoints:
-            ocp.delete(saved.path)
-        shutil.rmtree(self._damaged, ignore_errors=True)
+        hosts.meet("checkpoints are no longer needed")
+        if hosts.writes():
+            for saved in self._manager.checkpoints:
+                shutil.rmtree(saved.path, ignore_errors=True)
+            shutil.rmtree(self._damaged, ignore_errors=True)
 
     def close(self) -> None:
         """Waits for pending writes."""
@@ -143,18 +167,18 @@ def _size_and_sum(path: Path) -> list[int]:
     return [size, value]
 
 
-def pack(tree: Any) -> list[np.ndarray]:
-    """Leaves as host arrays; typed keys as their raw words."""
+def pack(tree: Any) -> list[Any]:
+    """Leaves as host arrays, with several processes as they are; typed keys as their raw words."""
 
-    def raw(leaf: Any) -> np.ndarray:
+    def raw(leaf: Any) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        return np.asarray(leaf)
+        return np.asarray(leaf) if jax.process_count() == 1 else leaf
 
     return [raw(leaf) for leaf in jax.tree.leaves(tree)]
 
 
-def unpack(leaves: list[np.ndarray], like: Any) -> Any:
+def unpack(leaves: list[Any], like: Any) -> Any:
     """The tree that was packed.
 
     Args:
@@ -168,7 +192,7 @@ def unpack(leaves: list[np.ndarray], like: Any) -> Any:
     if len(leaves) != len(templates):
         raise ValueError(f"{len(leaves)} saved arrays for {len(templates)}")
 
-    def typed(leaf: np.ndarray, template: Any) -> Any:
+    def typed(leaf: Any, template: Any) -> Any:
         if jnp.issubdtype(template.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(jnp.asarray(leaf), impl=jax.random.key_impl(template))
         if leaf.dtype != template.dtype or leaf.shape[1:] != template.shape[1:]:

@@ -1,6 +1,7 @@
 """The ``sbt`` command.
 
   sbt run CONFIG [--workdir DIR] [--config.field=value ...]   train the grid; again: resume it
+          [--coordinator HOST:PORT --processes N --process I] by hand on several machines
   sbt plan CONFIG [--config.field=value ...]                  dry run: cohorts, memory, time
   sbt measure DIR [--config.measure=NAME,NAME ...]            measurements of the saved weights
   sbt report DIR [DIR ...] [--out DIR]                        figures, tables, verdicts
@@ -224,13 +225,21 @@ def _console() -> Any:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    positional, overrides, named = _split(arguments, "workdir")
+    positional, overrides, named = _split(
+        arguments, "workdir", "coordinator", "processes", "process"
+    )
+    from sbt.parallel import hosts
+
+    hosts.start(named.get("coordinator"), named.get("processes"), named.get("process"))
     config = load_config(_one(positional, "sbt run CONFIG"), overrides)
-    from sbt.sweep.progress import for_console
+    from sbt.sweep.progress import Silent, for_console
     from sbt.sweep.run import run
 
     directory = named.get("workdir") or str(Path("runs") / config.name)
-    dataset = run(config, directory, progress=for_console())
+    with hosts.noticing_losses():
+        dataset = run(config, directory, progress=for_console() if hosts.writes() else Silent())
+    if not hosts.writes():
+        return 0
     accuracy = dataset["accuracy"]
     if accuracy.notnull().any():
         best = accuracy.isel(accuracy.argmax(...)) if accuracy.ndim else accuracy

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from sbt import config as configs
 from sbt.errors import UserError
+from sbt.parallel import hosts
 
 # Sections that say how to compute, keep, measure and show what is trained, not what it is; all but
 # the precision, which does change it.
@@ -41,7 +42,9 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def locked(directory: Path, config: ConfigDict) -> Iterator[Path]:
-    """Makes or enters a work directory and keeps other processes out of it.
+    """Makes or enters a work directory and keeps other sweeps out of it.
+
+    With several processes process 0 does so for all; they must see the same file system.
 
     Args:
       directory: made if it does not exist.
@@ -51,6 +54,29 @@ def locked(directory: Path, config: ConfigDict) -> Iterator[Path]:
       UserError: the directory cannot be written, another process works there, or it belongs to
         another config.
     """
+    with ExitStack() as stack:
+        refused = None
+        if hosts.writes():
+            try:
+                stack.enter_context(_locked(directory, config))
+            except UserError as error:
+                refused = error
+        (good,) = hosts.of_first(refused is None)
+        if refused is not None:
+            raise refused
+        if not good:
+            raise UserError(f"--workdir={directory}", "was refused", "see what process 0 says")
+        if not (directory / "config.json").exists():
+            raise UserError(
+                f"--workdir={directory}",
+                "is not the directory that process 0 works in",
+                "use a file system that all processes share",
+            )
+        yield directory
+
+
+@contextmanager
+def _locked(directory: Path, config: ConfigDict) -> Iterator[None]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = open(directory / ".lock", "a+")  # noqa: SIM115  closed by `with lock`
@@ -76,7 +102,7 @@ def locked(directory: Path, config: ConfigDict) -> Iterator[Path]:
         lock.write(f"process {os.getpid()} on {platform.node()}")
         lock.flush()
         _claim(directory, config)
-        yield directory
+        yield
 
 
 def _claim(directory: Path, config: ConfigDict) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, Sharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from sbt.errors import UserError
 
@@ -56,11 +57,13 @@ def check_data(data: int, devices: int) -> None:
 
 
 def put(tree: Any, sharding: Sharding) -> Any:
-    """Host arrays, the same in every process, as arrays on the mesh; typed keys included."""
+    """Arrays on the mesh, from host arrays that every process has, or from arrays on the mesh."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 
     def one(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
         if isinstance(leaf, jax.Array) and is_key(leaf):
             words = one(np.asarray(jax.random.key_data(leaf)))
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
@@ -75,6 +78,17 @@ def fetch(tree: Any) -> Any:
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def take(leaf: Any, rows: np.ndarray) -> Any:
+    """Rows of a host array or of an array on the mesh."""
+    return jnp.take(leaf, rows, axis=0) if isinstance(leaf, jax.Array) else leaf[rows]
+
+
+def by_lane(mesh: Mesh, shape: tuple[int, ...]) -> Sharding:
+    """How an array of that shape is spread: along its first axis, if that divides it."""
+    divides = shape and shape[0] % mesh.shape[LANE_AXIS] == 0
+    return NamedSharding(mesh, PartitionSpec(LANE_AXIS) if divides else PartitionSpec())
 
 
 def is_key(leaf: jax.Array) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from sbt import config as configs
 from sbt import results, workdir
 from sbt.checkpoint import Checkpoints
+from sbt.parallel import hosts
 from sbt.sweep.fit import peak_memory
 from sbt.sweep.prepare import Sweep
 from sbt.sweep.progress import Progress, Status, describe
@@ -49,7 +50,7 @@ class Book:
 
     def write(self, status: str) -> None:
         """Results and meta data to disk."""
-        if self.directory is None:
+        if self.directory is None or not hosts.writes():
             return
         results.write(self.recorder.dataset(), self.directory)
         now = time.monotonic()
@@ -75,7 +76,7 @@ class Book:
         due = time.monotonic() - self._saved >= 60 * minutes
         return self.checkpoints is not None and (due or self.stop.is_set())
 
-    def save(self, leaves: list[np.ndarray], position: dict[str, Any]) -> None:
+    def save(self, leaves: list[Any], position: dict[str, Any]) -> None:
         """Writes the results so far, then the checkpoint to go on from.
 
         In this order: after a crash between the two, an older checkpoint trains again what the
@@ -151,6 +152,6 @@ def open_book(sweep: Sweep, directory: Path | None, progress: Progress) -> Book:
     many = len(sweep.cohorts) > 1
     progress.note(
         f"{config.name}: {sweep.runs} runs in {len(sweep.cohorts)} cohort{'s' * many} on "
-        f"{jax.local_device_count()} {jax.default_backend()} device(s)"
+        f"{jax.device_count()} {jax.default_backend()} device(s)"
     )
     return Book(sweep, recorder, progress, directory, checkpoints, meta)

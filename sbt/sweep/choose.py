@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from sbt.errors import UserError
 from sbt.sweep.engine import Engine, make_engine
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.plan import Cohort
@@ -26,6 +27,12 @@ def choose_strategy(
         usual = Strategy(1, usual.convolution if platform == "cpu" else "stock")
     if wanted.strategy != "measure":
         return parse(wanted.strategy, wanted.convolution, usual)
+    if jax.process_count() > 1:
+        raise UserError(
+            "config.engine.strategy",
+            "'measure' takes times, which processes do not agree on",
+            "measure with one process, and name the strategy that it prints",
+        )
     timings = {}
     for candidate in candidates(platform):
         if wanted.convolution in ("auto", candidate.convolution):

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sbt.errors import UserError
+from sbt.parallel import hosts
 from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
 from sbt.sweep.choose import choose_strategy
 from sbt.sweep.engine import Engine, make_engine
@@ -55,9 +56,8 @@ def fit(problem: Problem, cohort: Cohort, runs: int, least: int = 0) -> Fitted:
     arrays = put(problem.arrays, NamedSharding(mesh, P()))
     most = cohort.config.engine.lanes or runs
     size = _round_up(max(min(runs, most), least), count)
-    budget = memory_budget(
-        cohort.config.engine.memory_gb, jax.local_devices()[0], len(mesh.local_devices)
-    )
+    own = mesh.local_devices
+    budget = hosts.least(memory_budget(cohort.config.engine.memory_gb, own[0], len(own)))
     strategy = choose_strategy(problem, cohort, mesh, size, arrays)
     engine = make_engine(problem, cohort, mesh, size, arrays, strategy)
     while engine.bytes_per_device > budget and engine.lanes > max(count, _round_up(least, count)):

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from sbt.checkpoint import Checkpoint, pack, save_weights, unpack
-from sbt.parallel.mesh import fetch, put
+from sbt.parallel import hosts
+from sbt.parallel.mesh import fetch, put, take
 from sbt.sweep.book import Book
 from sbt.sweep.fit import Fitted
 from sbt.sweep.lanes import make_lanes
@@ -92,15 +93,24 @@ class Pass:
                     self._keep_weights(state)  # before the results can say that these runs are done
                 if tick == end:
                     self._record(state, epoch)
-                saving = saving or book.save_due()
+                window, saving, stop = self._agreed(window, saving or book.save_due())
                 if not saving or (tick % every and every <= window and tick < cohort.ticks):
                     continue  # or: one of the next windows ends with an update of every run
                 self._save(state, tick)
                 saving = False
-                if book.stop.is_set():
+                if stop:
                     book.progress.note(f"stopped at epoch {self._epochs(tick):.2f}")
                     raise Interrupted
         book.write("running")
+
+    def _agreed(self, window: int, saving: bool) -> tuple[int, bool, bool]:
+        """Length of the next window, whether to save, whether to stop: the same in all processes.
+
+        A signal may reach any of them; clocks are process 0's.
+        """
+        stop = hosts.anywhere(self.book.stop.is_set()) and self.book.checkpoints is not None
+        length, save = hosts.of_first(window, saving)
+        return int(length), bool(save) or stop, stop
 
     def _epochs(self, tick: int) -> float:
         return tick * self.cohort.tick / self.cohort.facts.num_examples
@@ -159,26 +169,30 @@ class Pass:
         self.book.recorder.measured.record(indices, epochs, found)
 
     def _save(self, state: TrainState, tick: int) -> None:
-        order = np.argsort(self.members)
-        runs = sorted(self.members)
         # Between two updates nothing of a state depends on how ticks divide the batches, so that
         # another number of devices may go on.
         waiting, diverged_at = fetch((state.accumulated, state.diverged_at))
         settled = not np.any(waiting[diverged_at < 0])
         kept = state._replace(average=()) if settled else state
-        leaves = [leaf[: len(order)][order] for leaf in pack(kept)]
-        position = {"cohort": self.number, "runs": runs, "examples": tick * self.cohort.tick}
-        self.book.save(leaves, {**position, "plan": plan_of(self.cohort, runs, settled)})
+        runs = sorted(self.members)
+        position = {
+            "cohort": self.number,
+            "runs": runs,
+            "rows": self.members,
+            "examples": tick * self.cohort.tick,
+            "plan": plan_of(self.cohort, runs, settled),
+        }
+        self.book.save(pack(kept), position)
 
     def _restore(self, fresh: TrainState, saved: Checkpoint) -> TrainState:
         """The saved lanes in this pass's order, on this machine's devices."""
-        at = {member: row for row, member in enumerate(saved.position["runs"])}
+        at = {member: row for row, member in enumerate(saved.position["rows"])}
         rows = np.asarray([at[member] for member in self.members])
         rows = np.append(rows, np.full(self.engine.lanes - len(rows), rows[-1]))
         settled = saved.position["plan"]["settled"]
         like = fresh._replace(average=()) if settled else fresh
-        state = unpack([leaf[rows] for leaf in saved.leaves], like)
-        frozen = np.where(self.lanes.used, state.diverged_at, 0).astype(np.int32)
+        state = unpack([take(leaf, rows) for leaf in saved.leaves], like)
+        frozen = np.where(self.lanes.used, fetch(state.diverged_at), 0).astype(np.int32)
         state = state._replace(diverged_at=frozen)
         if settled:
             state = state._replace(average=fresh.average)

@@ -1,6 +1,7 @@
 """``sbt.run``: trains a whole grid, keeps what it learns, survives interruption."""
 
 import contextlib
+import functools
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from sbt import results
 from sbt import workdir as directories
 from sbt.checkpoint import Checkpoint
 from sbt.data import Dataset
-from sbt.parallel.mesh import make_mesh
+from sbt.parallel.mesh import by_lane, make_mesh
 from sbt.sweep import own
 from sbt.sweep.book import Book, open_book
 from sbt.sweep.fit import fit
@@ -75,7 +76,9 @@ def run(
 
 def _train(sweep: Sweep, directory: Path | None, progress: Progress) -> xr.Dataset:
     book = open_book(sweep, directory, progress)
-    saved = book.checkpoints.latest() if book.checkpoints else None
+    mesh = make_mesh(sweep.config.parallel.data)
+    sharding = functools.partial(by_lane, mesh)
+    saved = book.checkpoints.latest(sharding) if book.checkpoints else None
     if saved and (reason := _unfit(saved, book)):
         progress.note(f"the checkpoint {reason}: runs that are not finished start again")
         saved = None
