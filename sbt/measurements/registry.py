@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from sbt.measure.labelled import Labelled
 from sbt.measurements import gradients, layers, sharp
-from sbt.train.tally import TALLIES, Setting, Tally
+from sbt.train.tallies import TALLIES
+from sbt.train.tally import Setting, Tally
 
 Cost = Literal["free", "passes over the data", "heavy"]
 

@@ -16,7 +16,7 @@ from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import Observer
 from sbt.sweep.plan import Cohort
 from sbt.train.state import TrainState
-from sbt.train.tally import TALLIES
+from sbt.train.tallies import TALLIES
 
 WINDOW_SECONDS = 2.0  # between two looks at the clock, the signals and the progress display
 

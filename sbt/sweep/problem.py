@@ -20,7 +20,8 @@ from sbt.sweep.plan import Cohort, ModelFacts
 from sbt.train.gradient import EXTRAS, Objective, Point, gradients
 from sbt.train.pace import Pace
 from sbt.train.step import Program
-from sbt.train.tally import TALLIES, Setting
+from sbt.train.tallies import TALLIES
+from sbt.train.tally import Setting
 
 
 @dataclasses.dataclass(frozen=True)
