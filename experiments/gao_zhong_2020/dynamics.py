@@ -1,0 +1,75 @@
+"""What figures 2 to 9 of Gao & Zhong (2020), arXiv 2012.08795, share: AlexNet, CIFAR-10, plain SGD.
+
+Printed: AlexNet with a first and a second fully connected layer and dropout, CIFAR-10, SGD; two
+pairs of batch size and learning rate, 512 with 0.005 and 8192 with 0.05. Not printed, chosen here:
+no momentum, no weight decay, no augmentation, per-channel normalisation, a learning rate of 0.01 at
+every batch size (so that what changes with the batch size is the gradient), PyTorch's
+initialisation, one seed; 200 epochs where a figure shows training ("first 100 epochs" occurs in the
+text). Batch sizes above 50,000, the size of the training set (figure 3 goes to 60,000), are left
+out.
+
+``:small`` is for two CPU cores and minutes: the reduced AlexNet of Masters & Luschi (2018), 472,794
+parameters instead of 23,272,266, also with two fully connected hidden layers but without dropout,
+on the first images of the set.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sbt.config import default
+from sbt.errors import UserError
+
+BATCH_SIZES = (*(2**k for k in range(5, 16)), 49152)  # 32 ... 32768, and what the paper adds
+SMALL_BATCH_SIZES = (16, 64, 256, 1024)
+SMALL_EXAMPLES = 1024
+FIRST_FC, SECOND_FC = "Dense_0/kernel", "Dense_1/kernel"
+
+
+def dynamics(
+    figure: str,
+    variant: str,
+    measure: Mapping[str, Any],
+    *,
+    epochs: int = 1,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    small: Mapping[str, Any] | None = None,
+) -> ConfigDict:
+    """The config of a figure.
+
+    Args:
+      figure: its number, ``fig03``.
+      variant: ``""`` (the paper's network and data), ``dropout`` (the same, measured with the masks
+        of training) or ``small``.
+      measure: fields of ``config.measure``.
+      epochs: of training.
+      batch_sizes: to sweep.
+      small: fields of ``config.measure`` that ``small`` changes.
+
+    Raises:
+      UserError: another variant.
+    """
+    config = default()
+    config.name = f"gao_zhong_2020/{figure}{'-' * bool(variant)}{variant}"
+    config.data.name = "cifar10"
+    config.model = {"name": "alexnet_dropout"}
+    config.epochs = epochs
+    config.lr_scaling = "none"
+    config.base_lr = 0.01
+    config.sweep.batch_size = tuple(batch_sizes)
+    config.sweep.seed = (0,)
+    config.evaluate.every = 10
+    config.measure.update(ConfigDict(dict(measure)))
+    if variant == "small":
+        config.data.train_size, config.data.test_size = SMALL_EXAMPLES, 500
+        config.model = {"name": "alexnet"}
+        config.base_lr = 0.02
+        config.sweep.batch_size = SMALL_BATCH_SIZES if len(batch_sizes) > 1 else (64,)
+        config.measure.update(ConfigDict(dict(small or {})))
+    elif variant == "dropout":
+        config.measure.mode = "training"
+    elif variant:
+        remedy = "use :small, :dropout, or none"
+        raise UserError(f"{figure}.py:{variant}", "there is no such variant", remedy)
+    return config

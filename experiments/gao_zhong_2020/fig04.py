@@ -1,0 +1,20 @@
+"""Fig. 4: normalised parameter stride in the first epoch against the batch size, AlexNet, CIFAR-10.
+
+    sbt run experiments/gao_zhong_2020/fig04.py --workdir runs/gz04
+    sbt report runs/gz04
+
+Gao & Zhong (2020), section 2: E|Δw|/lr, averaged over the updates of the first epoch, shrinks with
+the batch size. ``normalised_stride`` here, by ``layer`` and over ``all`` of them; the figure's
+layer is not printed (the text speaks of the first fully connected one, ``Dense_0/kernel``). Without
+momentum it is ``gradient_magnitude``, mean |g|. See ``dynamics.py`` for what is chosen here.
+
+12 runs of one epoch. For accelerators; ``:small`` takes a minute on two shared CPU cores.
+"""
+
+from dynamics import dynamics
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The paper's network and data, or ``small``."""
+    return dynamics("fig04", variant, {"names": ("strides",)})

@@ -1,0 +1,23 @@
+"""Fig. 5: parameter stride over training by batch size, AlexNet, CIFAR-10.
+
+    sbt run experiments/gao_zhong_2020/fig05.py --workdir runs/gz05
+    sbt report runs/gz05
+
+Gao & Zhong (2020), section 2: "parameter update stride" per epoch for batch sizes 32 ... 49152; the
+area under the curve, the space that is searched, is smaller for large batches. For an area it must
+be the *sum* of the strides of an epoch, ``path_length`` here (its cumulative sum over ``epoch`` is
+the area); the mean per update is ``parameter_stride``. Both by ``layer`` and over ``all``. See
+``dynamics.py`` for what is chosen here.
+
+12 runs of 200 epochs. For accelerators; ``:small``, 10 epochs, takes about 4 minutes on two shared
+CPU cores.
+"""
+
+from dynamics import dynamics
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The paper's network and data, or ``small``."""
+    epochs = 10 if variant == "small" else 200
+    return dynamics("fig05", variant, {"names": ("strides",)}, epochs=epochs)

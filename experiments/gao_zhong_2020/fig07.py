@@ -1,0 +1,21 @@
+"""Fig. 7: loss stride in the first epoch against the batch size, AlexNet, CIFAR-10.
+
+    sbt run experiments/gao_zhong_2020/fig07.py --workdir runs/gz07
+    sbt report runs/gz07
+
+Gao & Zhong (2020), section 2: E(ΔL)/lr, averaged over the updates of the first epoch, falls with
+the batch size, equation 8: mean g² (an average over *parameters*; the prose says samples), s²/n for
+gradients without a mean, with a floor in general. ``gradient_mean_square`` here; ``loss_stride`` is
+the same before the division by lr, times the number of parameters what the loss should fall by.
+See ``dynamics.py`` for what is chosen here.
+
+12 runs of one epoch. For accelerators; ``:small`` takes a minute on two shared CPU cores.
+"""
+
+from dynamics import dynamics
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The paper's network and data, or ``small``."""
+    return dynamics("fig07", variant, {"names": ("strides",)})

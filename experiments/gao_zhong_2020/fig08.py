@@ -1,0 +1,23 @@
+"""Fig. 8: training loss and its fluctuation by batch size, AlexNet, CIFAR-10.
+
+    sbt run experiments/gao_zhong_2020/fig08.py --workdir runs/gz08
+    sbt report runs/gz08
+
+Gao & Zhong (2020), section 2: loss curves for batch sizes 32 ... 49152; medium ones are smoothest.
+The paper gives no number for "smooth"; here ``batch_loss_fluctuation``, the standard deviation of
+the batch loss in an epoch with the trend removed (by differences of consecutive losses), and
+``batch_loss_std`` with the trend. ``train_loss`` is the curve. See ``dynamics.py`` for what is
+chosen here.
+
+12 runs of 200 epochs. For accelerators; ``:small``, 10 epochs, takes about 4 minutes on two shared
+CPU cores.
+"""
+
+from dynamics import dynamics
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The paper's network and data, or ``small``."""
+    epochs = 10 if variant == "small" else 200
+    return dynamics("fig08", variant, {"names": ("fluctuation",)}, epochs=epochs)

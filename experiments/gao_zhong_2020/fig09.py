@@ -1,0 +1,32 @@
+"""Fig. 9: mean gradient against the discarded fraction of a batch, AlexNet, CIFAR-10.
+
+    sbt run experiments/gao_zhong_2020/fig09.py --workdir runs/gz09
+    sbt report runs/gz09
+
+Gao & Zhong (2020), section 3.1: mean |g| of the second fully connected layer, for a batch of 8192
+at the first update without its p % smallest losses, rises with p = 10 ... 90 %. Fewer examples
+alone make a gradient noisier and so larger, by up to 1/sqrt(1-p): the control that leaves out as
+many random examples says how much of the rise that is (``randomly_discarded_gradient``).
+``discarded_gradient`` divides by the examples that are kept;
+``--config.measure.discarded_gradient.average=batch`` divides by the whole batch. See
+``dynamics.py`` for what is chosen here.
+
+Three seeds, one epoch; ``measured_epoch`` 0 is the first update. For accelerators; ``:small`` (a
+batch of 1024) takes about 2 minutes on two shared CPU cores.
+"""
+
+from dynamics import SECOND_FC, dynamics
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The paper's network and data, ``dropout`` or ``small``."""
+    measure = {
+        "names": ("discarded_gradient",),
+        "at_start": True,
+        "where": SECOND_FC,
+        "discarded_gradient": {"fractions": tuple(p / 10 for p in range(1, 10)), "examples": 8192},
+    }
+    config = dynamics("fig09", variant, measure, batch_sizes=(8192,))
+    config.sweep.seed = (0, 1, 2)
+    return config
