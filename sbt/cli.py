@@ -5,6 +5,7 @@
   sbt plan CONFIG [--config.field=value ...]                  dry run: cohorts, memory, time
   sbt measure DIR [--config.measure=NAME,NAME ...]            measurements of the saved weights
   sbt report DIR [DIR ...] [--out DIR]                        figures, tables, verdicts
+  sbt bench [--quick] [--models=NAME,NAME ...]                speed, against peers and ceilings
   sbt list                                                    experiments, models, rules
 
 CONFIG is a Python file with ``get_config()``; ``file.py:variant`` passes it an argument. A tuple is
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(
                 f"sbt {command}", "is no command", f"use one of {', '.join(COMMANDS)}; see sbt help"
             )
-        if "--help" in rest or "-h" in rest:
+        if ("--help" in rest or "-h" in rest) and command != "bench":
             print(__doc__)
             return 0
         return COMMANDS[command](rest)
@@ -325,6 +326,12 @@ def _measure(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _bench(arguments: Sequence[str]) -> int:
+    from sbt.bench import main as bench
+
+    return bench(arguments, _console())
+
+
 def _list(arguments: Sequence[str]) -> int:
     del arguments
     from sbt.listing import tables
@@ -340,6 +347,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "plan": _plan,
     "measure": _measure,
     "report": _report,
+    "bench": _bench,
     "list": _list,
 }
 

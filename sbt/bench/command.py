@@ -1,0 +1,242 @@
+"""``sbt bench``: times every setting in turn, again and again, and writes what it found."""
+
+import contextlib
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sbt.bench import options as choices
+from sbt.bench.ceilings import measure_ceilings
+from sbt.bench.figure import draw
+from sbt.bench.lanes import make_task, prepared, sbt_workload
+from sbt.bench.networks import NETWORKS
+from sbt.bench.options import Options
+from sbt.bench.record import Cell, Facts, Record, describe_machine, write_record
+from sbt.bench.scaling import measure_scaling
+from sbt.bench.tables import ceiling_line, markdown, rich_table, sentences, skipped
+from sbt.bench.workload import SBT, Setting, Skip, Workload, calibrate, microseconds
+from sbt.report.files import write_text
+from sbt.sweep import devices
+from sbt.sweep.fit import peak_memory
+
+Note = Callable[[str], None]
+
+
+def main(arguments: Sequence[str], console: Console) -> int:
+    """Runs the command; returns its exit code."""
+    if {"--help", "-h"} & set(arguments):
+        print(help_text())
+        return 0
+    devices.prepare()
+    options = choices.parse(arguments, jax.default_backend())
+    command = shlex.join(["sbt", "bench", *arguments])
+    with _progress(console) as show:
+        record = run_bench(options, command, show)
+    console.print(rich_table(record))
+    for line in (ceiling_line(record), *sentences(record)):
+        console.print(line, highlight=False, soft_wrap=True)
+    without = skipped(record)
+    if without:
+        console.print(f"{len(without)} settings skipped, for example {without[0]}", soft_wrap=True)
+    names = ("bench.json", "bench.md", "bench.png")
+    console.print(f"results: {', '.join(str(options.out / name) for name in names)}")
+    return 0
+
+
+def help_text() -> str:
+    """What ``sbt bench --help`` prints."""
+    values = flags.FlagValues()
+    choices.define(values)
+    head = "sbt bench: training speed of lanes, against peers and against measured ceilings.\n"
+    return head + values.get_help(include_special_flags=False)
+
+
+class Show:
+    """Says what goes on; a bar on a terminal, lines elsewhere."""
+
+    def __init__(self, console: Console, bar: Progress | None):
+        self._console, self._bar = console, bar
+        self._task = bar.add_task("", total=None) if bar else None
+
+    def phase(self, text: str, total: int) -> None:
+        """A new part of the work begins."""
+        self._console.print(text, highlight=False, markup=False)
+        if self._bar and self._task is not None:
+            self._bar.reset(self._task, total=total, description="")
+
+    def step(self, text: str) -> None:
+        """One unit of the present part begins."""
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, advance=1, description=text)
+        else:
+            self._console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator[Show]:
+    if not console.is_terminal:
+        yield Show(console, None)
+        return
+    columns = (BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("{task.description}"))  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield Show(console, bar)
+
+
+@contextlib.contextmanager
+def _compiling_anew() -> Iterator[None]:
+    """Programs are compiled, not read from an earlier run's cache: their times are reported."""
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+
+
+def run_bench(options: Options, command: str, show: Show) -> Record:
+    """Times everything that the options name; writes after every round.
+
+    Settings are compiled first, then timed round robin, so that a drift of the machine's speed
+    hits all of them alike. Ctrl-C ends the timing; what is known by then is reported.
+    """
+    environment = describe_machine()
+    with _compiling_anew():
+        show.phase("measuring the ceilings", 1)
+        record = Record(
+            command=command,
+            environment=environment,
+            networks={name: _facts(name, options) for name in options.models},
+            ceilings=measure_ceilings(options.precisions),
+            cells=(),
+        )
+        try:
+            workloads, cells = _compile(options, show)
+            record = dataclasses.replace(record, cells=tuple(cells), complete=False)
+            for number in range(options.repeats):
+                show.phase(f"round {number + 1} of {options.repeats}", len(workloads))
+                record = dataclasses.replace(
+                    record, cells=_round(record.cells, workloads, options, show)
+                )
+                _write(record, options)
+            record = dataclasses.replace(record, complete=True)
+            if options.scaling:
+                g = min(options.micro_batches, key=lambda g: abs(g - 8))
+                show.phase("scaling", 3)
+                scaling = measure_scaling(
+                    options.models[0], g, options.precisions[0], options.repeats, show.step
+                )
+                record = dataclasses.replace(record, scaling=scaling)
+        except KeyboardInterrupt:
+            if not record.timed:
+                raise
+            show.phase("interrupted: reporting what is known", 1)
+            record = dataclasses.replace(record, complete=False)
+    record = dataclasses.replace(record, peak_bytes=peak_memory())
+    _write(record, options)
+    return record
+
+
+def _facts(name: str, options: Options) -> Facts:
+    network = NETWORKS[name]
+    setting = Setting(name, SBT, max(network.least, 8), 1, "auto", options.precisions[0])
+    _, cohort = prepared(setting)
+    return Facts(cohort.facts.parameters, cohort.facts.flops, int(np.prod(network.shape)))
+
+
+def _compile(options: Options, show: Show) -> tuple[dict[int, Workload], list[Cell]]:
+    """A workload for every setting that can be timed, and a cell for every setting."""
+    every = list(choices.settings(options))
+    show.phase(f"compiling {len(every)} settings", len(every))
+    workloads: dict[int, Workload] = {}
+    cells: list[Cell] = []
+    known: set[Setting] = set()
+    too_much: dict[Setting, int] = {}  # without its lanes -> the fewest lanes that were too many
+    for setting in every:
+        show.step(str(setting))
+        family = dataclasses.replace(setting, lanes=0)
+        try:
+            if setting.lanes >= too_much.get(family, sys.maxsize):
+                raise Skip(f"{too_much[family]} lanes were too many")
+            workload = _workload(setting, options)
+            if workload.setting in known:
+                continue  # what `auto` stands for was asked for by name
+            known.add(workload.setting)
+            if (workload.compile_seconds or 0.0) > options.cell_seconds:
+                raise Skip(f"compiled for {workload.compile_seconds:.0f} s")
+            most = options.cell_seconds / (options.repeats + 1)
+            updates = calibrate(workload, options.seconds, most)
+        except Skip as reason:
+            too_much.setdefault(family, setting.lanes)
+            cells.append(Cell(setting, skipped=str(reason)))
+        except RuntimeError as error:  # out of memory, or an operation that a peer lacks
+            too_much.setdefault(family, setting.lanes)
+            line = (str(error).splitlines() or [""])[0]
+            cells.append(Cell(setting, skipped=f"{type(error).__name__}: {line[:160]}"))
+        else:
+            workloads[len(cells)] = workload
+            cells.append(
+                Cell(
+                    setting=workload.setting,
+                    updates=updates,
+                    automatic=workload.automatic,
+                    detail=workload.detail,
+                    compile_seconds=workload.compile_seconds,
+                    memory_bytes=workload.memory_bytes,
+                    bytes_accessed=workload.bytes_accessed,
+                )
+            )
+    return workloads, cells
+
+
+def _workload(setting: Setting, options: Options) -> Workload:
+    least = NETWORKS[setting.network].least
+    if setting.micro_batch < least:
+        raise Skip(f"batch norm of dense layers needs {least} examples")
+    if setting.method == SBT:
+        return sbt_workload(setting)
+    task: Any = make_task(setting)
+    if setting.method in ("flax", "flax_scan"):
+        from sbt.bench.flax_peer import flax_workload
+
+        return flax_workload(task, scanned=setting.method == "flax_scan")
+    from sbt.bench.torch_peer import torch_func_workload, torch_workload
+
+    most = options.cell_seconds / (options.repeats + 1)
+    if setting.method == "torch_func":
+        return torch_func_workload(task, most)
+    return torch_workload(task, most, compiled=setting.method == "torch_compile")
+
+
+def _round(
+    cells: tuple[Cell, ...], workloads: dict[int, Workload], options: Options, show: Show
+) -> tuple[Cell, ...]:
+    """One more time for every cell."""
+    after = list(cells)
+    for number, workload in workloads.items():
+        cell = after[number]
+        if cell.skipped:
+            continue
+        show.step(str(cell.setting))
+        try:
+            time = microseconds(workload, cell.updates)
+        except (Skip, RuntimeError) as reason:
+            line = (str(reason).splitlines() or [""])[0]
+            after[number] = dataclasses.replace(cell, microseconds=(), skipped=line[:160])
+        else:
+            after[number] = dataclasses.replace(cell, microseconds=(*cell.microseconds, time))
+    return tuple(after)
+
+
+def _write(record: Record, options: Options) -> None:
+    write_record(record, options.out / "bench.json")
+    write_text(options.out / "bench.md", markdown(record))
+    draw(record).save(options.out, kinds=("png",))

@@ -1,0 +1,212 @@
+"""sbt's own side: lanes of the programs that ``sbt run`` trains with, and what peers start from."""
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from sbt.bench.networks import CLASSES, NETWORKS, TRAIN_SIZE, WEIGHT_DECAY, Network
+from sbt.bench.workload import Setting, Skip, Workload
+from sbt.config import default
+from sbt.data import Dataset, epoch_order, load, purpose_key
+from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
+from sbt.sweep.choose import choose_strategy
+from sbt.sweep.engine import make_engine
+from sbt.sweep.fit import memory_budget
+from sbt.sweep.lanes import make_lanes
+from sbt.sweep.plan import Cohort
+from sbt.sweep.prepare import prepare
+from sbt.sweep.problem import Parts, Problem
+from sbt.train.state import TrainState
+
+EPOCHS = 100_000  # more than any window reaches; a run that ended would cost nothing
+SEEDS = 4
+
+
+def make_config(
+    setting: Setting, network: Network, train_size: int = TRAIN_SIZE, epochs: int = EPOCHS
+) -> ConfigDict:
+    """The sweep whose lanes are timed: base learning rates within a factor of two, a few seeds."""
+    lanes, g = setting.lanes, setting.micro_batch
+    seeds = math.gcd(lanes, SEEDS)
+    config = default()
+    config.name = "bench"
+    config.data = {
+        "name": "synthetic",
+        "image_shape": network.shape,
+        "num_classes": CLASSES,
+        "train_size": train_size,
+        "test_size": 64,
+    }
+    config.model = dict(network.model)
+    config.batch_size = config.micro_batch = g
+    config.epochs = epochs
+    config.rule = {"name": "sgd", "momentum": None, "weight_decay": WEIGHT_DECAY}
+    config.sweep.base_lr = tuple(
+        network.base_lr * (1 - i / (2 * lanes)) for i in range(lanes // seeds)
+    )
+    config.sweep.seed = tuple(range(seeds))
+    strategy, _, convolution = setting.strategy.partition("/")
+    config.engine.strategy = strategy or "auto"
+    config.engine.convolution = convolution or "auto"
+    config.engine.precision = setting.precision
+    return config
+
+
+@functools.lru_cache(maxsize=4)
+def _dataset(shape: tuple[int, int, int], train_size: int) -> Dataset:
+    return load(
+        {
+            "name": "synthetic",
+            "image_shape": shape,
+            "num_classes": CLASSES,
+            "train_size": train_size,
+            "test_size": 64,
+        }
+    )
+
+
+def prepared(
+    setting: Setting, train_size: int = TRAIN_SIZE, epochs: int = EPOCHS
+) -> tuple[Problem, Cohort]:
+    """Problem and cohort of a setting, through the checks and the planning of every sweep."""
+    network = NETWORKS[setting.network]
+    config = make_config(setting, network, train_size, epochs)
+    sweep = prepare(config, Parts(dataset=_dataset(network.shape, train_size)))
+    (cohort,) = sweep.cohorts
+    return sweep.builder.problem(cohort.config, cohort.synchronous), cohort
+
+
+class Position(NamedTuple):
+    """Where a pass stands."""
+
+    state: TrainState
+    tick: int
+
+
+def sbt_workload(setting: Setting, train_size: int = TRAIN_SIZE) -> Workload:
+    """Lanes in the engine that ``sbt run`` would compile for them.
+
+    Raises:
+      Skip: they do not fit the memory.
+    """
+    problem, cohort = prepared(setting, train_size)
+    mesh = make_mesh(cohort.sharding.devices)
+    devices = mesh.shape[LANE_AXIS]
+    size = -(-setting.lanes // devices) * devices
+    budget = memory_budget(None, jax.local_devices()[0], len(mesh.local_devices))
+    _refuse(2 * cohort.facts.parameter_bytes * size / devices, budget)
+    arrays = put(problem.arrays, NamedSharding(mesh, P()))
+    usual = cohort.config.copy_and_resolve_references()
+    usual.engine.strategy = usual.engine.convolution = "auto"
+    as_usual = dataclasses.replace(cohort, config=usual)
+    automatic = choose_strategy(problem, as_usual, mesh, size, arrays)
+    strategy = choose_strategy(problem, cohort, mesh, size, arrays)
+    engine = make_engine(problem, cohort, mesh, size, arrays, strategy)
+    _refuse(engine.bytes_per_device, budget)
+    lanes = make_lanes(cohort, range(setting.lanes), size)
+    g, n = cohort.tick, cohort.facts.num_examples
+
+    def start() -> Position:
+        return Position(engine.init(lanes), 0)
+
+    def advance(at: Position, updates: int) -> Position:
+        state, tick = at
+        until = tick + updates
+        if until > cohort.ticks:
+            raise Skip(f"{until} ticks are more than a run of {cohort.ticks}")
+        while tick < until:
+            epoch = tick * g // n
+            begin, end = cohort.first_tick(epoch), cohort.first_tick(epoch + 1)
+            count = min(end, until) - tick
+            state = engine.train(state, lanes, epoch, tick * g - epoch * n, count, tick == begin)
+            tick += count
+        return Position(jax.block_until_ready(state), tick)
+
+    def healthy(at: Position) -> bool:
+        diverged = np.asarray(at.state.diverged_at)[: setting.lanes]
+        consumed = np.asarray(at.state.examples)[: setting.lanes]
+        return bool(np.all(diverged < 0) and np.all(consumed == at.tick * g))
+
+    return Workload(
+        start=start,
+        advance=advance,
+        healthy=healthy,
+        setting=dataclasses.replace(setting, strategy=str(strategy)),
+        automatic=strategy == automatic,
+        compile_seconds=engine.compile_seconds,
+        memory_bytes=engine.bytes_per_device * devices,
+    )
+
+
+def _refuse(need: float, budget: float) -> None:
+    if need > budget:
+        raise Skip(f"needs {need / 2**30:.1f} GB per device, {budget / 2**30:.1f} are free")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a peer trains: the same data, order, initial weights and learning rates as the lanes.
+
+    Attributes:
+      network: what.
+      setting: how.
+      images: float32, normalised, NHWC; peers need not normalise at every step as lanes do.
+      labels: int32.
+      orders: of the first epoch, one row per seed; peers repeat it.
+      params: initial weights, one tree per seed.
+      stats: initial running statistics.
+      seeds: of every lane, an index into ``orders`` and ``params``.
+      learning_rates: of every lane, in mean form.
+    """
+
+    network: Network
+    setting: Setting
+    images: np.ndarray
+    labels: np.ndarray
+    orders: np.ndarray
+    params: tuple[Any, ...]
+    stats: Any
+    seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return len(self.labels) // self.setting.micro_batch
+
+
+def make_task(setting: Setting, train_size: int = TRAIN_SIZE) -> Task:
+    """The peers' task, taken from the very sweep that the lanes of this setting train."""
+    as_lanes = dataclasses.replace(setting, strategy="auto")
+    problem, cohort = prepared(as_lanes, train_size)
+    seeds = tuple(int(run.settings["seed"]) for run in cohort.runs)
+    rates = tuple(float(run.settings["base_lr"]) * setting.micro_batch for run in cohort.runs)
+    example = problem.example()
+    n = problem.num_examples
+    keys = [jax.random.key(seed) for seed in sorted(set(seeds))]
+    with jax.default_device(jax.local_devices()[0]):
+        images, labels = problem.batches(
+            problem.arrays, jnp.arange(n, dtype=jnp.int32), 0, keys[0], True
+        )
+        init = jax.jit(problem.model.init)
+        zeros = jnp.zeros(example.shape, example.dtype)
+        starts = [jax.device_get(init(purpose_key(key, "init"), zeros)) for key in keys]
+        orders = np.stack([np.asarray(epoch_order(key, 0, n)) for key in keys])
+    return Task(
+        network=NETWORKS[setting.network],
+        setting=setting,
+        images=np.asarray(images.astype(jnp.float32)),
+        labels=np.asarray(labels),
+        orders=orders,
+        params=tuple(params for params, _ in starts),
+        stats=starts[0][1],
+        seeds=seeds,
+        learning_rates=rates,
+    )

@@ -1,0 +1,158 @@
+"""The table of a benchmark, on the terminal and as Markdown."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from sbt.bench.derived import TORCH, Row, fraction, rows, sentences
+from sbt.bench.record import Cell, Record
+
+PEER_HEADINGS = {
+    "flax": "flax loop",
+    "flax_scan": "flax scan",
+    "torch": "torch",
+    "torch_compile": "torch.compile",
+    "torch_func": "torch.func",
+}
+
+
+def summary(record: Record) -> tuple[list[str], list[list[str]]]:
+    """Headings and lines: one line per network, precision and micro-batch; µs per example·lane."""
+    table = rows(record)
+    peers = [name for name in PEER_HEADINGS if any(name in row.peers for row in table)]
+    against = [name for name in ("torch", "flax") if name in peers]
+    many = len({row.precision for row in table}) > 1
+    head = ["network", *["precision"] * many, "g = m", "sbt", "examples·lanes/s", "lanes"]
+    head += ["strategy", "own choice", "compile", "MB", "ceiling"]
+    head += [PEER_HEADINGS[name] for name in peers]
+    head += [f"{name} / sbt" for name in against]
+    lines = []
+    for row in table:
+        ours = row.ours
+        line = [row.network, *[row.precision] * many, str(row.micro_batch)]
+        if ours is None:
+            line += ["-"] * 8
+        else:
+            line += [
+                spread(ours),
+                f"{ours.rate:,.0f}",
+                str(ours.setting.lanes),
+                ours.setting.strategy,
+                f"{row.automatic.median:.3g}" if row.automatic else "-",
+                f"{ours.compile_seconds:.1f} s" if ours.compile_seconds is not None else "-",
+                f"{ours.memory_bytes / 2**20:.0f}" if ours.memory_bytes is not None else "-",
+                f"{fraction(record, ours):.0%}",
+            ]
+        line += [spread(row.peers[p]) if p in row.peers else "-" for p in peers]
+        line += [_ratio(row, name) for name in against]
+        lines.append(line)
+    return head, lines
+
+
+def spread(cell: Cell) -> str:
+    """Median of the repeats, and the smallest and largest of them."""
+    low, high = min(cell.microseconds), max(cell.microseconds)
+    return f"{cell.median:.3g} ({low:.3g}-{high:.3g})"
+
+
+def _ratio(row: Row, name: str) -> str:
+    ratio = row.ratio(TORCH if name == "torch" else ("flax",))
+    return "-" if ratio is None else f"{ratio:.2f}"
+
+
+def skipped(record: Record) -> list[str]:
+    """What has no times, and why."""
+    return [f"{cell.setting}: {cell.skipped}" for cell in record.cells if cell.skipped]
+
+
+def rich_table(record: Record) -> Table:
+    """The summary for a terminal."""
+    head, lines = summary(record)
+    title = "Training time, µs per example·lane: median (min-max) of the repeats"
+    table = Table(title=title, title_justify="left")
+    for name in head:
+        table.add_column(name, justify="left" if name in ("network", "strategy") else "right")
+    before = None
+    for line in lines:
+        if before not in (None, line[0]):
+            table.add_section()
+        before = line[0]
+        table.add_row(*line)
+    return table
+
+
+def markdown(record: Record) -> str:
+    """The whole record for people: machine, summary, derived lines, every setting."""
+    environment, ceilings = record.environment, record.ceilings
+    versions = environment.get("versions", {})
+    named = ", ".join(f"{name} {v}" for name, v in versions.items() if v)
+    head, lines = summary(record)
+    parts = [
+        "# sbt bench",
+        f"    {record.command}",
+        f"{environment.get('cpu_model')}, {environment.get('usable_cores')} cores, "
+        f"{environment.get('devices')} {environment.get('device_kind')} device(s); {named}; "
+        f"load average at the start {environment.get('load_average', 0):.1f}. "
+        f"Peak memory of the process {record.peak_bytes / 2**30:.2f} GB."
+        + ("" if record.complete else " **Interrupted: not all repeats were done.**"),
+        ceiling_line(record),
+        "Training time in µs per example·lane, median (min-max) of interleaved repeats: batches "
+        "of m = g examples, plain SGD with weight decay. sbt: fastest strategy and number of "
+        "lanes; own choice: the strategy that the engine takes by itself. Peers train one run "
+        "after another (torch.func: all lanes at once). MB: of the compiled program, data "
+        "included. Ceiling: part of the measured matrix-product or copy rate, whichever binds.",
+        _markdown_table(head, lines),
+        "\n".join(f"* {line}" for line in sentences(record)),
+        "## Networks",
+        _markdown_table(
+            ["network", "parameters", "FLOP per example", "bytes per example"],
+            [
+                [name, f"{f.parameters:,}", f"{f.flops:,.0f}", f"{f.example_bytes:,}"]
+                for name, f in record.networks.items()
+            ],
+        ),
+        "FLOP: XLA's cost analysis of the gradient of one run with the stock convolution, before "
+        "optimisation. Bytes: of a stored image; at least twice the weights per update are moved "
+        f"besides. Copies reach {ceilings.copy / 1e9:.1f} GB/s.",
+        "## All settings",
+        _markdown_table(*_every(record)),
+    ]
+    without = skipped(record)
+    if without:
+        parts += ["## Skipped", "\n".join(f"* {line}" for line in without)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def ceiling_line(record: Record) -> str:
+    """What the machine reached in the probes."""
+    c = record.ceilings
+    products = ", ".join(
+        f"{p} {c.matmul[p] / 1e9:,.0f} GFLOP/s (convolution {c.convolution[p] / 1e9:,.0f})"
+        for p in c.matmul
+    )
+    return f"Measured ceilings: matrix product {products}; copy {c.copy / 1e9:.1f} GB/s."
+
+
+def _every(record: Record) -> tuple[list[str], list[list[str]]]:
+    head = ["network", "precision", "method", "g", "lanes", "strategy or variant", "µs"]
+    head += ["compile s", "MB", "MB accessed/example"]
+    lines: list[list[str]] = []
+    for cell in record.cells:
+        s = cell.setting
+        chosen = " (own choice)" if cell.automatic else ""
+        line: list[Any] = [s.network, s.precision, s.method, s.micro_batch, s.lanes]
+        line.append((s.strategy + chosen) or cell.detail or "-")
+        line.append(spread(cell) if cell.microseconds else f"skipped: {cell.skipped}")
+        line.append("-" if cell.compile_seconds is None else f"{cell.compile_seconds:.1f}")
+        line.append("-" if cell.memory_bytes is None else f"{cell.memory_bytes / 2**20:.0f}")
+        accessed = cell.bytes_accessed
+        line.append("-" if accessed is None else f"{accessed / s.micro_batch / 2**20:.2f}")
+        lines.append([str(part) for part in line])
+    return head, lines
+
+
+def _markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] * len(head)
+    escaped = [[part.replace("|", "\\|") for part in line] for line in (head, rule, *lines)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
