@@ -23,6 +23,7 @@ from sbt.errors import UserError
 from sbt.measure.labelled import Labelled
 from sbt.measured import MARK, Measured
 from sbt.measurements import MEASUREMENTS
+from sbt.report import measured_figures, write_report
 from sbt.sweep.afterwards import measure_runs
 from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
@@ -289,6 +290,21 @@ def test_a_resumed_sweep_keeps_what_was_measured(measured, tmp_path):
     resumed = run(sweep, tmp_path)
     for name in resumed.data_vars:
         np.testing.assert_array_equal(resumed[name], measured[1][name], err_msg=str(name))
+
+
+def test_the_report_shows_what_was_measured(measured, tmp_path):
+    dataset = measured[1]
+    drawings = {drawing.name: drawing for drawing in measured_figures(dataset)}
+    assert {"measured_sharpness", "measured_parameter_stride"} <= set(drawings)
+    assert "measured_hessian_trace_error" not in drawings  # of the other
+    left, right = drawings["measured_hessian_trace"].figure.axes
+    at_the_end = dataset["hessian_trace"].sel(base_lr=2.0**-7)[..., -1].median("seed")
+    np.testing.assert_allclose(left.lines[0].get_ydata(), at_the_end)
+    in_time = dataset["hessian_trace"].sel(base_lr=2.0**-7, batch_size=4).median("seed")
+    np.testing.assert_allclose(right.lines[0].get_ydata(), in_time)
+    page, *files = write_report(dataset, tmp_path, {"status": "done"})
+    assert "<h2>Measurements</h2>" in page.read_text()
+    assert any(path.name == "measured_sharpness.png" for path in files)
 
 
 # --- afterwards ----------------------------------------------------------------------------------

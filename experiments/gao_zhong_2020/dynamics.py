@@ -35,6 +35,7 @@ def dynamics(
     epochs: int = 1,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     small: Mapping[str, Any] | None = None,
+    small_rate: float = 0.02,
 ) -> ConfigDict:
     """The config of a figure.
 
@@ -46,6 +47,7 @@ def dynamics(
       epochs: of training.
       batch_sizes: to sweep.
       small: fields of ``config.measure`` that ``small`` changes.
+      small_rate: learning rate of ``small``.
 
     Raises:
       UserError: another variant.
@@ -64,7 +66,7 @@ def dynamics(
     if variant == "small":
         config.data.train_size, config.data.test_size = SMALL_EXAMPLES, 500
         config.model = {"name": "alexnet"}
-        config.base_lr = 0.02
+        config.base_lr = small_rate
         config.sweep.batch_size = SMALL_BATCH_SIZES if len(batch_sizes) > 1 else (64,)
         config.measure.update(ConfigDict(dict(small or {})))
     elif variant == "dropout":

@@ -15,6 +15,7 @@ from sbt.report.figures import (
     sweep_figure,
 )
 from sbt.report.learning import learning_curves
+from sbt.report.measured import measured_figures
 from sbt.report.page import write_comparison, write_report
 from sbt.report.style import Drawing
 from sbt.report.summary import best_over_lr, cells, reliable, spread, stable_range
@@ -34,6 +35,7 @@ __all__ = [
     "default_figures",
     "learning_curves",
     "longer_training",
+    "measured_figures",
     "range_shrinks",
     "reliable",
     "spread",

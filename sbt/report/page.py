@@ -15,6 +15,7 @@ from sbt.report.choose import MOST_SLICES, default_figures, plane
 from sbt.report.dataset import BASE_LR, BATCH_SIZE
 from sbt.report.figures import sweep_figure
 from sbt.report.files import write_text
+from sbt.report.measured import measured_figures
 from sbt.report.style import Drawing
 from sbt.report.verdict import FAILS, HOLDS, Verdict
 
@@ -38,7 +39,8 @@ def write_report(ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any])
     margin = dataset.margin_of(ds)
     drawings = default_figures(ds, margin)
     found = claims.verdicts(ds, margin)
-    written = _save_figures(drawings, directory)
+    measured = measured_figures(ds)
+    written = _save_figures([*drawings, *measured], directory)
     made = [tables.cell_table(ds), tables.run_table(ds), tables.batch_size_table(ds, margin)]
     written += _save_tables((table for table in made if table is not None), directory)
     name = str(ds.attrs.get("name") or dataset.setting(ds, "name", "sweep"))
@@ -50,6 +52,7 @@ def write_report(ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any])
         "<h2>Figures</h2>",
         *(markup.figure(drawing, i + 1) for i, drawing in enumerate(drawings)),
         "" if drawings else "<p>No run has results yet.</p>",
+        *_measured(measured, len(drawings)),
         _accuracy(ds, margin),
         _method(ds, margin),
         _machine(meta),
@@ -110,6 +113,11 @@ def write_comparison(
     ]
     html = markup.page("Comparison", "\n".join(part for part in parts if part))
     return [write_text(directory / "report.html", html), *written]
+
+
+def _measured(drawings: list[Drawing], before: int) -> list[str]:
+    figures = [markup.figure(drawing, before + i + 1) for i, drawing in enumerate(drawings)]
+    return ["<h2>Measurements</h2>", *figures] if figures else []
 
 
 VERDICTS = "<h2>Verdicts</h2>"

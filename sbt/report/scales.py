@@ -14,6 +14,9 @@ NAMES = {
     "bn_batch": "BN batch $b$",
     "micro_batch": "micro-batch $g$",
     "epoch": "epoch",
+    "measured_epoch": "epochs trained",
+    "gradient_batch": "batch size of the gradient $n$",
+    "fraction": "discarded fraction",
 }
 PLAIN_SYMBOLS = {"batch_size": "m", "base_lr": "η̃", "bn_batch": "b"}
 SYMBOLS = {"batch_size": "$m$", "base_lr": r"$\tilde{\eta}$", "bn_batch": "$b$"}
