@@ -35,16 +35,18 @@ class FullyConnected(_Keskar):
 
     Attributes:
       depth: number of hidden layers.
+      width: of each; the paper's 512, or less where time is short.
     """
 
     depth: int = 5
+    width: int = 512
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         layers = self.keras_layers(train)
         x = flatten(x)
         for _ in range(self.depth):
-            x = nn.relu(layers.norm(layers.dense(x, 512)))
+            x = nn.relu(layers.norm(layers.dense(x, self.width)))
         return self.logits(layers, x)
 
 

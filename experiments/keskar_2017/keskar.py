@@ -1,0 +1,76 @@
+"""The protocol of Keskar et al. (2017), arXiv 1609.04836: what its figures and tables share.
+
+Small batches of 256, large ones of 10 % of the training set; ADAM for both, with the same learning
+rate and the same initial weights; five trials. Stated by the authors' released code and not by the
+paper: pixels divided by 255 and nothing else, batch norm on batch statistics at evaluation too, in
+batches of 5000. Known neither from paper nor code, chosen here: ADAM's hyperparameters (a library's
+defaults: 1e-3, 0.9, 0.999, 1e-8), the batch norm epsilon (1e-6, see ``sbt.models.keskar``), no
+clipping of probabilities (the paper's loss saturates at 16.1 = -log 1e-7, ours does not), and, in
+the sharpness, what ``sbt.measure.sharpness`` and ``sbt.measure.random_subspace`` say: sign iteration
+from four starts instead of L-BFGS-B, normal entries for the random matrix, no dropout. The trials
+of one seed share initial weights and order of the examples, across batch sizes.
+
+F2 needs TIMIT, which is licensed, and is left out. ``:small``, for two CPU cores, is F1 with layers
+of 128 instead of 512 on the whole of MNIST with the paper's batch sizes, 20 epochs (those of the
+released code), two trials, and the sharpness of the first 5000 training images from one start.
+``:digits`` is the same net on scikit-learn's digits (1440 images) with batches of 16 and 144.
+"""
+
+from ml_collections import ConfigDict
+
+from sbt.config import default
+from sbt.errors import UserError
+
+DATA = {"f1": "mnist", "c1": "cifar10", "c2": "cifar10", "c3": "cifar100", "c4": "cifar100"}
+TRAIN_SIZE = {"mnist": 60000, "cifar10": 50000, "cifar100": 50000, "digits": 1440}
+SMALL_BATCH = {"digits": 16}  # 256 elsewhere
+LARGE_SHARE = 0.1
+EPOCHS, TRIALS = 100, 5
+EVALUATION_BATCH = 5000  # also the examples that share batch statistics there
+
+REDUCED = ("small", "digits")
+REDUCED_WIDTH, REDUCED_EPOCHS, REDUCED_TRIALS = 128, 20, 2
+
+
+def study(figure: str, variant: str, *, net: str = "f1", epochs: int = EPOCHS) -> ConfigDict:
+    """The config of one figure or table.
+
+    Args:
+      figure: its name, ``fig04``.
+      variant: ``""``, ``small``, ``digits``, or a network: ``f1``, ``c1`` ... ``c4``.
+      net: the network of the variant ``""``.
+      epochs: of the paper's budget.
+    """
+    reduced = variant in REDUCED
+    if variant and not reduced and variant not in DATA:
+        known = ", ".join(f":{name}" for name in (*REDUCED, *DATA))
+        problem = "there is no such variant"
+        raise UserError(f"{figure}.py:{variant}", problem, f"use one of {known}, or none")
+    name = "f1" if reduced else variant or net
+    config = default()
+    config.name = f"keskar_2017/{figure}" + f"-{variant}" * bool(variant)
+    config.data.name = "digits" if variant == "digits" else DATA[name]
+    config.data.normalize = "unit"
+    config.model = {"name": name}
+    config.epochs = epochs
+    config.rule = {"name": "adam"}
+    config.base_lr = 1e-3
+    config.lr_scaling = "none"
+    config.evaluate.statistics = "batch"
+    config.evaluate.batch = EVALUATION_BATCH
+    config.measure.batch = EVALUATION_BATCH
+    config.checkpoint.final_weights = True
+    config.sweep.batch_size = batch_pair(config.data.name)
+    config.sweep.seed = tuple(range(TRIALS))
+    if reduced:
+        config.model.width = REDUCED_WIDTH
+        config.epochs = min(epochs, REDUCED_EPOCHS)
+        config.sweep.seed = tuple(range(REDUCED_TRIALS))
+        config.measure.examples = EVALUATION_BATCH
+        config.measure.sharpness.starts = 1
+    return config
+
+
+def batch_pair(data: str) -> tuple[int, int]:
+    """The small and the large batch size for a data set."""
+    return SMALL_BATCH.get(data, 256), int(LARGE_SHARE * TRAIN_SIZE[data])
