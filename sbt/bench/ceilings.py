@@ -1,8 +1,10 @@
 """What the machine can do at best, measured: matrix products, convolutions, copies."""
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,11 +30,13 @@ class Ceilings:
       matmul: FLOP/s of a square matrix product, per precision.
       convolution: FLOP/s of a forward convolution as in the reduced AlexNet, per precision.
       copy: bytes read plus bytes written per second, of an array larger than any cache.
+      cache_bytes: size of the last cache, as the system tells it; 0 where it does not.
     """
 
     matmul: dict[str, float]
     convolution: dict[str, float]
     copy: float
+    cache_bytes: int = 0
 
 
 def measure_ceilings(precisions: tuple[str, ...], seconds: float = SECONDS) -> Ceilings:
@@ -43,8 +47,19 @@ def measure_ceilings(precisions: tuple[str, ...], seconds: float = SECONDS) -> C
             p: max(_best(_matmul(p, n), seconds) for n in GEMM_SIZES[kind]) for p in precisions
         },
         convolution={p: _best(_convolution(p, CONV_BATCH[kind]), seconds) for p in precisions},
-        copy=_best(_copy(COPY_BYTES[kind]), seconds),
+        copy=_best(_copy(COPY_BYTES[kind] // jax.local_device_count()), seconds),
+        cache_bytes=_last_cache() if kind == "cpu" else 0,
     )
+
+
+def _last_cache() -> int:
+    """Bytes of the largest cache of the first core."""
+    sizes = [0]
+    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        found = re.fullmatch(r"(\d+)([KMG]?)", file.read_text().strip())
+        if found:
+            sizes.append(int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]])
+    return max(sizes)
 
 
 # A probe: work per call and device, the function, its argument's shape and dtype.

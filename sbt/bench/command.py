@@ -166,9 +166,9 @@ def _compile(options: Options, show: Show) -> tuple[dict[int, Workload], list[Ce
         try:
             if setting.lanes >= too_much.get(family, sys.maxsize):
                 raise Skip(f"{too_much[family]} lanes were too many")
-            workload = _workload(setting, options)
-            if workload.setting in known:
-                continue  # what `auto` stands for was asked for by name
+            workload = _workload(setting, options, known)
+            if workload is None:
+                continue  # `auto` and what it stands for were both asked for
             known.add(workload.setting)
             if (workload.compile_seconds or 0.0) > options.cell_seconds:
                 raise Skip(f"compiled for {workload.compile_seconds:.0f} s")
@@ -188,6 +188,7 @@ def _compile(options: Options, show: Show) -> tuple[dict[int, Workload], list[Ce
                     setting=workload.setting,
                     updates=updates,
                     automatic=workload.automatic,
+                    at_once=workload.at_once,
                     detail=workload.detail,
                     compile_seconds=workload.compile_seconds,
                     memory_bytes=workload.memory_bytes,
@@ -197,12 +198,12 @@ def _compile(options: Options, show: Show) -> tuple[dict[int, Workload], list[Ce
     return workloads, cells
 
 
-def _workload(setting: Setting, options: Options) -> Workload:
+def _workload(setting: Setting, options: Options, known: set[Setting]) -> Workload | None:
     least = NETWORKS[setting.network].least
     if setting.micro_batch < least:
         raise Skip(f"batch norm of dense layers needs {least} examples")
     if setting.method == SBT:
-        return sbt_workload(setting)
+        return sbt_workload(setting, known=known)
     task: Any = make_task(setting)
     if setting.method in ("flax", "flax_scan"):
         from sbt.bench.flax_peer import flax_workload

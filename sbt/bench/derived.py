@@ -99,13 +99,15 @@ def ratios(table: Sequence[Row], peers: Sequence[str], most: int | None = None) 
 def bound(record: Record, cell: Cell) -> tuple[float, str]:
     """Least time that the measured ceilings allow, µs per example and lane, and which binds.
 
-    Arithmetic: FLOPs over the matrix-product ceiling. Memory: each update reads and writes every
-    weight once, and reads every image, at the copy ceiling; weights that stay in a cache can beat
-    this.
+    Arithmetic: FLOPs over the matrix-product ceiling. Memory: every image is read, and where the
+    weights in use at a time fill more than the last cache, every update reads and writes each of
+    them, at the copy ceiling.
     """
     facts, s = record.networks[cell.setting.network], cell.setting
     arithmetic = facts.flops / record.ceilings.matmul[s.precision]
-    moved = 2 * 4 * facts.parameters / s.micro_batch + facts.example_bytes
+    moved: float = facts.example_bytes
+    if cell.at_once * 4 * facts.parameters > record.ceilings.cache_bytes:
+        moved += 2 * 4 * facts.parameters / s.micro_batch
     memory = moved / record.ceilings.copy
     kind = "arithmetic" if arithmetic >= memory else "memory"
     return 1e6 * max(arithmetic, memory), kind
@@ -143,6 +145,11 @@ def cost_of_choosing(record: Record) -> list[float]:
         if len(cells) > 1 and chosen and best:
             found.append(chosen.median / best.median)
     return found
+
+
+def digits(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def sentences(record: Record) -> list[str]:
@@ -183,7 +190,7 @@ def sentences(record: Record) -> list[str]:
         for row in mine:
             lanes = by_lanes(record, network, precision, row.micro_batch)
             if len(lanes) > 1:
-                costs = ", ".join(f"{n}: {cell.median:.3g}" for n, cell in lanes.items())
+                costs = ", ".join(f"{n}: {digits(c.median)}" for n, c in lanes.items())
                 lines.append(f"{who}, g={row.micro_batch}: µs per example·lane by lanes: {costs}")
     costs_of_auto = cost_of_choosing(record)
     if costs_of_auto:
@@ -193,7 +200,7 @@ def sentences(record: Record) -> list[str]:
         )
     for grown in record.scaling:
         extents = ", ".join(
-            f"{n}: {1e3 * s / n:.3g}" for n, s in zip(grown.extents, grown.seconds, strict=True)
+            f"{n}: {digits(1e3 * s / n)}" for n, s in zip(grown.extents, grown.seconds, strict=True)
         )
         lines.append(
             f"{grown.setting.network}: time grows as {grown.axis}^{grown.slope:.2f} from "

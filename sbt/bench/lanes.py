@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 import jax
@@ -91,8 +92,15 @@ class Position(NamedTuple):
     tick: int
 
 
-def sbt_workload(setting: Setting, train_size: int = TRAIN_SIZE) -> Workload:
+def sbt_workload(
+    setting: Setting, train_size: int = TRAIN_SIZE, known: Container[Setting] = ()
+) -> Workload | None:
     """Lanes in the engine that ``sbt run`` would compile for them.
+
+    Args:
+      setting: what to train.
+      train_size: examples of an epoch.
+      known: settings that need not be compiled again; for one of these the result is None.
 
     Raises:
       Skip: they do not fit the memory.
@@ -109,6 +117,11 @@ def sbt_workload(setting: Setting, train_size: int = TRAIN_SIZE) -> Workload:
     as_usual = dataclasses.replace(cohort, config=usual)
     automatic = choose_strategy(problem, as_usual, mesh, size, arrays)
     strategy = choose_strategy(problem, cohort, mesh, size, arrays)
+    if 1 < strategy.at_once >= size // devices:
+        strategy = dataclasses.replace(strategy, at_once=0)  # so many at a time are all
+    named = dataclasses.replace(setting, strategy=str(strategy))
+    if named in known:
+        return None
     engine = make_engine(problem, cohort, mesh, size, arrays, strategy)
     _refuse(engine.bytes_per_device, budget)
     lanes = make_lanes(cohort, range(setting.lanes), size)
@@ -139,10 +152,11 @@ def sbt_workload(setting: Setting, train_size: int = TRAIN_SIZE) -> Workload:
         start=start,
         advance=advance,
         healthy=healthy,
-        setting=dataclasses.replace(setting, strategy=str(strategy)),
+        setting=named,
         automatic=strategy == automatic,
         compile_seconds=engine.compile_seconds,
         memory_bytes=engine.bytes_per_device * devices,
+        at_once=devices * (strategy.at_once or size // devices),
     )
 
 
@@ -183,9 +197,14 @@ class Task:
 
 
 def make_task(setting: Setting, train_size: int = TRAIN_SIZE) -> Task:
-    """The peers' task, taken from the very sweep that the lanes of this setting train."""
-    as_lanes = dataclasses.replace(setting, strategy="auto")
-    problem, cohort = prepared(as_lanes, train_size)
+    """A peer's task, taken from the very sweep that the lanes of this setting train."""
+    alike = dataclasses.replace(setting, method="", strategy="auto")
+    return dataclasses.replace(_task(alike, train_size), setting=setting)
+
+
+@functools.lru_cache(maxsize=4)
+def _task(setting: Setting, train_size: int) -> Task:
+    problem, cohort = prepared(setting, train_size)
     seeds = tuple(int(run.settings["seed"]) for run in cohort.runs)
     rates = tuple(float(run.settings["base_lr"]) * setting.micro_batch for run in cohort.runs)
     example = problem.example()

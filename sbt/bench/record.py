@@ -42,6 +42,7 @@ class Cell:
       microseconds: per example and lane, one value per repeat.
       updates: per timed window.
       automatic: whether the engine would choose this strategy by itself.
+      at_once: lanes whose weights are in use at the same time.
       detail: choices made for a peer.
       compile_seconds: None where nothing compiles.
       memory_bytes: of the program, data included; None where not known.
@@ -53,6 +54,7 @@ class Cell:
     microseconds: tuple[float, ...] = ()
     updates: int = 0
     automatic: bool = False
+    at_once: int = 1
     detail: str = ""
     compile_seconds: float | None = None
     memory_bytes: int | None = None

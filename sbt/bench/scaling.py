@@ -5,6 +5,7 @@ import functools
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def measure_scaling(
     results = []
     for axis, values in (extents or EXTENTS).items():
         note(f"scaling: {axis} {', '.join(map(str, values))}")
-        runs: list[tuple[Workload, int]] = []
+        runs: list[tuple[Any, int]] = []
         for value in values:
             size = {"lanes": LANES, "examples": EXAMPLES, "epochs": EPOCHS, axis: value}
             workload = compile(dataclasses.replace(setting, lanes=size["lanes"]), size["examples"])

@@ -1,12 +1,13 @@
 """The table of a benchmark, on the terminal and as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.table import Table
 
-from sbt.bench.derived import TORCH, Row, fraction, rows, sentences
+from sbt.bench.derived import TORCH, Row, digits, fraction, rows, sentences
 from sbt.bench.record import Cell, Record
+from sbt.bench.workload import SBT
 
 PEER_HEADINGS = {
     "flax": "flax loop",
@@ -17,43 +18,57 @@ PEER_HEADINGS = {
 }
 
 
-def summary(record: Record) -> tuple[list[str], list[list[str]]]:
-    """Headings and lines: one line per network, precision and micro-batch; µs per example·lane."""
+def summary(record: Record, brief: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Headings and lines: one line per network, precision and micro-batch; µs per example·lane.
+
+    Args:
+      record: of a benchmark.
+      brief: spreads in percent, and only what fits a terminal.
+    """
     table = rows(record)
+    time = spread_in_percent if brief else spread
     peers = [name for name in PEER_HEADINGS if any(name in row.peers for row in table)]
     against = [name for name in ("torch", "flax") if name in peers]
     many = len({row.precision for row in table}) > 1
-    head = ["network", *["precision"] * many, "g = m", "sbt", "examples·lanes/s", "lanes"]
-    head += ["strategy", "own choice", "compile", "MB", "ceiling"]
+    options = any(not cell.automatic for cell in record.timed if cell.setting.method == SBT)
+    head = ["network", *["precision"] * many, "g = m", "sbt", *["examples·lanes/s"] * (not brief)]
+    head += ["lanes", "strategy", *["own choice"] * options, "compile", "MB", "ceiling"]
     head += [PEER_HEADINGS[name] for name in peers]
-    head += [f"{name} / sbt" for name in against]
+    head += [f"{name}/sbt" for name in against]
     lines = []
     for row in table:
-        ours = row.ours
         line = [row.network, *[row.precision] * many, str(row.micro_batch)]
-        if ours is None:
-            line += ["-"] * 8
+        if row.ours is None:
+            line += ["-"] * (6 + (not brief) + options)
         else:
-            line += [
-                spread(ours),
-                f"{ours.rate:,.0f}",
-                str(ours.setting.lanes),
-                ours.setting.strategy,
-                f"{row.automatic.median:.3g}" if row.automatic else "-",
-                f"{ours.compile_seconds:.1f} s" if ours.compile_seconds is not None else "-",
-                f"{ours.memory_bytes / 2**20:.0f}" if ours.memory_bytes is not None else "-",
-                f"{fraction(record, ours):.0%}",
-            ]
-        line += [spread(row.peers[p]) if p in row.peers else "-" for p in peers]
+            line += _ours(record, row.ours, row, time, brief, options)
+        line += [time(row.peers[p]) if p in row.peers else "-" for p in peers]
         line += [_ratio(row, name) for name in against]
         lines.append(line)
     return head, lines
 
 
+def _ours(
+    record: Record, cell: Cell, row: Row, time: Callable[[Cell], str], brief: bool, options: bool
+) -> list[str]:
+    line = [time(cell), *[f"{cell.rate:,.0f}"] * (not brief)]
+    line += [str(cell.setting.lanes), cell.setting.strategy]
+    line += [digits(row.automatic.median) if row.automatic else "-"] * options
+    line += ["-" if cell.compile_seconds is None else f"{cell.compile_seconds:.1f} s"]
+    line += ["-" if cell.memory_bytes is None else f"{cell.memory_bytes / 2**20:.0f}"]
+    return [*line, f"{fraction(record, cell):.0%}"]
+
+
 def spread(cell: Cell) -> str:
     """Median of the repeats, and the smallest and largest of them."""
     low, high = min(cell.microseconds), max(cell.microseconds)
-    return f"{cell.median:.3g} ({low:.3g}-{high:.3g})"
+    return f"{digits(cell.median)} ({digits(low)}-{digits(high)})"
+
+
+def spread_in_percent(cell: Cell) -> str:
+    """Median of the repeats, and how far the farthest lies from it."""
+    farthest = max(abs(value - cell.median) for value in cell.microseconds)
+    return f"{digits(cell.median)} ±{farthest / cell.median:.0%}"
 
 
 def _ratio(row: Row, name: str) -> str:
@@ -68,8 +83,8 @@ def skipped(record: Record) -> list[str]:
 
 def rich_table(record: Record) -> Table:
     """The summary for a terminal."""
-    head, lines = summary(record)
-    title = "Training time, µs per example·lane: median (min-max) of the repeats"
+    head, lines = summary(record, brief=True)
+    title = "Training time, µs per example·lane: median of the repeats ± the farthest"
     table = Table(title=title, title_justify="left")
     for name in head:
         table.add_column(name, justify="left" if name in ("network", "strategy") else "right")
@@ -101,7 +116,10 @@ def markdown(record: Record) -> str:
         "of m = g examples, plain SGD with weight decay. sbt: fastest strategy and number of "
         "lanes; own choice: the strategy that the engine takes by itself. Peers train one run "
         "after another (torch.func: all lanes at once). MB: of the compiled program, data "
-        "included. Ceiling: part of the measured matrix-product or copy rate, whichever binds.",
+        "included. Ceiling: part of what the measured matrix-product and copy rates allow. Memory "
+        "binds where the weights in use at a time exceed the last cache "
+        f"({ceilings.cache_bytes / 2**20:.0f} MB) and arithmetic takes less than reading and "
+        "writing them at every update.",
         _markdown_table(head, lines),
         "\n".join(f"* {line}" for line in sentences(record)),
         "## Networks",
@@ -113,8 +131,8 @@ def markdown(record: Record) -> str:
             ],
         ),
         "FLOP: XLA's cost analysis of the gradient of one run with the stock convolution, before "
-        "optimisation. Bytes: of a stored image; at least twice the weights per update are moved "
-        f"besides. Copies reach {ceilings.copy / 1e9:.1f} GB/s.",
+        "optimisation. Bytes: of a stored image. MB accessed, below: XLA's count for one run's "
+        "step with the stock convolution, after fusion, caches left out.",
         "## All settings",
         _markdown_table(*_every(record)),
     ]

@@ -9,7 +9,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import torch
@@ -34,6 +34,20 @@ class Variant:
     def __str__(self) -> str:
         layout = "channels_last" if self.channels_last else "contiguous"
         return layout if _on_gpu() else f"{layout}, {self.threads} threads"
+
+
+class TorchState(NamedTuple):
+    """Where a training stands.
+
+    Attributes:
+      weights: the model, trained in place; or by name, stacked over lanes.
+      loss: of the last batch; None before the first.
+      updates: done.
+    """
+
+    weights: Any
+    loss: Any
+    updates: int
 
 
 def torch_workload(task: Task, most_seconds: float, compiled: bool = False) -> Workload:
@@ -111,13 +125,13 @@ def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
         mode = "reduce-overhead" if _on_gpu() else None  # i.e. CUDA graphs
         forward = torch.compile(loss_of, dynamic=False, mode=mode)
 
-    def start() -> tuple[Any, int]:
+    def start() -> TorchState:
         model.load_state_dict(fresh)
-        return None, 0
+        return TorchState(model, None, 0)
 
-    def advance(state: tuple[Any, int], updates: int) -> tuple[Any, int]:
+    def advance(state: TorchState, updates: int) -> TorchState:
         torch.set_num_threads(variant.threads)
-        loss, done = state
+        _, loss, done = state
         for i in range(done, done + updates):
             at = i % whole * m
             batch = order[at : at + m]
@@ -127,7 +141,7 @@ def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
             loss.backward()
             optimizer.step()
         _wait()
-        return loss.detach().clone(), done + updates
+        return TorchState(model, loss.detach().clone(), done + updates)
 
     seconds = None
     if compiled:
@@ -137,7 +151,7 @@ def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
     return Workload(
         start=start,
         advance=advance,
-        healthy=lambda state: bool(torch.isfinite(state[0])),
+        healthy=lambda state: bool(torch.isfinite(state.loss)),
         setting=task.setting,
         detail=str(variant),
         compile_seconds=seconds,
@@ -152,41 +166,40 @@ def _ensemble(task: Task, variant: Variant) -> Workload:
     skeleton = make().to("meta")
     names = [name for name, _ in per_seed[0].named_parameters()]
     by_name = [dict(model.named_parameters()) for model in per_seed]
-    initial = [torch.stack([by_name[s][name].detach() for s in task.seeds]) for name in names]
+    initial = {n: torch.stack([by_name[s][n].detach() for s in task.seeds]) for n in names}
     images, labels, orders = _data(task, device, channels_last=False)
     order = orders[torch.tensor(task.seeds, device=device)]
     whole = task.updates_per_epoch
     rates = torch.tensor(task.learning_rates, device=device)
-    steps = [rates.reshape(lanes, *[1] * (leaf.ndim - 1)) for leaf in initial]
+    steps = {n: rates.reshape(lanes, *[1] * (leaf.ndim - 1)) for n, leaf in initial.items()}
 
-    def loss_of(weights: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def loss_of(weights: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         with _autocast(task, device):
-            named = dict(zip(names, weights, strict=True))
-            logits = torch.func.functional_call(skeleton, named, (x,))
+            logits = torch.func.functional_call(skeleton, weights, (x,))
         return F.cross_entropy(logits.float(), y)
 
     gradients = torch.func.vmap(torch.func.grad_and_value(loss_of))
 
-    def start() -> tuple[Any, ...]:
-        return [leaf.clone() for leaf in initial], None, 0
+    def start() -> TorchState:
+        return TorchState({n: leaf.clone() for n, leaf in initial.items()}, None, 0)
 
     @torch.no_grad()
-    def advance(state: tuple[Any, ...], updates: int) -> tuple[Any, ...]:
+    def advance(state: TorchState, updates: int) -> TorchState:
         torch.set_num_threads(variant.threads)
         weights, losses, done = state
         for i in range(done, done + updates):
             at = i % whole * m
             batch = order[:, at : at + m]
             grads, losses = gradients(weights, images[batch], labels[batch])
-            for w, g, step in zip(weights, grads, steps, strict=True):
-                w.sub_(step * g.add_(w, alpha=WEIGHT_DECAY))
+            for name, w in weights.items():
+                w.sub_(steps[name] * grads[name].add_(w, alpha=WEIGHT_DECAY))
         _wait()
-        return weights, losses, done + updates
+        return TorchState(weights, losses, done + updates)
 
     return Workload(
         start=start,
         advance=advance,
-        healthy=lambda state: bool(torch.isfinite(state[1]).all()),
+        healthy=lambda state: bool(torch.isfinite(state.loss).all()),
         setting=task.setting,
         detail=str(variant),
         memory_bytes=_memory(lambda: advance(start(), 1)),

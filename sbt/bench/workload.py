@@ -50,6 +50,7 @@ class Workload:
       setting: what it is, with the strategy that ``auto`` stands for.
       chunk: ``updates`` must be a multiple of it.
       automatic: whether the engine itself would choose this strategy.
+      at_once: lanes whose weights are in use at the same time, on all devices together.
       detail: choices that were made for a peer (threads, memory format).
       compile_seconds: spent before the first update; None where nothing compiles.
       memory_bytes: of all devices together; None where that is not known.
@@ -62,6 +63,7 @@ class Workload:
     setting: Setting
     chunk: int = 1
     automatic: bool = False
+    at_once: int = 1
     detail: str = ""
     compile_seconds: float | None = None
     memory_bytes: int | None = None
