@@ -138,11 +138,12 @@ def make_subject(
         ]
 
     def example_loss(params: Any, example: jax.Array) -> jax.Array:
-        if training and cohort.facts.batch_statistics:
+        if cohort.facts.batch_statistics and (training or config.evaluate.statistics == "batch"):
+            field = "measure.mode" if training else "evaluate.statistics"
             raise UserError(
-                "config.measure.mode",
+                f"config.{field}",
                 "single examples have no gradient of their own under batch statistics",
-                "set it to evaluation",
+                "measure noise_scale instead, or with running statistics",
             )
         # One example after another in a batch, each with a gradient: matrix products at best.
         return losses(params, example[None], "im2col")[0]
