@@ -133,9 +133,8 @@ def make_subject(
 
     def initial() -> Any:
         example = problem.example()
-        return model.init(purpose_key(hyper.key, "init"), jnp.zeros(example.shape, example.dtype))[
-            0
-        ]
+        x = jnp.zeros(example.shape, example.dtype)
+        return model.init(purpose_key(hyper.key, "init"), x)[0]
 
     def example_loss(params: Any, example: jax.Array) -> jax.Array:
         if cohort.facts.batch_statistics and (training or config.evaluate.statistics == "batch"):
