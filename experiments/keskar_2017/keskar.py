@@ -6,9 +6,9 @@ paper: pixels divided by 255 and nothing else, batch norm on batch statistics at
 batches of 5000. Known neither from paper nor code, chosen here: ADAM's hyperparameters (a library's
 defaults: 1e-3, 0.9, 0.999, 1e-8), the batch norm epsilon (1e-6, see ``sbt.models.keskar``), no
 clipping of probabilities (the paper's loss saturates at 16.1 = -log 1e-7, ours does not), and, in
-the sharpness, what ``sbt.measure.sharpness`` and ``sbt.measure.random_subspace`` say: sign iteration
-from four starts instead of L-BFGS-B, normal entries for the random matrix, no dropout. The trials
-of one seed share initial weights and order of the examples, across batch sizes.
+the sharpness, what ``sbt.measure.sharpness`` and ``sbt.measure.random_subspace`` say: sign
+iteration from four starts instead of L-BFGS-B, normal entries for the random matrix, no dropout.
+The trials of one seed share initial weights and order of the examples, across batch sizes.
 
 F2 needs TIMIT, which is licensed, and is left out. ``:small``, for two CPU cores, is F1 with layers
 of 128 instead of 512 on the whole of MNIST with the paper's batch sizes, 20 epochs (those of the
@@ -16,6 +16,12 @@ released code), two trials, and the sharpness of the first 5000 training images 
 ``:digits`` is the same net on scikit-learn's digits (1440 images) with batches of 16 and 144.
 """
 
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import xarray as xr
 from ml_collections import ConfigDict
 
 from sbt.config import default
@@ -74,3 +80,56 @@ def study(figure: str, variant: str, *, net: str = "f1", epochs: int = EPOCHS) -
 def batch_pair(data: str) -> tuple[int, int]:
     """The small and the large batch size for a data set."""
     return SMALL_BATCH.get(data, 256), int(LARGE_SHARE * TRAIN_SIZE[data])
+
+
+def main(
+    figure: str,
+    get_config: Callable[[str], ConfigDict],
+    finish: Callable[[ConfigDict, Path], None],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """``python <figure>.py [--small] [--workdir DIR] [--config.field=value ...]``.
+
+    Args:
+      figure: its name, for messages.
+      get_config: of the figure.
+      finish: all that the command does: ``(config, workdir)``.
+      argv: arguments; None: of the command line.
+    """
+    from sbt.cli import apply_overrides
+
+    variant, workdir, overrides = "", "", []
+    rest = list(sys.argv[1:] if argv is None else argv)
+    while rest:
+        argument = rest.pop(0)
+        if argument.startswith("--config."):
+            overrides.append(argument)
+        elif argument.startswith("--workdir"):
+            workdir = argument.partition("=")[2] or (rest.pop(0) if rest else "")
+        else:
+            variant = argument.lstrip("-")
+    try:
+        config = apply_overrides(get_config(variant), overrides)
+        finish(config, Path(workdir or f"runs/{config.name}"))
+    except UserError as error:
+        sys.exit(f"{figure}: {error}")
+
+
+def trained(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, xr.Dataset]:
+    """The sweep in a work directory, if one is done there, else that of the config, trained."""
+    import sbt
+    from sbt.config import from_json
+    from sbt.sweep.progress import for_console
+    from sbt.workdir import read_json
+
+    if (read_json(workdir / "meta.json") or {}).get("status") == "done":
+        return from_json((workdir / "config.json").read_text()), sbt.load(workdir)
+    return config, sbt.run(config, workdir, progress=for_console())
+
+
+def write(dataset: xr.Dataset, path: Path) -> None:
+    """Writes a netCDF file that is whole at every moment."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.to_netcdf(temporary, engine="h5netcdf")
+    os.replace(temporary, path)

@@ -1,0 +1,167 @@
+"""The figures of Keskar et al. as they print them: loss in blue on the left, accuracy in red."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from sbt.report import style
+from sbt.report.style import Drawing
+
+LOSS, ACCURACY = "#0072B2", "#B03030"
+EPSILONS = {1e-3: ("-", "o"), 5e-4: ("--", "s")}
+SPLITS = {"train": "-", "test": "--"}
+
+
+def path_panel(panel: Axes, path: xr.Dataset, paper: Mapping[str, Any] | None = None) -> None:
+    """One curve through two solutions, with twin axes.
+
+    Args:
+      panel: where to draw.
+      path: ``loss`` and ``accuracy`` over ``split`` and ``alpha``.
+      paper: curves of the paper to draw beneath, thin: ``alpha`` and ``train_loss``,
+        ``test_loss``, ``train_accuracy``, ``test_accuracy`` (fractions).
+    """
+    right = panel.twinx()
+    right.grid(False)
+    right.spines["right"].set_visible(True)
+    for split, line in SPLITS.items():
+        one = path.sel(split=split)
+        panel.plot(one.alpha, one.loss, color=LOSS, linestyle=line, label=f"{split} loss")
+        right.plot(one.alpha, 100 * one.accuracy, color=ACCURACY, linestyle=line)
+        panel.plot([], [], color=ACCURACY, linestyle=line, label=f"{split} accuracy")
+        if paper is not None:
+            faint = {"linestyle": line, "linewidth": 0.8, "alpha": 0.45}
+            panel.plot(paper["alpha"], paper[f"{split}_loss"], color=LOSS, **faint)
+            right.plot(
+                paper["alpha"],
+                100 * np.asarray(paper[f"{split}_accuracy"]),
+                color=ACCURACY,
+                **faint,
+            )
+    panel.set_xlabel(r"$\alpha$")
+    panel.set_ylabel("cross entropy [nats]", color=LOSS)
+    right.set_ylabel("accuracy [%]", color=ACCURACY)
+    panel.set_ylim(bottom=0)
+    right.set_ylim(0, 100)
+    for alpha, name in ((0, "SB"), (1, "LB")):
+        panel.axvline(alpha, color=style.QUIET, linewidth=0.6)
+        panel.annotate(name, (alpha, 1.01), xycoords=("data", "axes fraction"), ha="center")
+
+
+@style.styled
+def paths(
+    path: xr.Dataset, name: str, title: str = "", paper: Mapping[str, Any] | None = None
+) -> Drawing:
+    """The linear and the curvilinear path side by side (Figs 3 and 7).
+
+    Args:
+      path: from :func:`solutions.paths_between`, of one pair.
+      name: stem of the files.
+      title: a heading.
+      paper: curve -> what :func:`path_panel` takes.
+    """
+    figure, panels = style.new_figure((9.6, 3.6), columns=2)
+    for panel, curve in zip(panels, path.curve.values):
+        path_panel(panel, path.sel(curve=curve), (paper or {}).get(str(curve)))
+        panel.set_title(str(curve), pad=14)
+    panels[0].legend(loc="center left")
+    if title:
+        figure.suptitle(title, fontsize=9.5)
+    note = "Solid: training set, dashed: test set." + " Thin: the paper's F1." * bool(paper)
+    style.footnote(figure, note)
+    words = "Cross entropy and accuracy along the linear and the curvilinear path from the "
+    return Drawing(name, figure, f"{title}. {words}small-batch to the large-batch solution. {note}")
+
+
+@style.styled
+def against_batch_size(ds: xr.Dataset, name: str = "fig04") -> Drawing:
+    """Test accuracy and full-space sharpness of the last iterate (Fig. 4), means over trials."""
+    figure, (panel,) = style.new_figure(style.SINGLE)
+    right = panel.twinx()
+    right.grid(False)
+    right.spines["right"].set_visible(True)
+    last = ds.isel(measured_epoch=-1).sel(space="full")
+    panel.plot(ds.batch_size, 100 * ds.accuracy.mean("seed"), color=LOSS, marker=".")
+    for epsilon, (line, mark) in EPSILONS.items():
+        values = last.sharpness.sel(epsilon=epsilon).mean("seed")
+        right.plot(ds.batch_size, values, color=ACCURACY, linestyle=line, marker=mark)
+        panel.plot([], [], color=ACCURACY, linestyle=line, marker=mark, label=f"ε = {epsilon:g}")
+    panel.set_xlabel("batch size")
+    panel.set_ylabel("test accuracy [%]", color=LOSS)
+    right.set_ylabel("sharpness [%]", color=ACCURACY)
+    right.set_ylim(bottom=0)
+    panel.legend(title="sharpness", loc="center right")
+    return Drawing(name, figure, "Test accuracy and sharpness against the batch size.")
+
+
+@style.styled
+def sharpness_and_loss(ds: xr.Dataset, name: str = "fig06") -> Drawing:
+    """Sharpness against cross entropy, a marker for every epoch of one trial (Fig. 6)."""
+    figure, (panel,) = style.new_figure(style.SINGLE)
+    one = ds.isel(seed=0).sel(space="full")
+    epochs = [e for e in one.measured_epoch.values if e > 0]
+    loss = one.train_loss.sel(epoch=epochs)
+    for (batch_size, word), colour in zip(_pair(ds).items(), (LOSS, ACCURACY)):
+        for epsilon, (_, mark) in EPSILONS.items():
+            values = one.sharpness.sel(batch_size=batch_size, epsilon=epsilon)
+            values = values.sel(measured_epoch=epochs)
+            text = f"{word}, ε = {epsilon:g}"
+            face = colour if mark == "o" else "none"
+            x = loss.sel(batch_size=batch_size)
+            panel.plot(x, values, mark, color=colour, markerfacecolor=face, label=text)
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.invert_xaxis()
+    panel.set_xlabel("cross entropy of the epoch [nats], training proceeds to the right")
+    panel.set_ylabel("sharpness [%]")
+    panel.legend()
+    return Drawing(name, figure, "Sharpness against cross entropy during one trial.")
+
+
+@style.styled
+def warm_start(ds: xr.Dataset, name: str = "fig05") -> Drawing:
+    """Accuracy and sharpness of large-batch runs from small-batch iterates (Fig. 5)."""
+    figure, panels = style.new_figure(style.WIDE, columns=2)
+    panels[0].plot(ds.start, 100 * ds.small_accuracy, color=LOSS, label="SB iterate")
+    panels[0].plot(ds.start, 100 * ds.large_accuracy, color=ACCURACY, label="LB from there")
+    panels[0].set_ylabel("test accuracy [%]")
+    for epsilon, (line, mark) in EPSILONS.items():
+        values = ds.sharpness.sel(epsilon=epsilon)
+        panels[1].plot(ds.start, values, color=ACCURACY, linestyle=line, marker=mark, ms=3,
+                       label=f"ε = {epsilon:g}")  # fmt: skip
+    panels[1].set_yscale("log")
+    panels[1].set_ylabel("sharpness of the LB solution [%]")
+    for panel in panels:
+        panel.set_xlabel("epochs of small batches before")
+        panel.legend()
+    return Drawing(name, figure, "Large-batch training from the iterates of small-batch training.")
+
+
+def table(ds: xr.Dataset) -> str:
+    """Accuracies and sharpness, mean ± standard deviation over the trials, as plain text."""
+    last = ds.isel(measured_epoch=-1)
+    rows: list[Sequence[str]] = [("", *_pair(ds).values())]
+
+    def row(words: str, values: xr.DataArray, scale: float = 1.0) -> None:
+        mean, std = scale * values.mean("seed"), scale * values.std("seed")
+        cells = (f"{m:.4g} ± {s:.2g}" for m, s in zip(mean.values, std.values))
+        rows.append((words, *cells))
+
+    row("training accuracy [%]", ds.train_accuracy.isel(epoch=-1), 100)
+    row("test accuracy [%]", ds.test_accuracy.isel(epoch=-1), 100)
+    for space in last.space.values:
+        for epsilon in EPSILONS:
+            values = last.sharpness.sel(space=space, epsilon=epsilon)
+            row(f"sharpness [%], {space}, ε = {epsilon:g}", values)
+    if "distance_from_start" in last:
+        row("distance from the start", last.distance_from_start)
+    widths = [max(len(line[i]) for line in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)) for line in rows)
+
+
+def _pair(ds: xr.Dataset) -> dict[int, str]:
+    sizes = sorted(int(m) for m in ds.batch_size.values)
+    return {sizes[0]: f"SB {sizes[0]}", sizes[-1]: f"LB {sizes[-1]}"}

@@ -1,0 +1,154 @@
+"""A sweep's network as a function of its weights, and the weights that the sweep has kept."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from ml_collections import ConfigDict
+
+from sbt.checkpoint import load_weights
+from sbt.data import load, make_pipeline, purpose_key
+from sbt.errors import UserError
+from sbt.measure import average_over_split, interpolate, over_split
+from sbt.measure.trees import Loss
+from sbt.models.adapter import Model, as_model
+from sbt.models.registry import build_model
+from sbt.nn.conv import lane_friendly
+from sbt.train.loss import cross_entropy, is_correct
+
+Side = Literal["train", "test"]
+CURVES = ("linear", "curvilinear")
+
+
+class Network(NamedTuple):
+    """A model on its data, with batch statistics at evaluation.
+
+    Attributes:
+      model: pure functions.
+      arrays: data for the device.
+      batches: the input pipeline.
+      stats: of the model; batch norm on batch statistics does not read them.
+      sizes: examples of each split that count.
+      batch: examples per evaluation batch.
+    """
+
+    model: Model
+    arrays: Any
+    batches: Callable[..., tuple[jax.Array, jax.Array]]
+    stats: Any
+    sizes: dict[str, int]
+    batch: int
+
+    def initial(self, seed: int) -> Any:
+        """The weights that a run of this seed starts from."""
+        x, _ = self.batches(self.arrays, jnp.zeros(1, jnp.int32), 0, None, False)
+        return self.model.init(purpose_key(jax.random.key(seed), "init"), x)[0]
+
+    def logits(
+        self, params: Any, batch: jax.Array, side: Side, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Logits and labels of some positions of a split; in training mode if there is a key."""
+        x, labels = self.batches(self.arrays, batch, 0, None, side == "train", augmented=False)
+        with lane_friendly("direct"):
+            return self.model.apply(params, self.stats, x, key, key is not None)[0], labels
+
+    def loss(self, examples: int | None = None) -> Loss:
+        """``params -> `` mean training loss in nats, differentiable."""
+
+        def batch_loss(params: Any, batch: jax.Array) -> jax.Array:
+            return jnp.mean(cross_entropy(*self.logits(params, batch, "train")))
+
+        size = min(examples or self.sizes["train"], self.sizes["train"])
+        return over_split(batch_loss, jnp.arange(size, dtype=jnp.int32), self.batch)
+
+    def scores(self, side: Side) -> Callable[[Any], tuple[jax.Array, jax.Array]]:
+        """``params -> `` (loss in nats, accuracy), means over a split."""
+
+        def score(params: Any, batch: jax.Array) -> tuple[jax.Array, jax.Array]:
+            logits, labels = self.logits(params, batch, side)
+            return jnp.mean(cross_entropy(logits, labels)), jnp.mean(is_correct(logits, labels))
+
+        return average_over_split(score, jnp.arange(self.sizes[side], dtype=jnp.int32), self.batch)
+
+
+def make_network(config: ConfigDict) -> Network:
+    """The network of a config, on its data."""
+    dataset = load(config.data)
+    arrays, batches = make_pipeline(dataset, config.data)
+    fields = {**config.model, "bn_eval": "batch"}
+    model = as_model(build_model(fields, num_classes=dataset.num_classes))
+    x, _ = batches(arrays, jnp.zeros(1, jnp.int32), 0, None, False)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)[1]
+    stats = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    sizes = {"train": len(dataset.train_labels), "test": len(dataset.test_labels)}
+    arrays = jax.tree.map(jnp.asarray, arrays)
+    return Network(model, arrays, batches, stats, sizes, config.evaluate.batch)
+
+
+def kept_weights(directory: Path) -> dict[tuple[int, ...], Any]:
+    """Final weights of a sweep's runs, by grid position.
+
+    Raises:
+      UserError: there are none.
+    """
+    found: dict[tuple[int, ...], Any] = {}
+    for path in sorted((Path(directory) / "weights").glob("*")):
+        if path.is_dir():
+            params, _, runs = load_weights(path)
+            params = jax.tree.map(np.asarray, params)
+            for row, index in enumerate(runs):
+                found[tuple(index)] = jax.tree.map(lambda leaf, row=row: leaf[row], params)
+    if not found:
+        remedy = "run the sweep with --config.checkpoint.final_weights=True"
+        raise UserError(str(directory), "holds no weights", remedy)
+    return found
+
+
+def solutions(directory: Path, ds: xr.Dataset, **where: Any) -> Any:
+    """The weights of one run, by its coordinates: ``batch_size=256, seed=0``."""
+    dims = ds["accuracy"].dims
+    values = {dim: where.get(str(dim), ds[dim].values[0]) for dim in dims}
+    index = tuple(ds[dim].values.tolist().index(values[dim]) for dim in dims)
+    return kept_weights(directory)[index]
+
+
+def paths_between(network: Network, small: Any, large: Any, points: int = 25) -> xr.Dataset:
+    """Loss and accuracy on both splits along both curves through two solutions.
+
+    Args:
+      network: of both.
+      small: weights of the small-batch solution, at alpha = 0.
+      large: of the large-batch one, at alpha = 1.
+      points: from alpha = -1 to 2.
+
+    Returns:
+      ``loss`` (nats) and ``accuracy`` (fraction) over ``curve``, ``split`` and ``alpha``.
+    """
+    train, test = network.scores("train"), network.scores("test")
+
+    def both(params: Any) -> Any:
+        return jnp.stack([jnp.stack(train(params)), jnp.stack(test(params))])
+
+    found = [
+        jax.jit(lambda a, b, curve=curve: interpolate(both, a, b, curve=curve, points=points))(
+            small, large
+        )
+        for curve in CURVES
+    ]
+    values = np.stack([np.asarray(path.values) for path in found])  # curve, alpha, split, quantity
+    dims, values = ("curve", "split", "alpha"), np.moveaxis(values, 1, 2)
+    return xr.Dataset(
+        {
+            "loss": (dims, values[..., 0], {"units": "nats", "long_name": "cross entropy"}),
+            "accuracy": (dims, values[..., 1]),
+        },
+        {
+            "curve": list(CURVES),
+            "split": ["train", "test"],
+            "alpha": np.asarray(found[0].alphas, np.float64),
+        },
+    )
