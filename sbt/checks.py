@@ -73,6 +73,8 @@ def validate(config: ConfigDict) -> None:
         _require(
             good, "engine.memory_gb", config.engine.memory_gb, "is no memory", "give more than 0"
         )
+    if config.engine.workers is not None:
+        _number("engine.workers", config.engine.workers, integer=True, least=0)
     strategy = config.engine.strategy
     head, _, tail = strategy.partition(":")
     good = strategy in ("auto", "measure", "vmap", "map") or (

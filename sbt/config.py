@@ -59,7 +59,10 @@ def default() -> ConfigDict:
     config.data.train_size = optional(int)  # None: all examples
     config.data.test_size = optional(int)
     config.data.normalize = "channel"  # channel, pixel, image, unit, none
-    config.data.augment = "none"  # none, crop_flip, affine
+    config.data.augment = "none"  # none, crop_flip, affine; streamed: resized_crop, scale_jitter
+    config.data.stream = False  # images stay in files, for sets that do not fit in memory
+    config.data.image_size = optional(int)  # streamed: side of the square; None: 224
+    config.data.resize = optional(int)  # streamed: shorter side at evaluation; None: 256/224 of it
 
     config.model = _section(name="convnet")  # and that model's own fields
 
@@ -101,6 +104,7 @@ def default() -> ConfigDict:
     config.engine.convolution = "auto"  # auto, direct, im2col, stock
     config.engine.lanes = optional(int)  # at most so many lanes in one pass; None: what fits
     config.engine.memory_gb = optional(float)  # device memory to use; None: 80 % of what is free
+    config.engine.workers = optional(int)  # processes that decode streamed images; None: cores - 1
     config.engine.precision = "float32"  # arithmetic of the model: float32, bfloat16
 
     config.parallel = _section()

@@ -99,13 +99,13 @@ def private_cache(tmp_path, monkeypatch):
 def config(directory, **fields):
     return {
         "name": "sbt_jpegs", "data_dir": str(directory), "stream": True, "image_size": SIZE,
-        "augment": "resized_crop", "workers": 0, **fields,
+        "augment": "resized_crop", **fields,
     }  # fmt: skip
 
 
-def read(directory, first=0, count=2 * TRAIN, seeds=(0,), pieces=None, **fields):
+def read(directory, first=0, count=2 * TRAIN, seeds=(0,), pieces=None, workers=0, **fields):
     """One window, or several in a row."""
-    reader = stream.training_stream(open_encoded(config(directory, **fields)), seeds)
+    reader = stream.training_stream(open_encoded(config(directory, **fields)), seeds, workers)
     windows = []
     for piece in pieces or (count,):
         windows.append(reader.window(first, piece))
@@ -146,7 +146,7 @@ def test_workers_change_nothing(directory):
 
 
 def test_reading_may_jump(directory):
-    reader = stream.training_stream(open_encoded(config(directory)), (0,))
+    reader = stream.training_stream(open_encoded(config(directory)), (0,), 0)
     whole = reader.window(0, 60)
     for first, count in ((41, 10), (51, 3), (2, 20)):
         window = reader.window(first, count)
@@ -169,7 +169,7 @@ def test_seeds_and_epochs_differ(directory):
 
 def test_view_depends_on_seed_epoch_and_example_alone(directory):
     data = open_encoded(config(directory, augment="scale_jitter"))
-    window = stream.training_stream(data, (7,)).window(0, 2 * TRAIN)
+    window = stream.training_stream(data, (7,), 0).window(0, 2 * TRAIN)
     for position in (0, 5, TRAIN, 2 * TRAIN - 1):
         example = int(window.examples[0, position])
         file = data.train[example][0]
@@ -180,7 +180,7 @@ def test_view_depends_on_seed_epoch_and_example_alone(directory):
 def test_test_split_goes_round(directory):
     data = open_encoded(config(directory))
     assert (len(data.train), len(data.test), data.num_classes) == (TRAIN, TEST, 4)
-    reader = stream.test_stream(data, period=12)
+    reader = stream.test_stream(data, period=12, workers=0)
     expected = [evaluation_view(data.test[i][0], data.view) for i in range(TEST)]
     for _ in range(2):
         first, second = reader.window(0, 8), reader.window(8, 4)
@@ -338,7 +338,6 @@ def test_central_region_lies_inside():
         ({"name": "digits"}, "no set of files to stream from"),
         ({"resize": 15}, "config.data.resize"),
         ({"image_size": -1}, "config.data.image_size"),
-        ({"workers": -1}, "config.data.workers"),
         ({"train_size": 24}, "24 examples asked for, 23 exist"),
         ({"name": "sbt_jpeg"}, "unknown data set"),
     ],
@@ -379,6 +378,6 @@ def test_without_grain(directory, monkeypatch):
 def test_too_little_shared_memory(directory, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=2**20)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    data = open_encoded(config(directory, workers=8, image_size=224))
-    with pytest.raises(UserError, match=r"config.data.workers.*1 MiB are free"):
-        stream.training_stream(data, (0,))
+    data = open_encoded(config(directory, image_size=224))
+    with pytest.raises(UserError, match=r"config.engine.workers.*1 MiB are free"):
+        stream.training_stream(data, (0,), workers=8)

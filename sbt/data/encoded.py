@@ -5,7 +5,6 @@ TensorFlow); :mod:`sbt.data.stream` decodes them ahead of the training that need
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from sbt.data.source import Dataset
 from sbt.data.stratified import stratified_order
 from sbt.errors import UserError
 
-FIELDS = ("stream", "image_size", "resize", "workers")  # of config.data, beside the usual ones
 SAMPLE = 1024  # examples that the statistics for normalisation are taken from
 _BATCH = 256  # records fetched at a time
 
@@ -59,7 +57,6 @@ class EncodedSet:
       test: the test split.
       num_classes: K.
       view: what the network sees of an image.
-      workers: processes that decode; 0: this one does.
     """
 
     name: str
@@ -67,22 +64,42 @@ class EncodedSet:
     test: Images
     num_classes: int
     view: View
-    workers: int
 
-    def sample(self, size: int = SAMPLE) -> Dataset:
+    def sample(self, size: int = SAMPLE) -> "SampledSet":
         """Evaluation views of some examples, evenly spread over the files of each split.
 
         Args:
           size: how many of the training split; the whole split if it has no more.
         """
         train, test = (self._views(split, n) for split, n in ((self.train, size), (self.test, 1)))
-        return Dataset(self.name, *train, *test, self.num_classes)
+        return SampledSet(self.name, *train, *test, self.num_classes, encoded=self)
 
     def _views(self, images: Images, size: int) -> tuple[np.ndarray, np.ndarray]:
         size = min(size, len(images))
         chosen = [images[i * len(images) // size] for i in range(size)]
         pixels = np.stack([evaluation_view(encoded, self.view) for encoded, _ in chosen])
         return pixels, np.asarray([label for _, label in chosen], np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledSet(Dataset):
+    """What is in memory of a set that is not: some examples, for statistics and shapes.
+
+    Attributes:
+      encoded: all of it.
+    """
+
+    encoded: EncodedSet = dataclasses.field(kw_only=True)
+
+    @property
+    def train_examples(self) -> int:
+        """N, examples of the whole training split."""
+        return len(self.encoded.train)
+
+    @property
+    def test_examples(self) -> int:
+        """Examples of the whole test split."""
+        return len(self.encoded.test)
 
 
 def open_encoded(data_config: Mapping[str, Any]) -> EncodedSet:
@@ -100,8 +117,7 @@ def open_encoded(data_config: Mapping[str, Any]) -> EncodedSet:
         * ``resize``: length of the shorter side before the central square is cut out for the
           evaluation; default 256/224 of ``image_size``;
         * ``augment``: ``resized_crop`` or ``scale_jitter`` (:mod:`sbt.data.imagenet`); anything
-          else works on the central square, on the device;
-        * ``workers``: processes that decode; default one less than there are cores.
+          else works on the central square, on the device.
 
     Raises:
       UserError: no TFDS set, a set that is not prepared and cannot be, no label, impossible sizes.
@@ -139,13 +155,13 @@ def open_encoded(data_config: Mapping[str, Any]) -> EncodedSet:
         test=_subset(name, builder, "test", test, data_config.get("test_size")),
         num_classes=classes,
         view=view._replace(channels=channels),
-        workers=_workers(data_config.get("workers")),
     )
 
 
 def _view(data_config: Mapping[str, Any]) -> View:
-    size = _whole("image_size", data_config.get("image_size") or SIZE, 1)
-    resize = _whole("resize", data_config.get("resize") or round(RESIZE * size), size)
+    size, resize = (data_config.get(field) for field in ("image_size", "resize"))
+    size = _whole("image_size", SIZE if size is None else size, 1)
+    resize = _whole("resize", round(RESIZE * size) if resize is None else resize, size)
     augment = data_config.get("augment")
     return View(size, resize, augment=augment if augment in AUGMENTATIONS else "none")
 
@@ -156,12 +172,6 @@ def _whole(field: str, value: Any, least: int) -> int:
             f"config.data.{field}", f"not possible: {value!r}", f"Give a whole number >= {least}."
         )
     return value
-
-
-def _workers(wanted: int | None) -> int:
-    if wanted is None:
-        return max(1, len(os.sched_getaffinity(0)) - 1)
-    return _whole("workers", wanted, 0)
 
 
 def _splits(name: str, builder: Any, split: Any) -> tuple[Images, Images]:

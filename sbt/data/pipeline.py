@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from sbt.data import imagenet
 from sbt.data.augment import augment_keys, normalize, pad_crop_flip, standardize_each
 from sbt.data.keys import purpose_key
 from sbt.data.source import Dataset
@@ -22,6 +23,7 @@ class Split(NamedTuple):
 
     images: jax.Array | np.ndarray  # (N, *features)
     labels: jax.Array | np.ndarray  # (N,) int32
+    examples: jax.Array | np.ndarray | None = None  # (N,) int32, in the whole set; None: 0 .. N-1
 
 
 class Arrays(NamedTuple):
@@ -56,7 +58,8 @@ def make_pipeline(
     Args:
       dataset: from `source.load` or `source.from_arrays`.
       data_config: fields ``normalize`` (default ``channel``) and ``augment``: ``none`` (default),
-        ``crop_flip`` or ``affine``.
+        ``crop_flip`` or ``affine``; or what streamed examples have had done to them already
+        (:mod:`sbt.data.imagenet`).
       dtype: dtype of the images that the function returns.
 
     Returns:
@@ -74,7 +77,13 @@ def make_pipeline(
     scheme = data_config.get("normalize") or "channel"
     augmentation = data_config.get("augment") or "none"
     _check("config.data.normalize", scheme, NORMALIZATIONS)
-    _check("config.data.augment", augmentation, AUGMENTATIONS)
+    _check("config.data.augment", augmentation, AUGMENTATIONS + imagenet.AUGMENTATIONS)
+    if augmentation in imagenet.AUGMENTATIONS and not data_config.get("stream"):
+        raise UserError(
+            "config.data.augment",
+            f"{augmentation!r} cuts its views out of the files of a streamed set",
+            f"Set config.data.stream = True, or choose one of {', '.join(AUGMENTATIONS)}.",
+        )
     if augmentation != "none" and dataset.train_images.ndim != 4:
         raise UserError(
             "config.data.augment",
@@ -95,7 +104,8 @@ def make_pipeline(
             x = normalize(x, arrays.mean, arrays.std, dtype)
         if augment is not None and (train if augmented is None else augmented):
             epochs = jnp.broadcast_to(epochs, indices.shape).reshape(-1)
-            x = augment(x, augment_keys(purpose_key(key, "augment"), epochs, flat))
+            examples = flat if split.examples is None else jnp.take(split.examples, flat)
+            x = augment(x, augment_keys(purpose_key(key, "augment"), epochs, examples))
         return x.reshape(*indices.shape, *x.shape[1:]), y.reshape(indices.shape)
 
     arrays = Arrays(

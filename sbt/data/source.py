@@ -19,7 +19,8 @@ from sbt.errors import UserError
 # of two up to 32, which keeps small studies tidy.
 _DIGITS_TRAIN = 1440
 
-_FIELDS = ("name", "data_dir", "train_size", "test_size", "normalize", "augment")
+_FIELDS = ("name", "data_dir", "train_size", "test_size", "normalize", "augment", "stream")
+_STREAMED = ("image_size", "resize")
 _SYNTHETIC = ("num_classes", "image_shape", "noise")
 
 
@@ -46,6 +47,16 @@ class Dataset:
     num_classes: int
     max_value: float = 255.0
 
+    @property
+    def train_examples(self) -> int:
+        """N, examples of the training split."""
+        return len(self.train_labels)
+
+    @property
+    def test_examples(self) -> int:
+        """Examples of the test split."""
+        return len(self.test_labels)
+
 
 def load(data_config: Mapping[str, Any]) -> Dataset:
     """Loads the data set that a config names.
@@ -61,10 +72,12 @@ def load(data_config: Mapping[str, Any]) -> Dataset:
           ``~/tensorflow_datasets``;
         * ``train_size``, ``test_size``: number of examples to keep (`subset`); default all;
         * ``num_classes``, ``image_shape``, ``noise``: of ``synthetic``;
-        * ``normalize``, ``augment``: see `pipeline.make_pipeline`.
+        * ``normalize``, ``augment``: see `pipeline.make_pipeline`;
+        * ``stream``: whether the images stay in their files and are decoded while training, for
+          sets that do not fit in memory; then see `encoded.open_encoded` for further fields.
 
     Returns:
-      The data set.
+      The data set; of a streamed one a sample, `encoded.SampledSet`.
 
     Raises:
       UserError: unknown name; set not prepared and no means to prepare it; images of varying size;
@@ -76,6 +89,10 @@ def load(data_config: Mapping[str, Any]) -> Dataset:
             "config.data.name", f"not a name: {name!r}", "Name a data set, such as 'digits'."
         )
     _check_fields(data_config, _SYNTHETIC if name == "synthetic" else ())
+    if data_config.get("stream"):
+        from sbt.data.encoded import open_encoded
+
+        return open_encoded(data_config).sample()
     train_size = _size(data_config, "train_size")
     test_size = _size(data_config, "test_size")
     if name == "synthetic":
@@ -228,8 +245,14 @@ def _take(
 
 
 def _check_fields(data_config: Mapping[str, Any], own: tuple[str, ...]) -> None:
-    known = _FIELDS + own
+    known = _FIELDS + own + (_STREAMED if data_config.get("stream") else ())
     for field in data_config:
+        if field in _STREAMED and field not in known and data_config[field] is not None:
+            raise UserError(
+                f"config.data.{field}",
+                "only data that is streamed from files has it",
+                "Leave it unset, or set config.data.stream = True.",
+            )
         if field not in known and data_config[field] is not None:
             near = difflib.get_close_matches(field, known, n=1)
             raise UserError(

@@ -119,14 +119,18 @@ class Stream:
     Args:
       positions: random access by position.
       view: its size is that of the images.
-      workers: processes; 0: threads of this process.
+      workers: processes; 0: threads of this process; None: one less than there are cores.
 
     Raises:
       UserError: Grain is not installed, or there is too little shared memory for the workers.
     """
 
-    def __init__(self, positions: TrainingPositions | TestPositions, view: View, workers: int):
+    def __init__(
+        self, positions: TrainingPositions | TestPositions, view: View, workers: int | None
+    ):
         _need_grain()
+        if workers is None:
+            workers = max(1, len(os.sched_getaffinity(0)) - 1)
         self._positions, self._view, self._workers = positions, view, workers
         self._blocks: Any = None
         self._block: dict[str, np.ndarray] = {}
@@ -190,19 +194,20 @@ class Stream:
         self._blocks, self._block, self._used = None, {}, 0
 
 
-def training_stream(data: EncodedSet, seeds: tuple[int, ...]) -> Stream:
+def training_stream(data: EncodedSet, seeds: tuple[int, ...], workers: int | None = None) -> Stream:
     """The training split as each seed sees it, epoch after epoch.
 
     Args:
       data: an opened set.
       seeds: one row of every window each.
+      workers: see `Stream`.
     """
-    return Stream(TrainingPositions(data.train, data.view, seeds), data.view, data.workers)
+    return Stream(TrainingPositions(data.train, data.view, seeds), data.view, workers)
 
 
-def test_stream(data: EncodedSet, period: int) -> Stream:
+def test_stream(data: EncodedSet, period: int, workers: int | None = None) -> Stream:
     """The test split in file order; after ``period`` positions it begins again."""
-    return Stream(TestPositions(data.test, data.view, period), data.view, data.workers)
+    return Stream(TestPositions(data.test, data.view, period), data.view, workers)
 
 
 test_stream.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
@@ -242,7 +247,7 @@ def _need_shared_memory(wanted: int) -> None:
     if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < wanted:
         free = shutil.disk_usage(_SHARED_MEMORY).free
         raise UserError(
-            "config.data.workers",
+            "config.engine.workers",
             f"the workers pass up to {wanted / 2**20:.0f} MiB of images through {_SHARED_MEMORY}, "
             f"where {free / 2**20:.0f} MiB are free",
             "Use fewer workers (0: threads of this process), or give the container more "

@@ -41,9 +41,9 @@ def photographs(count: int) -> list[dict[str, Any]]:
     return records
 
 
-def measure(data: EncodedSet, seconds: float) -> float:
+def measure(data: EncodedSet, workers: int, seconds: float) -> float:
     """Examples per second of one seed's training stream, its start not counted."""
-    stream = training_stream(data, (0,))
+    stream = training_stream(data, (0,), workers)
     try:
         stream.window(0, WARM_UP)
         position, step = WARM_UP, 64
@@ -71,11 +71,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.name is None:
         images = Images(photographs(64), "image", "label")
         view = View(args.size, round(RESIZE * args.size), augment=args.augment)
-        data = EncodedSet("JPEGs in memory", images, images, 64, view, workers)
+        data = EncodedSet("JPEGs in memory", images, images, 64, view)
     else:
         fields = {"name": args.name, "data_dir": args.data_dir, "image_size": args.size}
-        data = open_encoded({**fields, "augment": args.augment, "workers": workers})
-    rate = measure(data, args.seconds)
+        data = open_encoded({**fields, "augment": args.augment})
+    rate = measure(data, workers, args.seconds)
     kilobytes = np.mean([len(data.train[i][0]) for i in range(min(64, len(data.train)))]) / 1e3
     print(
         f"{rate:.0f} examples/s: {data.name} ({kilobytes:.0f} kB each), {args.augment} to "

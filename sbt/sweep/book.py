@@ -133,8 +133,8 @@ def open_book(sweep: Sweep, directory: Path | None, progress: Progress) -> Book:
         attrs={
             "name": config.name,
             "config": configs.to_json(config),
-            "train_examples": len(dataset.train_labels),
-            "test_examples": len(dataset.test_labels),
+            "train_examples": dataset.train_examples,
+            "test_examples": dataset.test_examples,
         },
     )
     meta = workdir.describe_environment()

@@ -1,5 +1,6 @@
 """Which strategy a cohort runs with: the one asked for, the likely best one, or the fastest."""
 
+import contextlib
 import time
 from typing import Any
 
@@ -37,7 +38,8 @@ def choose_strategy(
     for candidate in candidates(platform):
         if wanted.convolution in ("auto", candidate.convolution):
             engine = make_engine(problem, cohort, mesh, size, arrays, candidate)
-            timings[candidate] = time_ticks(engine, cohort)
+            with contextlib.closing(engine):
+                timings[candidate] = time_ticks(engine, cohort)
     return min(timings, key=lambda s: timings[s]) if timings else usual
 
 
@@ -46,7 +48,7 @@ def time_ticks(engine: Engine, cohort: Cohort, seconds: float = 0.5) -> float:
     lanes = make_lanes(cohort, list(range(min(len(cohort.runs), engine.lanes))), engine.lanes)
     state, ticks = engine.train(engine.init(lanes), lanes, 0, 0, 1, False), 1  # warms up
     jax.block_until_ready(state)
-    most = max(1, problem_ticks(cohort))
+    most = max(1, min(problem_ticks(cohort), engine.most_ticks))
     while True:
         started = time.perf_counter()
         state = jax.block_until_ready(engine.train(state, lanes, 0, 0, ticks, False))

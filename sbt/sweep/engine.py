@@ -17,8 +17,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sbt.data import eval_batches, purpose_key, stream_window
+from sbt.data import purpose_key
 from sbt.parallel.mesh import LANE_AXIS, put
+from sbt.sweep.feed import Round, make_feed
 from sbt.sweep.lanes import (
     Lanes,
     make_lanes,
@@ -33,7 +34,7 @@ from sbt.sweep.problem import Problem, make_program
 from sbt.sweep.strategy import Strategy, over_lanes
 from sbt.train import evaluate as evaluation
 from sbt.train import step, tally
-from sbt.train.state import Hyper, TrainState, no_sums
+from sbt.train.state import Hyper, Sums, TrainState, no_sums
 
 EVALUATION_BATCH = {True: 64, False: 512}  # on CPU: what stays in its caches
 PRECISE_BATCHES = 64  # micro-batches that "precise" batch statistics average
@@ -52,6 +53,8 @@ class Engine:
       tallies: of the program, in the order of ``state.observed``.
       compile_seconds: spent here.
       bytes_per_device: arguments, results and temporaries of the largest program, data included.
+      most_ticks: that ``train`` does without waiting for data.
+      close: ends what feeds the programs in the background.
     """
 
     init: Callable[[Lanes], TrainState]
@@ -62,6 +65,8 @@ class Engine:
     tallies: tuple[tally.Tally, ...]
     compile_seconds: float
     bytes_per_device: int
+    most_ticks: int
+    close: Callable[[], None]
 
 
 def make_engine(
@@ -74,7 +79,7 @@ def make_engine(
       cohort: what to train.
       mesh: from :func:`sbt.parallel.mesh.make_mesh`, with the cohort's devices per run.
       size: lanes per pass, a multiple of the mesh's lane axis.
-      arrays: the problem's arrays, on every device of the mesh.
+      arrays: the problem's arrays, on every device of the mesh; not used where data is streamed.
       strategy: how lanes are executed.
     """
     program = make_program(problem, cohort, strategy.convolution)
@@ -82,12 +87,10 @@ def make_engine(
     sharing = cohort.sharding
     seed_keys = jax.vmap(jax.random.key)(np.asarray(seeds_of(cohort), np.uint32))
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    tested, evaluate = len(problem.dataset.test_labels), cohort.config.evaluate
+    tested, evaluate = problem.dataset.test_examples, cohort.config.evaluate
     # The statistics of a batch are a matter of its size, on whatever platform.
     usual = EVALUATION_BATCH[on_cpu and evaluate.statistics != "batch"]
-    indices, weights = eval_batches(
-        tested, min(evaluate.batch or usual, tested), multiple=sharing.devices
-    )
+    feed = make_feed(problem, cohort, mesh, arrays, min(evaluate.batch or usual, tested))
     precise = evaluate.statistics == "precise" and cohort.facts.batch_statistics
 
     def init(hyper: Hyper, slots: jax.Array, used: jax.Array) -> TrainState:
@@ -108,11 +111,13 @@ def make_engine(
         orders: jax.Array,
         epoch: jax.Array,
         first: jax.Array,
+        base: jax.Array,
         ticks: jax.Array,
         fresh: jax.Array,
     ) -> TrainState:
         def lane(state: TrainState, hyper: Hyper, slot: jax.Array) -> TrainState:
-            return step.train(program, state, hyper, arrays, orders[slot], epoch, first, ticks)
+            order = orders[slot]
+            return step.train(program, state, hyper, arrays, order, epoch, first, ticks, base)
 
         state = own_state(state, sharing)
         zero = jax.tree.map(lambda s, z: jnp.where(fresh, z, s), state.sums, no_sums())
@@ -121,24 +126,18 @@ def make_engine(
         state = state._replace(sums=zero, observed=observed)
         return stacked_state(run(state, hyper, slots), sharing)
 
-    def test(state: TrainState, hyper: Hyper, arrays: Any) -> evaluation.Evaluation:
-        def lane(state: TrainState, hyper: Hyper) -> evaluation.Evaluation:
+    def test(state: TrainState, hyper: Hyper, part: Round) -> Sums:
+        def lane(state: TrainState, hyper: Hyper) -> Sums:
             if precise:
                 most = PRECISE_BATCHES // sharing.devices
                 count = max(1, min(most, problem.num_examples // program.micro_batch))
-                state = evaluation.precise_statistics(program, state, hyper, arrays, count)
+                state = evaluation.precise_statistics(program, state, hyper, part.arrays, count)
             if sharing.local:
                 params, stats = sharing.mean((state.params, state.stats))
                 state = state._replace(params=params, stats=stats)
-            return evaluation.evaluate(
-                program, state, arrays, jnp.asarray(indices), jnp.asarray(weights)
-            )
+            return evaluation.evaluate(program, state, *part)
 
         return over_lanes(strategy, lane)(own_state(state, sharing), hyper)
-
-    def orders_of(epoch: int) -> jax.Array:
-        orders = _orders(seed_keys, np.int32(epoch), problem.num_examples, cohort.tick - 1)
-        return put(orders, replicated)
 
     # check_vma would refuse gradient rules (custom_vjp) that do not know of mesh axes, a user's
     # included; it guards collectives, and there are none.
@@ -148,7 +147,7 @@ def make_engine(
     jit_train = jax.jit(
         over_devices(
             train,
-            in_specs=(states, lane, lane, every, every, every, every, every, every),
+            in_specs=(states, lane, lane, *[every] * 7),
             out_specs=states,
         ),
         donate_argnums=(0,),
@@ -163,20 +162,14 @@ def make_engine(
     hasty: Any = {"xla_backend_optimization_level": 0} if on_cpu else None
     compiled_init = jit_init.lower(hyper, slots, used).compile(hasty)
     state_shape = state_shapes(jax.eval_shape(jit_init, hyper, slots, used), states, mesh)
-    orders_shape = jax.ShapeDtypeStruct(
-        (len(seed_keys), problem.num_examples + cohort.tick - 1),
-        jnp.int32,
-        sharding=replicated,
-    )
+    arrays_shape, orders_shape, part_shape = feed.shapes()
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
     flag = jax.ShapeDtypeStruct((), jnp.bool_, sharding=replicated)
     compiled_train = jit_train.lower(
-        state_shape, hyper, slots, arrays, orders_shape, number, number, number, flag
+        state_shape, hyper, slots, arrays_shape, orders_shape, *[number] * 4, flag
     ).compile()
-    compiled_test = jit_test.lower(state_shape, hyper, arrays).compile()
+    compiled_test = jit_test.lower(state_shape, hyper, part_shape).compile()
     seconds = time.perf_counter() - started
-
-    orders = _Latest(orders_of)
 
     def run_init(lanes: Lanes) -> TrainState:
         return compiled_init(*put((lanes.hyper, lanes.seed_slot, lanes.used), sharded))
@@ -184,14 +177,18 @@ def make_engine(
     def run_train(
         state: TrainState, lanes: Lanes, epoch: int, first: int, ticks: int, fresh: bool
     ) -> TrainState:
-        numbers = put(
-            (np.int32(epoch), np.int32(first), np.int32(ticks), np.bool_(fresh)), replicated
-        )
         hyper, slots = put((lanes.hyper, lanes.seed_slot), sharded)
-        return compiled_train(state, hyper, slots, arrays, orders(epoch), *numbers)
+        while ticks:
+            arrays, orders, base, count = feed.piece(epoch, first, ticks)
+            numbers = (*map(np.int32, (epoch, first, base, count)), np.bool_(fresh))
+            state = compiled_train(state, hyper, slots, arrays, orders, *put(numbers, replicated))
+            first, ticks, fresh = first + count * program.tick, ticks - count, False
+        return state
 
     def run_test(state: TrainState, lanes: Lanes) -> evaluation.Evaluation:
-        return compiled_test(state, put(lanes.hyper, sharded), arrays)
+        hyper = put(lanes.hyper, sharded)
+        parts = (compiled_test(state, hyper, part) for part in feed.rounds())
+        return evaluation.means(functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts))
 
     return Engine(
         init=run_init,
@@ -202,13 +199,9 @@ def make_engine(
         tallies=program.tallies,
         compile_seconds=seconds,
         bytes_per_device=max(map(_bytes, (compiled_init, compiled_train, compiled_test))),
+        most_ticks=feed.most_ticks,
+        close=feed.close,
     )
-
-
-@functools.partial(jax.jit, static_argnames=("num_examples", "extra"))
-def _orders(keys: jax.Array, epoch: jax.Array, num_examples: int, extra: int) -> jax.Array:
-    """The streams of all seeds from the start of an epoch; compiled once for all engines."""
-    return jax.vmap(lambda key: stream_window(key, epoch, num_examples, extra))(keys)
 
 
 def _bytes(compiled: Any) -> int:
@@ -219,15 +212,3 @@ def _bytes(compiled: Any) -> int:
         - analysis.alias_size_in_bytes
         + analysis.temp_size_in_bytes
     )
-
-
-class _Latest:
-    """Remembers the last result: the order of an epoch serves all of its windows."""
-
-    def __init__(self, function: Callable[[int], Any]):
-        self._function, self._epoch, self._value = function, -1, None
-
-    def __call__(self, epoch: int) -> Any:
-        if epoch != self._epoch:
-            self._epoch, self._value = epoch, self._function(epoch)
-        return self._value

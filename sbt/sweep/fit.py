@@ -26,7 +26,7 @@ class Fitted:
 
     Attributes:
       engine: compiled.
-      arrays: the data on the devices.
+      arrays: the data on the devices; None where it is streamed.
       devices: number of this process's devices.
       rows: number of devices, or of groups that share a run's batches, which the lanes go to.
       first_window: ticks to begin with, about a second of work.
@@ -53,7 +53,7 @@ def fit(problem: Problem, cohort: Cohort, runs: int, least: int = 0) -> Fitted:
     """
     mesh = make_mesh(cohort.sharding.devices)
     count = mesh.shape[LANE_AXIS]
-    arrays = put(problem.arrays, NamedSharding(mesh, P()))
+    arrays = None if problem.streamed else put(problem.arrays, NamedSharding(mesh, P()))
     most = cohort.config.engine.lanes or runs
     size = _round_up(max(min(runs, most), least), count)
     own = mesh.local_devices
@@ -61,7 +61,7 @@ def fit(problem: Problem, cohort: Cohort, runs: int, least: int = 0) -> Fitted:
     strategy = choose_strategy(problem, cohort, mesh, size, arrays)
     engine = make_engine(problem, cohort, mesh, size, arrays, strategy)
     while engine.bytes_per_device > budget and engine.lanes > max(count, _round_up(least, count)):
-        fixed = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.arrays))
+        fixed = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         share = max(budget - fixed, 0) / max(engine.bytes_per_device - fixed, 1)
         smaller = int(engine.lanes * min(share, 0.9)) // count * count
         size = max(count, _round_up(least, count), smaller)

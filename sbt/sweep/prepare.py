@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from sbt import config as configs
 from sbt.checks import validate
 from sbt.parallel.mesh import check_data
-from sbt.sweep import devices, subject
+from sbt.sweep import devices, feed, subject
 from sbt.sweep.grid import Grid, make_grid, with_settings
 from sbt.sweep.plan import Cohort, make_cohorts
 from sbt.sweep.problem import Builder, Parts, make_program
@@ -66,5 +66,6 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
     for cohort in cohorts:
         problem = builder.problem(cohort.config, cohort.synchronous)
         make_program(problem, cohort, "stock")
+        feed.check(problem, cohort, measured=bool(subject.chosen(cohort.config)))
         subject.check(problem, cohort, on_cpu)
     return Sweep(config, grid, cohorts, builder)

@@ -1,5 +1,6 @@
 """``sbt plan``: what a sweep will do, without doing it."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -67,7 +68,8 @@ def preview(config: ConfigDict) -> list[CohortPreview]:
         passes = -(-len(cohort.runs) // engine.lanes)
         held = sum(leaf.nbytes for leaf in jax.tree.leaves(fitted.arrays)) if on_cpu else 0
         program = engine.bytes_per_device * (fitted.devices if on_cpu else 1)
-        seconds = time_ticks(engine, cohort) * cohort.ticks * passes
+        with contextlib.closing(engine):
+            seconds = time_ticks(engine, cohort) * cohort.ticks * passes
         previews.append(
             CohortPreview(
                 runs=len(cohort.runs),

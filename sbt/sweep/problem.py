@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from sbt import config as configs
 from sbt.data import Dataset, load, make_pipeline
+from sbt.data.encoded import SampledSet
 from sbt.errors import UserError
 from sbt.models.adapter import Model, as_model
 from sbt.models.registry import build_model
@@ -54,8 +55,13 @@ class Problem:
     model: Model
 
     @property
+    def streamed(self) -> bool:
+        """Whether ``arrays`` hold no more than a sample of the data."""
+        return isinstance(self.dataset, SampledSet)
+
+    @property
     def num_examples(self) -> int:
-        return len(self.dataset.train_labels)
+        return self.dataset.train_examples
 
     def example(self) -> jax.ShapeDtypeStruct:
         """Shape and dtype of a batch of one input."""

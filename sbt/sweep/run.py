@@ -153,10 +153,11 @@ def _train_cohort(book: Book, number: int, saved: Checkpoint | None) -> None:
         f"  compiled in {engine.compile_seconds:.1f} s: {engine.strategy}, "
         f"{engine.lanes} lanes at a time, {engine.bytes_per_device / 2**20:.0f} MiB per device"
     )
-    if resumed:
-        Pass(book, number, fitted, resumed, observer).train(saved)
-    for members in passes:
-        Pass(book, number, fitted, members, observer).train()
+    with contextlib.closing(engine):
+        if resumed:
+            Pass(book, number, fitted, resumed, observer).train(saved)
+        for members in passes:
+            Pass(book, number, fitted, members, observer).train()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from jax import lax
 from sbt.data.keys import purpose_key
 from sbt.nn.conv import lane_friendly
 from sbt.train.loss import is_correct
-from sbt.train.state import Hyper, TrainState
+from sbt.train.state import Hyper, Sums, TrainState
 from sbt.train.step import Program
 
 
@@ -26,8 +26,8 @@ def evaluate(
     arrays: Any,
     indices: jax.Array,
     weights: jax.Array,
-) -> Evaluation:
-    """Evaluates on the test split with the running statistics; the state is only read.
+) -> Sums:
+    """Evaluates test examples with the running statistics; the state is only read.
 
     Devices that share the run share its batches.
 
@@ -37,12 +37,15 @@ def evaluate(
       arrays: data on the device.
       indices: ``(batches, batch)`` positions in the split; batches a multiple of the devices.
       weights: of the same shape, 1.0 or, for padding, 0.0.
+
+    Returns:
+      Sums, so that parts of a split add up; :func:`means` makes means of them.
     """
-    total = jnp.sum(weights)
+    examples = jnp.sum(weights)
     count = indices.shape[0] // program.sharding.devices
     indices, weights = (program.sharding.own_rows(a) for a in (indices, weights))
 
-    def batch(i: jax.Array, sums: Evaluation) -> Evaluation:
+    def batch(i: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         x, labels = program.batches(arrays, indices[i], 0, None, False)
         with lane_friendly(program.objective.convolution):
             logits, _ = program.objective.model.apply(state.params, state.stats, x, None, False)
@@ -51,11 +54,16 @@ def evaluate(
             jnp.float32
         )
         correct = is_correct(logits, labels) * weights[i]
-        return Evaluation(sums.loss + jnp.sum(loss), sums.accuracy + jnp.sum(correct))
+        return sums[0] + jnp.sum(loss), sums[1] + jnp.sum(correct)
 
     zero = jnp.zeros((), jnp.float32)
-    sums = program.sharding.sum(lax.fori_loop(0, count, batch, Evaluation(zero, zero)))
-    return Evaluation(sums.loss / total, sums.accuracy / total)
+    loss, correct = program.sharding.sum(lax.fori_loop(0, count, batch, (zero, zero)))
+    return Sums(loss, correct, examples)
+
+
+def means(sums: Sums) -> Evaluation:
+    """Means of what was summed."""
+    return Evaluation(sums.loss / sums.examples, sums.correct / sums.examples)
 
 
 def precise_statistics(

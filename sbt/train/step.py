@@ -214,6 +214,7 @@ def train(
     epoch: jax.Array,
     first: jax.Array,
     ticks: jax.Array,
+    base: jax.Array | int = 0,
 ) -> TrainState:
     """Runs ticks of one epoch.
 
@@ -226,16 +227,18 @@ def train(
       state: of one run.
       hyper: of the same run.
       arrays: data on the device.
-      order: ``stream_window`` of this epoch, at least a tick less one example longer than it.
+      order: ``stream_window`` of this epoch, at least a tick less one example longer than it; or
+        any other list of positions in ``arrays`` that is long enough.
       epoch: number of the epoch that the first example of every tick belongs to, from 0.
-      first: position of the first tick's first example in ``order``.
+      first: position of the first tick's first example in the epoch.
       ticks: number of ticks; traced, so that any slice of an epoch is the same program.
+      base: position in the epoch of the first example in ``order``.
     """
     size, n = program.tick, program.num_examples
 
     def tick(i: jax.Array, state: TrainState) -> TrainState:
         start = first + i * size
-        indices = lax.dynamic_slice_in_dim(order, start, size)
+        indices = lax.dynamic_slice_in_dim(order, start - base, size)
         epochs = epoch + (start + jnp.arange(size, dtype=jnp.int32)) // n
         indices, epochs = (program.sharding.own(a, program.draws) for a in (indices, epochs))
         x, labels = _inputs(program, hyper, arrays, indices, epochs)

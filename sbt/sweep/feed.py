@@ -1,0 +1,290 @@
+"""What the compiled programs read: all the data, lying on the devices, or windows of a stream.
+
+Either way the programs are the same: they read the examples that an order names out of arrays. With
+streamed data the arrays hold a window of the stream and the order counts through it; the next
+window is decoded and copied to the devices while one is trained on.
+"""
+
+import functools
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from sbt.data import Arrays, Split, eval_batches, stream_window
+from sbt.data.encoded import SampledSet
+from sbt.data.imagenet import AUGMENTATIONS
+from sbt.data.stream import test_stream, training_stream
+from sbt.errors import UserError
+from sbt.parallel.mesh import put
+from sbt.sweep.lanes import seeds_of
+from sbt.sweep.plan import Cohort
+from sbt.sweep.problem import Problem
+
+# A window holds so many bytes of images on a device; three may be there at a time.
+WINDOW_BYTES = {"cpu": 2**25, "other": 2**28}
+NO_SPLIT: Any = ()
+
+
+class Piece(NamedTuple):
+    """What one call of the training program reads.
+
+    Attributes:
+      arrays: the data.
+      orders: int32 ``(seeds, …)``, positions in ``arrays``, a row for each seed.
+      base: where ``orders`` begins, in examples from the start of the epoch.
+      ticks: for how many they suffice.
+    """
+
+    arrays: Any
+    orders: jax.Array
+    base: int
+    ticks: int
+
+
+class Round(NamedTuple):
+    """What one call of the evaluation program reads: some batches of the test split."""
+
+    arrays: Any
+    indices: jax.Array
+    weights: jax.Array
+
+
+class Feed(Protocol):
+    """The source of what the programs of a cohort read.
+
+    Attributes:
+      most_ticks: more than a piece ever suffices for.
+    """
+
+    most_ticks: int
+
+    def shapes(self) -> tuple[Any, Any, Round]:
+        """Shapes of arrays and orders of a piece, and of a round, with their shardings."""
+
+    def piece(self, epoch: int, first: int, ticks: int) -> Piece:
+        """What the next ticks read, or as many of them as are at hand.
+
+        Args:
+          epoch: that the first example belongs to.
+          first: its position in the epoch.
+          ticks: wanted.
+        """
+
+    def rounds(self) -> Iterator[Round]:
+        """The whole test split, once."""
+
+    def close(self) -> None:
+        """Ends what runs in the background; a further call would start it again."""
+
+
+def make_feed(
+    problem: Problem, cohort: Cohort, mesh: Mesh, arrays: Any, evaluation_batch: int
+) -> Feed:
+    """The feed that a problem's data needs.
+
+    Args:
+      problem: data and model.
+      cohort: what is trained.
+      mesh: where.
+      arrays: the problem's arrays on every device; not used where the data is streamed.
+      evaluation_batch: examples per step of an evaluation.
+    """
+    kind: Any = Streamed if isinstance(problem.dataset, SampledSet) else Resident
+    return kind(problem, cohort, mesh, arrays, evaluation_batch)
+
+
+def check(problem: Problem, cohort: Cohort, measured: bool) -> None:
+    """Refuses what needs all of a streamed set at hand.
+
+    Raises:
+      UserError: naming it.
+    """
+    if not isinstance(problem.dataset, SampledSet):
+        return
+    config = cohort.config
+    small = "choose another, or set config.data.stream = False for a set that fits in memory"
+    if config.evaluate.statistics == "precise":
+        raise UserError("config.evaluate.statistics", "'precise' reads examples at will", small)
+    if measured:
+        raise UserError("config.measure.names", "measurements read examples at will", small)
+    if config.copies > 1 and config.data.augment in AUGMENTATIONS:
+        raise UserError(
+            "config.copies",
+            f"{config.data.augment!r} makes one view of an example, for all copies",
+            "set it to 1, or augment on the device: config.data.augment = 'crop_flip'",
+        )
+
+
+class Resident:
+    """All data on the devices: every call reads the same arrays, in an order of its epoch."""
+
+    most_ticks = 2**31 - 1
+
+    def __init__(
+        self, problem: Problem, cohort: Cohort, mesh: Mesh, arrays: Any, evaluation_batch: int
+    ):
+        self._arrays, self._everywhere = arrays, NamedSharding(mesh, P())
+        self._length = problem.num_examples, cohort.tick - 1
+        seeds = seeds_of(cohort)
+        self._keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
+        indices, weights = eval_batches(
+            problem.dataset.test_examples, evaluation_batch, multiple=cohort.sharding.devices
+        )
+        self._round = Round(arrays, *put((indices, weights), self._everywhere))
+        self._epoch, self._orders = -1, self._keys  # of no epoch yet
+
+    def shapes(self) -> tuple[Any, Any, Round]:
+        shape = len(self._keys), sum(self._length)
+        orders = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=self._everywhere)
+        return self._arrays, orders, self._round
+
+    def piece(self, epoch: int, first: int, ticks: int) -> Piece:
+        del first
+        if epoch != self._epoch:  # one order serves all calls of an epoch
+            orders = _orders(self._keys, np.int32(epoch), *self._length)
+            self._epoch, self._orders = epoch, put(orders, self._everywhere)
+        return Piece(self._arrays, self._orders, 0, ticks)
+
+    def rounds(self) -> Iterator[Round]:
+        yield self._round
+
+    def close(self) -> None:
+        pass
+
+
+@functools.partial(jax.jit, static_argnames=("num_examples", "extra"))
+def _orders(keys: jax.Array, epoch: jax.Array, num_examples: int, extra: int) -> jax.Array:
+    """The streams of all seeds from the start of an epoch; compiled once for all engines."""
+    return jax.vmap(lambda key: stream_window(key, epoch, num_examples, extra))(keys)
+
+
+class Streamed:
+    """Windows of the streams of all seeds, one behind the other in ``arrays``."""
+
+    def __init__(
+        self, problem: Problem, cohort: Cohort, mesh: Mesh, arrays: Any, evaluation_batch: int
+    ):
+        del arrays
+        data = problem.dataset
+        assert isinstance(data, SampledSet)
+        self._examples, self._tick = problem.num_examples, cohort.tick
+        self._everywhere = NamedSharding(mesh, P())
+        self._moments = put((problem.arrays.mean, problem.arrays.std), self._everywhere)
+        seeds, workers = tuple(seeds_of(cohort)), cohort.config.engine.workers
+        view, sharing = data.encoded.view, cohort.sharding.devices
+        each, platform = view.size**2 * view.channels, mesh.devices.flat[0].platform
+        budget = WINDOW_BYTES["cpu"] // mesh.size if platform == "cpu" else WINDOW_BYTES["other"]
+
+        fits = budget // (len(seeds) * each * cohort.tick)
+        self.most_ticks = max(1, min(fits, -(-problem.num_examples // cohort.tick)))
+        length = self.most_ticks * cohort.tick
+        self._image = view.size, view.size, view.channels
+        rows = np.arange(len(seeds) * length, dtype=np.int32).reshape(len(seeds), length)
+        self._orders = put(rows, self._everywhere)
+
+        batches = -(-data.test_examples // evaluation_batch)
+        at_once = min(max(1, budget // (evaluation_batch * each)), batches)
+        at_once = -(-at_once // sharing) * sharing  # each device of a run takes as many
+        _, weights = eval_batches(data.test_examples, evaluation_batch, multiple=at_once)
+        self._weights = weights.reshape(-1, at_once, evaluation_batch)
+        indices = np.arange(at_once * evaluation_batch, dtype=np.int32)
+        self._indices = put(indices.reshape(at_once, -1), self._everywhere)
+
+        self._train = _Ahead(
+            lambda: training_stream(data.encoded, seeds, workers), length, self._on_devices
+        )
+        self._test = _Ahead(
+            lambda: test_stream(data.encoded, weights.size, workers), indices.size, self._on_devices
+        )
+        self._tested = 0
+
+    def shapes(self) -> tuple[Any, Any, Round]:
+        like: Any = jax.ShapeDtypeStruct
+        weights = like(self._indices.shape, jnp.float32, sharding=self._everywhere)
+        train, test = (self._split_shapes(a.size) for a in (self._orders, self._indices))
+        mean, std = self._moments
+        return (
+            Arrays(train, NO_SPLIT, mean, std),
+            self._orders,
+            Round(Arrays(NO_SPLIT, test, mean, std), self._indices, weights),
+        )
+
+    def _split_shapes(self, count: int) -> Split:
+        shape: Any = functools.partial(jax.ShapeDtypeStruct, sharding=self._everywhere)
+        numbers = shape((count,), jnp.int32)
+        return Split(shape((count, *self._image), jnp.uint8), numbers, numbers)
+
+    def _on_devices(self, window: Any) -> Split:
+        """Rows of the seeds one behind the other."""
+        flat = [part.reshape(-1, *part.shape[2:]) for part in window]
+        return Split(*put(flat, self._everywhere))
+
+    def piece(self, epoch: int, first: int, ticks: int) -> Piece:
+        position = epoch * self._examples + first
+        begin, split = self._train.at(position)
+        at_hand = self.most_ticks - (position - begin) // self._tick
+        arrays = Arrays(split, NO_SPLIT, *self._moments)
+        return Piece(arrays, self._orders, begin - epoch * self._examples, min(ticks, at_hand))
+
+    def rounds(self) -> Iterator[Round]:
+        # The test split goes round and round, so that the next evaluation is begun already.
+        for weights in self._weights:
+            _, split = self._test.at(self._tested)
+            self._tested += self._indices.size
+            arrays = Arrays(NO_SPLIT, split, *self._moments)
+            yield Round(arrays, self._indices, put(weights, self._everywhere))
+
+    def close(self) -> None:
+        self._train.close()
+        self._test.close()
+        self._tested = 0
+
+
+class _Ahead:
+    """Windows of one length, on the devices; the next one is made while one is in use.
+
+    Args:
+      open_stream: called when the first window is wanted.
+      length: of every window.
+      place: puts a window on the devices.
+    """
+
+    def __init__(self, open_stream: Any, length: int, place: Any):
+        self._open, self._length, self._place = open_stream, length, place
+        self._stream: Any = None
+        self._thread: Any = None
+        self._windows: list[tuple[int, Future[Split]]] = []  # at most two, consecutive
+
+    def at(self, position: int) -> tuple[int, Split]:
+        """The window that holds a position, and where it begins."""
+        if self._stream is None:
+            self._stream = self._open()
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="sbt-feed")
+        while self._windows and position >= self._windows[0][0] + self._length:
+            self._windows.pop(0)
+        if not self._windows or position < self._windows[0][0]:  # a jump
+            self._windows = []
+            self._request(position)
+        if len(self._windows) == 1:
+            self._request(self._windows[0][0] + self._length)
+        begin, window = self._windows[0]
+        return begin, window.result()
+
+    def _request(self, begin: int) -> None:
+        def make() -> Split:
+            return self._place(self._stream.window(begin, self._length))
+
+        self._windows.append((begin, self._thread.submit(make)))
+
+    def close(self) -> None:
+        """Waits for what is being made, and stops the workers."""
+        if self._stream is not None:
+            self._thread.shutdown(cancel_futures=True)
+            self._stream.close()
+        self._stream, self._windows = None, []
