@@ -1,0 +1,94 @@
+"""Draws what figures 2, 3, 4, 7 and 9 of Gao & Zhong (2020) show, measurement beside prediction.
+
+    python experiments/gao_zhong_2020/draw.py runs/gz03 gz03.png
+
+Takes a work directory of one of these figures (or a ``results.nc``) and draws what it finds there,
+the median over seeds. ``sbt report`` draws every measured variable by itself.
+"""
+
+import sys
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import sbt
+
+
+def radii(panel: Axes, ds: xr.Dataset) -> None:
+    """Fig. 2: curvature radius of every layer, by both equations."""
+    layers = ds["layer"].values
+    for form, marker in zip(ds["radius_form"].values, "os"):
+        for epoch, colour in zip(ds["measured_epoch"].values, ("C0", "C1")):
+            row = ds["curvature_radius"].sel(radius_form=form, measured_epoch=epoch)
+            label = f"{form}, {epoch} epochs"
+            panel.plot(layers, row, marker, color=colour, mfc="none", label=label)
+    panel.set(yscale="log", ylabel="curvature radius, median of the layer")
+    panel.tick_params("x", rotation=90)
+
+
+def sizes(panel: Axes, ds: xr.Dataset) -> None:
+    """Fig. 3: mean |g| against the batch size, with predictions and floor."""
+    for epoch, colour in zip(ds["measured_epoch"].values, ("C0", "C1")):
+        at = ds.sel(measured_epoch=epoch)
+        n = at["gradient_batch"]
+        panel.plot(n, at["mean_abs_gradient"], "o", color=colour, label=f"{epoch} epochs: measured")
+        panel.plot(n, at["predicted_mean_abs_gradient"], "-", color=colour, label="folded normal")
+        panel.plot(n[:-1], at["zero_mean_prediction"][:-1], "--", color=colour, label="0.798 σ/√n")
+        panel.axhline(
+            float(at["gradient_floor"]), ls=":", color=colour, label="mean |full gradient|"
+        )
+    panel.set(xscale="log", yscale="log", xlabel="batch size n", ylabel="mean |g|")
+
+
+def strides(panel: Axes, ds: xr.Dataset, name: str, power: float) -> None:
+    """Figs. 4 and 7: a stride in the first epoch against the batch size."""
+    here = ds[name].isel(epoch=0)
+    m = here["batch_size"].values.astype(float)
+    for layer in ("all", "Dense_0/kernel", "Dense_1/kernel"):
+        panel.plot(m, here.sel(layer=layer), "o-", label=layer)
+    first = float(here.sel(layer="all")[0])
+    panel.plot(m, first * (m / m[0]) ** power, "k:", label=f"m^{power:g}")
+    words = ds[name].attrs.get("long_name", name)
+    panel.set(xscale="log", yscale="log", xlabel="batch size m", ylabel=f"{words}, epoch 1")
+
+
+def discarded(panel: Axes, ds: xr.Dataset) -> None:
+    """Fig. 9: gradient without a fraction of the batch, relative to the whole batch's."""
+    p = ds["fraction"].values
+    for epoch, colour in zip(ds["measured_epoch"].values, ("C0", "C1")):
+        for name, style, words in (
+            ("discarded_gradient", "o-", "smallest losses"),
+            ("randomly_discarded_gradient", "s--", "random"),
+        ):
+            row = ds[name].sel(measured_epoch=epoch)
+            panel.plot(p, row / row[0], style, color=colour, label=f"{epoch} epochs: {words}")
+    panel.plot(p, 1 / np.sqrt(1 - p), "k:", label="1/√(1-p), pure noise")
+    panel.set(xlabel="discarded fraction p", ylabel="mean |g| over that of the whole batch")
+
+
+def draw(source: str, target: str) -> None:
+    """Draws what a directory's results hold."""
+    ds = sbt.load(source).median("seed", keep_attrs=True)
+    single = [dim for dim in ds.dims if ds.sizes[dim] == 1 and dim not in ("epoch", "layer")]
+    ds = ds.squeeze(single)
+    panels = []
+    if "curvature_radius" in ds:
+        panels.append(lambda panel: radii(panel, ds))
+    if "mean_abs_gradient" in ds:
+        panels.append(lambda panel: sizes(panel, ds))
+    if "gradient_mean_square" in ds:
+        panels.append(lambda panel: strides(panel, ds, "normalised_stride", -0.5))
+        panels.append(lambda panel: strides(panel, ds, "gradient_mean_square", -1.0))
+    if "discarded_gradient" in ds:
+        panels.append(lambda panel: discarded(panel, ds))
+    figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
+    for panel, fill in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        fill(panel)
+        panel.legend(frameon=False, fontsize=7)
+    figure.savefig(target, dpi=130)
+
+
+if __name__ == "__main__":
+    draw(sys.argv[1], sys.argv[2])
