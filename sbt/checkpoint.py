@@ -104,15 +104,16 @@ class Checkpoints:
         metadata = self._manager.metadata(step)
         position = metadata.custom_metadata["position"]
         many = jax.process_count() > 1
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        where = sharding if many and sharding else lambda shape: here
-        abstract = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where(leaf.shape))
-            for name, leaf in metadata.metadata.items()
-        }
-        saved = self._manager.load(step, abstract)
-        leaves = [saved[name] for name in sorted(saved)]
-        return Checkpoint(leaves if many else [np.asarray(leaf) for leaf in leaves], position)
+
+        def like(leaf: Any) -> Any:
+            if many and sharding:
+                where = sharding(leaf.shape)
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+            # To Orbax: a host array, wherever it was when it was saved.
+            return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+
+        saved = self._manager.load(step, {k: like(v) for k, v in metadata.metadata.items()})
+        return Checkpoint([saved[name] for name in sorted(saved)], position)
 
     def clear(self) -> None:
         """Removes all checkpoints."""
