@@ -1,6 +1,8 @@
 """The figures of Keskar et al. as they print them: loss in blue on the left, accuracy in red."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,12 @@ from sbt.report.style import Drawing
 LOSS, ACCURACY = "#0072B2", "#B03030"
 EPSILONS = {1e-3: ("-", "o"), 5e-4: ("--", "s")}
 SPLITS = {"train": "-", "test": "--"}
+
+
+def paper_paths(net: str) -> dict[str, Any]:
+    """The paper's curves of Figs 3 and 7 for a network, by curve; empty if they are not here."""
+    file = Path(__file__).with_name("fig03_fig07_paper.json")
+    return json.loads(file.read_text()).get(net.upper(), {})
 
 
 def path_panel(panel: Axes, path: xr.Dataset, paper: Mapping[str, Any] | None = None) -> None:
@@ -70,7 +78,10 @@ def paths(
     panels[0].legend(loc="center left")
     if title:
         figure.suptitle(title, fontsize=9.5)
-    note = "Solid: training set, dashed: test set." + " Thin: the paper's F1." * bool(paper)
+    note = (
+        "Solid: training set, dashed: test set."
+        + " Thin: the paper (its net at full width, its data)." * bool(paper)
+    )
     style.footnote(figure, note)
     words = "Cross entropy and accuracy along the linear and the curvilinear path from the "
     return Drawing(name, figure, f"{title}. {words}small-batch to the large-batch solution. {note}")

@@ -5,7 +5,9 @@
 
 F1 on MNIST (``--c1`` ... ``--c4`` for the others), 100 epochs, one trial; ``--small`` takes about
 ten minutes on two CPU cores, ``--digits`` one. In the work directory: ``paths.nc`` and
-``fig03_fig07.png``. A work directory of ``table2_4.py`` will do too: its solutions are taken.
+``fig03_fig07.png``, with the paper's F1 and C1 beneath (numbers read off its figures, in
+``fig03_fig07_paper.json``). A work directory of ``table2_4.py`` will do too: its solutions are
+taken.
 
 Keskar et al. (2017), section 2.2.1 and appendix D: x(α) = α x_LB + (1 - α) x_SB, and with
 sin(απ/2) and cos(απ/2) in place of α and 1 - α, at 25 points from -1 to 2, cross entropy (left
@@ -41,10 +43,11 @@ def finish(config: ConfigDict, workdir: Path) -> None:
     )
     path = paths_between(network, small, large)
     write(path, workdir / "paths.nc")
-    title = f"{config.model.name.upper()}, {config.data.name}, batch sizes " + " and ".join(
-        str(m) for m in ds.batch_size.values
-    )
-    print(*drawings.paths(path, "fig03_fig07", title).save(workdir, ("png",)))
+    sizes = " and ".join(str(m) for m in ds.batch_size.values)
+    width = f" ({config.model.width} wide)" if "width" in config.model else ""
+    title = f"{config.model.name.upper()}{width}, {config.data.name}, batch sizes {sizes}"
+    paper = drawings.paper_paths(config.model.name)
+    print(*drawings.paths(path, "fig03_fig07", title, paper).save(workdir, ("png",)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from keskar import REDUCED, main, study, trained
 from ml_collections import ConfigDict
 
 BATCH_SIZES = (100, 200, 300, 400, 500, 600, 800, 1000, 1500, 2000, 3000, 4000, 5000)
-REDUCED_BATCH_SIZES = {"small": (128, 256, 600, 2000, 6000), "digits": (16, 32, 72, 144, 288)}
+REDUCED_BATCH_SIZES = {"small": (128, 256, 600, 2000, 6000), "digits": (32, 72, 144, 288)}
 
 
 def get_config(variant: str = "") -> ConfigDict:
