@@ -21,7 +21,7 @@ from sbt.bench.torch_models import build, load_flax
 from sbt.bench.workload import Skip, Workload, calibrate, microseconds
 
 ALL_THREADS = torch.get_num_threads()
-PROBE_SECONDS = 0.3
+PROBE_SECONDS = 0.15
 
 
 @dataclasses.dataclass(frozen=True)
