@@ -118,7 +118,7 @@ def test_data_of_the_test(directory, resident, streamed):
     (cohort,) = data.cohorts
     problem = data.builder.problem(cohort.config)
     mesh = jax.make_mesh((8, 1), ("lane", "data"))
-    stream = feed.make_feed(problem, cohort, mesh, None, 4)
+    stream = feed.make_feed(problem, cohort, mesh, None, 1, 4)
     assert (problem.num_examples, problem.dataset.test_examples) == (N, TESTED)
     assert stream.most_ticks == 3
     rounds = list(stream.rounds())

@@ -262,7 +262,7 @@ def test_another_number_of_devices_goes_on(tmp_path, x64):
             run(on(d), tmp_path / "moved", dataset=dataset(), progress=watch)
         saved = Checkpoints(tmp_path / "moved" / "checkpoints").latest()
         assert saved.position["plan"]["settled"]
-        assert saved.position["examples"] % 32 == 0
+        assert not any(examples % 32 for examples in saved.position["examples"])
     notes = []
     watch = StopAfter(99)
     watch.note = notes.append

@@ -239,7 +239,7 @@ def test_a_crash_around_a_checkpoint_loses_nothing(whole, tmp_path, monkeypatch,
     original, calls = Checkpoints.save, []
 
     def save(self, tree, position):
-        calls.append(position["examples"] // 4)
+        calls.append(max(position["examples"]) // 4)
         crash = calls[-1] == 30
         if crash and moment == "before":
             raise Crash
@@ -269,7 +269,7 @@ from sbt.checkpoint import Checkpoints
 
 def killing(self, tree, position, save=Checkpoints.save):
     save(self, tree, position)
-    if position["examples"] == 48:
+    if max(position["examples"]) == 48:
         os.kill(os.getpid(), signal.SIGKILL)
 
 def waiting(tick):
@@ -436,21 +436,17 @@ def test_a_damaged_config_is_refused(tmp_path):
 
 
 @pytest.mark.usefixtures("single_ticks")
-def test_several_passes_give_the_same_results(whole, tmp_path):
-    """Twelve runs, eight lanes at a time; stopped in each pass."""
+def test_twelve_runs_on_eight_lanes(whole, tmp_path):
+    """Stopped before lanes are taken, after, and when the first runs are done."""
     sweep = config(engine={"lanes": 8})
-    for tick in (5, TICKS):
+    for tick in (5, 30, TICKS):
         with pytest.raises(Interrupted):
             run(sweep, tmp_path, progress=stop_at(tick))
-    assert int(results.load(tmp_path)["finished"].sum()) == 8
-    second = stop_at(30)
-    with pytest.raises(Interrupted):
-        run(sweep, tmp_path, progress=second)
-    assert second.windows == 30
+    assert 8 <= int(results.load(tmp_path)["finished"].sum()) < 12
     close(run(sweep, tmp_path), whole[1])
 
 
-def test_lanes_that_do_not_fit_wait_for_the_next_pass(tmp_path, monkeypatch):
+def test_runs_that_do_not_fit_wait_for_lanes(tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "make_mesh", lambda data: mesh.make_mesh(data, jax.devices()[:1]))
     wide = config(epochs=1, model={"name": "mlp", "hidden": (3000,)})  # 63,000 parameters
     free = run(wide, tmp_path / "free")

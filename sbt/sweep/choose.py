@@ -45,7 +45,7 @@ def choose_strategy(
 
 def time_ticks(engine: Engine, cohort: Cohort, seconds: float = 0.5) -> float:
     """Seconds per tick of a full pass, from a short run that is thrown away."""
-    lanes = make_lanes(cohort, list(range(min(len(cohort.runs), engine.lanes))), engine.lanes)
+    lanes = make_lanes(cohort, range(min(len(cohort.runs), engine.lanes)), engine.lanes)
     state, ticks = engine.train(engine.init(lanes), lanes, 0, 0, 1, False), 1  # warms up
     jax.block_until_ready(state)
     most = max(1, min(problem_ticks(cohort), engine.most_ticks))

@@ -46,9 +46,12 @@ class Engine:
 
     Attributes:
       init: ``lanes -> state``.
-      train: ``(state, lanes, epoch, first, ticks, fresh) -> state``; the old state is consumed.
+      train: ``(state, lanes, epochs, firsts, ticks, fresh) -> state``; the old state is consumed.
+        Of all lanes or of each: the epoch whose order it reads, where in it, and whether its
+        metrics start at zero.
       evaluate: ``(state, lanes) -> Evaluation``, per lane.
-      lanes: size of a pass, a multiple of the number of devices.
+      lanes: how many, a multiple of the number of devices.
+      in_flight: different epochs that the lanes may be in at a time.
       strategy: how lanes are executed.
       tallies: of the program, in the order of ``state.observed``.
       compile_seconds: spent here.
@@ -61,6 +64,7 @@ class Engine:
     train: Callable[..., TrainState]
     evaluate: Callable[[TrainState, Lanes], evaluation.Evaluation]
     lanes: int
+    in_flight: int
     strategy: Strategy
     tallies: tuple[tally.Tally, ...]
     compile_seconds: float
@@ -90,7 +94,7 @@ def make_engine(
     tested, evaluate = problem.dataset.test_examples, cohort.config.evaluate
     # The statistics of a batch are a matter of its size, on whatever platform.
     usual = EVALUATION_BATCH[on_cpu and evaluate.statistics != "batch"]
-    feed = make_feed(problem, cohort, mesh, arrays, min(evaluate.batch or usual, tested))
+    feed = make_feed(problem, cohort, mesh, arrays, size, min(evaluate.batch or usual, tested))
     precise = evaluate.statistics == "precise" and cohort.facts.batch_statistics
 
     def init(hyper: Hyper, slots: jax.Array, used: jax.Array) -> TrainState:
@@ -106,25 +110,29 @@ def make_engine(
     def train(
         state: TrainState,
         hyper: Hyper,
-        slots: jax.Array,
+        rows: jax.Array,
         arrays: Any,
         orders: jax.Array,
-        epoch: jax.Array,
-        first: jax.Array,
+        epochs: jax.Array,
+        firsts: jax.Array,
+        fresh: jax.Array,
         base: jax.Array,
         ticks: jax.Array,
-        fresh: jax.Array,
     ) -> TrainState:
-        def lane(state: TrainState, hyper: Hyper, slot: jax.Array) -> TrainState:
-            order = orders[slot]
+        def lane(
+            state: TrainState, hyper: Hyper, row: jax.Array, epoch: jax.Array, first: jax.Array
+        ) -> TrainState:
+            order = orders[row]
             return step.train(program, state, hyper, arrays, order, epoch, first, ticks, base)
 
-        state = own_state(state, sharing)
-        zero = jax.tree.map(lambda s, z: jnp.where(fresh, z, s), state.sums, no_sums())
+        def begin(state: TrainState, fresh: jax.Array) -> TrainState:
+            zero = jax.tree.map(lambda s, z: jnp.where(fresh, z, s), state.sums, no_sums())
+            observed = tally.new_epoch(program.tallies, state.observed, fresh)
+            return state._replace(sums=zero, observed=observed)
+
         run = over_lanes(strategy, lane, skip=lambda state: state.diverged_at >= 0)
-        observed = tally.new_epoch(program.tallies, state.observed, fresh)
-        state = state._replace(sums=zero, observed=observed)
-        return stacked_state(run(state, hyper, slots), sharing)
+        state = jax.vmap(begin)(own_state(state, sharing), fresh)
+        return stacked_state(run(state, hyper, rows, epochs, firsts), sharing)
 
     def test(state: TrainState, hyper: Hyper, part: Round) -> Sums:
         def lane(state: TrainState, hyper: Hyper) -> Sums:
@@ -147,7 +155,7 @@ def make_engine(
     jit_train = jax.jit(
         over_devices(
             train,
-            in_specs=(states, lane, lane, *[every] * 7),
+            in_specs=(states, lane, lane, every, every, lane, lane, lane, every, every),
             out_specs=states,
         ),
         donate_argnums=(0,),
@@ -164,9 +172,8 @@ def make_engine(
     state_shape = state_shapes(jax.eval_shape(jit_init, hyper, slots, used), states, mesh)
     arrays_shape, orders_shape, part_shape = feed.shapes()
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
-    flag = jax.ShapeDtypeStruct((), jnp.bool_, sharding=replicated)
     compiled_train = jit_train.lower(
-        state_shape, hyper, slots, arrays_shape, orders_shape, *[number] * 4, flag
+        state_shape, hyper, slots, arrays_shape, orders_shape, slots, slots, used, number, number
     ).compile()
     compiled_test = jit_test.lower(state_shape, hyper, part_shape).compile()
     seconds = time.perf_counter() - started
@@ -175,14 +182,25 @@ def make_engine(
         return compiled_init(*put((lanes.hyper, lanes.seed_slot, lanes.used), sharded))
 
     def run_train(
-        state: TrainState, lanes: Lanes, epoch: int, first: int, ticks: int, fresh: bool
+        state: TrainState,
+        lanes: Lanes,
+        epochs: np.ndarray | int,
+        firsts: np.ndarray | int,
+        ticks: int,
+        fresh: np.ndarray | bool,
     ) -> TrainState:
-        hyper, slots = put((lanes.hyper, lanes.seed_slot), sharded)
+        epochs, firsts = (np.broadcast_to(a, size).astype(np.int32) for a in (epochs, firsts))
+        fresh = np.broadcast_to(fresh, size)
+        read, which = np.unique(epochs, return_inverse=True)
+        rows = (which * len(seed_keys) + lanes.seed_slot).astype(np.int32)
+        hyper = put(lanes.hyper, sharded)
         while ticks:
-            arrays, orders, base, count = feed.piece(epoch, first, ticks)
-            numbers = (*map(np.int32, (epoch, first, base, count)), np.bool_(fresh))
-            state = compiled_train(state, hyper, slots, arrays, orders, *put(numbers, replicated))
-            first, ticks, fresh = first + count * program.tick, ticks - count, False
+            arrays, orders, base, count = feed.piece(read.tolist(), int(firsts[0]), ticks)
+            row, *own = put((rows, epochs, firsts, fresh), sharded)
+            shared = put((np.int32(base), np.int32(count)), replicated)
+            state = compiled_train(state, hyper, row, arrays, orders, *own, *shared)
+            firsts, ticks = firsts + np.int32(count * program.tick), ticks - count
+            fresh = np.zeros(size, bool)
         return state
 
     def run_test(state: TrainState, lanes: Lanes) -> evaluation.Evaluation:
@@ -195,6 +213,7 @@ def make_engine(
         train=run_train,
         evaluate=run_test,
         lanes=size,
+        in_flight=feed.in_flight,
         strategy=strategy,
         tallies=program.tallies,
         compile_seconds=seconds,

@@ -6,7 +6,7 @@ window is decoded and copied to the devices while one is trained on.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
@@ -29,6 +29,9 @@ from sbt.sweep.problem import Problem
 # A window holds so many bytes of images on a device; three may be there at a time.
 WINDOW_BYTES = {"cpu": 2**25, "other": 2**28}
 NO_SPLIT: Any = ()
+# Epochs that lanes may be in at a time where runs take the lanes of others. Each costs an
+# evaluation of all lanes, and an order of the training set on the devices.
+EPOCHS_IN_FLIGHT = 3
 
 
 class Piece(NamedTuple):
@@ -36,7 +39,8 @@ class Piece(NamedTuple):
 
     Attributes:
       arrays: the data.
-      orders: int32 ``(seeds, …)``, positions in ``arrays``, a row for each seed.
+      orders: int32 ``(in_flight · seeds, …)``, positions in ``arrays``; a row for each seed, for
+        one epoch after another.
       base: where ``orders`` begins, in examples from the start of the epoch.
       ticks: for how many they suffice.
     """
@@ -60,19 +64,21 @@ class Feed(Protocol):
 
     Attributes:
       most_ticks: more than a piece ever suffices for.
+      in_flight: different epochs that the lanes of a piece may be in.
     """
 
     most_ticks: int
+    in_flight: int
 
     def shapes(self) -> tuple[Any, Any, Round]:
         """Shapes of arrays and orders of a piece, and of a round, with their shardings."""
 
-    def piece(self, epoch: int, first: int, ticks: int) -> Piece:
+    def piece(self, epochs: Sequence[int], first: int, ticks: int) -> Piece:
         """What the next ticks read, or as many of them as are at hand.
 
         Args:
-          epoch: that the first example belongs to.
-          first: its position in the epoch.
+          epochs: that first examples belong to, at most ``in_flight`` of them.
+          first: position of the first example in the epoch; used where there is but one.
           ticks: wanted.
         """
 
@@ -84,7 +90,7 @@ class Feed(Protocol):
 
 
 def make_feed(
-    problem: Problem, cohort: Cohort, mesh: Mesh, arrays: Any, evaluation_batch: int
+    problem: Problem, cohort: Cohort, mesh: Mesh, arrays: Any, lanes: int, evaluation_batch: int
 ) -> Feed:
     """The feed that a problem's data needs.
 
@@ -93,10 +99,13 @@ def make_feed(
       cohort: what is trained.
       mesh: where.
       arrays: the problem's arrays on every device; not used where the data is streamed.
+      lanes: of the program; where runs have to wait for one, lanes may part in their epochs.
       evaluation_batch: examples per step of an evaluation.
     """
-    kind: Any = Streamed if isinstance(problem.dataset, SampledSet) else Resident
-    return kind(problem, cohort, mesh, arrays, evaluation_batch)
+    if isinstance(problem.dataset, SampledSet):
+        return Streamed(problem, cohort, mesh, evaluation_batch)
+    in_flight = EPOCHS_IN_FLIGHT if len(cohort.runs) > lanes else 1
+    return Resident(problem, cohort, mesh, arrays, evaluation_batch, in_flight)
 
 
 def check(problem: Problem, cohort: Cohort, measured: bool) -> None:
@@ -127,8 +136,15 @@ class Resident:
     most_ticks = 2**31 - 1
 
     def __init__(
-        self, problem: Problem, cohort: Cohort, mesh: Mesh, arrays: Any, evaluation_batch: int
+        self,
+        problem: Problem,
+        cohort: Cohort,
+        mesh: Mesh,
+        arrays: Any,
+        evaluation_batch: int,
+        in_flight: int,
     ):
+        self.in_flight = in_flight
         self._arrays, self._everywhere = arrays, NamedSharding(mesh, P())
         self._length = problem.num_examples, cohort.tick - 1
         seeds = seeds_of(cohort)
@@ -137,18 +153,22 @@ class Resident:
             problem.dataset.test_examples, evaluation_batch, multiple=cohort.sharding.devices
         )
         self._round = Round(arrays, *put((indices, weights), self._everywhere))
-        self._epoch, self._orders = -1, self._keys  # of no epoch yet
+        self._epochs: list[int] = []
+        self._orders = self._keys  # of no epoch yet
 
     def shapes(self) -> tuple[Any, Any, Round]:
-        shape = len(self._keys), sum(self._length)
+        shape = self.in_flight * len(self._keys), sum(self._length)
         orders = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=self._everywhere)
         return self._arrays, orders, self._round
 
-    def piece(self, epoch: int, first: int, ticks: int) -> Piece:
+    def piece(self, epochs: Sequence[int], first: int, ticks: int) -> Piece:
         del first
-        if epoch != self._epoch:  # one order serves all calls of an epoch
-            orders = _orders(self._keys, np.int32(epoch), *self._length)
-            self._epoch, self._orders = epoch, put(orders, self._everywhere)
+        epochs = list(epochs)
+        if epochs != self._epochs:  # one order serves all calls of an epoch
+            filled = epochs + epochs[-1:] * (self.in_flight - len(epochs))
+            made = {e: np.asarray(_orders(self._keys, np.int32(e), *self._length)) for e in epochs}
+            orders = np.concatenate([made[epoch] for epoch in filled])
+            self._epochs, self._orders = epochs, put(orders, self._everywhere)
         return Piece(self._arrays, self._orders, 0, ticks)
 
     def rounds(self) -> Iterator[Round]:
@@ -167,10 +187,9 @@ def _orders(keys: jax.Array, epoch: jax.Array, num_examples: int, extra: int) ->
 class Streamed:
     """Windows of the streams of all seeds, one behind the other in ``arrays``."""
 
-    def __init__(
-        self, problem: Problem, cohort: Cohort, mesh: Mesh, arrays: Any, evaluation_batch: int
-    ):
-        del arrays
+    in_flight = 1
+
+    def __init__(self, problem: Problem, cohort: Cohort, mesh: Mesh, evaluation_batch: int):
         data = problem.dataset
         assert isinstance(data, SampledSet)
         self._examples, self._tick = problem.num_examples, cohort.tick
@@ -225,7 +244,8 @@ class Streamed:
         flat = [part.reshape(-1, *part.shape[2:]) for part in window]
         return Split(*put(flat, self._everywhere))
 
-    def piece(self, epoch: int, first: int, ticks: int) -> Piece:
+    def piece(self, epochs: Sequence[int], first: int, ticks: int) -> Piece:
+        (epoch,) = epochs
         position = epoch * self._examples + first
         begin, split = self._train.at(position)
         at_hand = self.most_ticks - (position - begin) // self._tick

@@ -23,8 +23,8 @@ class Lanes:
     """What tells the lanes of one pass apart; every leaf has a leading lane axis."""
 
     hyper: Hyper
-    seed_slot: jax.Array | np.ndarray  # int32, the lane's row of the orders
-    used: np.ndarray  # bool, False for lanes that only fill the devices up
+    seed_slot: jax.Array | np.ndarray  # int32, which of the cohort's seeds
+    used: np.ndarray  # bool, False for lanes that train nothing
 
 
 def seeds_of(cohort: Cohort) -> list[int]:
@@ -32,15 +32,17 @@ def seeds_of(cohort: Cohort) -> list[int]:
     return sorted(set(settings_array(cohort, "seed", cohort.config.seed)))
 
 
-def make_lanes(cohort: Cohort, runs: Sequence[int], size: int) -> Lanes:
-    """The lanes of a pass.
+def make_lanes(cohort: Cohort, runs: np.ndarray | Sequence[int], size: int = 0) -> Lanes:
+    """What the lanes of a program train.
 
     Args:
       cohort: their cohort.
-      runs: positions in ``cohort.runs``.
-      size: lanes of the program; the surplus repeats the last run and is never trained.
+      runs: of each lane, the position of its run in ``cohort.runs``; -1 for a lane that trains
+        nothing.
+      size: lanes of the program; those beyond ``runs`` train nothing.
     """
-    chosen = [*runs, *[runs[-1]] * (size - len(runs))]
+    members = np.asarray([*runs, *[-1] * (size - len(runs))])
+    chosen = np.where(members < 0, 0, members)
     config, dtype = cohort.config, np.dtype(jnp.result_type(float))
 
     def values(path: str, default: Any, kind: Any) -> np.ndarray:
@@ -72,8 +74,7 @@ def make_lanes(cohort: Cohort, runs: Sequence[int], size: int) -> Lanes:
         objective=numbers("objective", chosen_fields(config, "objective")),
         sample=numbers("sample", config.sample),
     )
-    used = np.arange(size) < len(runs)
-    return Lanes(hyper, slots, used)
+    return Lanes(hyper, slots, members >= 0)
 
 
 def state_specs(sharing: Sharding) -> TrainState:

@@ -1,10 +1,10 @@
-"""One pass: as many lanes as fit, from their first tick to their last."""
+"""The runs of a cohort on the lanes of its program, from the first tick to the last."""
 
-import math
+import dataclasses
 import time
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sbt.checkpoint import Checkpoint, pack, save_weights, unpack
@@ -14,9 +14,8 @@ from sbt.sweep.book import Book
 from sbt.sweep.fit import Fitted
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import Observer
-from sbt.sweep.plan import Cohort
+from sbt.sweep.seats import plan_of, seat, ticks_between_updates
 from sbt.train.state import TrainState
-from sbt.train.tallies import TALLIES
 
 WINDOW_SECONDS = 2.0  # between two looks at the clock, the signals and the progress display
 
@@ -32,7 +31,7 @@ class Pass:
       book: where everything is written down.
       number: of the cohort.
       fitted: its engine.
-      members: positions of the runs in the cohort; at most as many as the engine has lanes.
+      waiting: positions of the runs in the cohort; those that find no lane wait for one.
       observer: measures the runs, if there is something to measure.
     """
 
@@ -41,66 +40,60 @@ class Pass:
         book: Book,
         number: int,
         fitted: Fitted,
-        members: list[int],
+        waiting: list[int],
         observer: Observer | None = None,
     ):
         self.book, self.number, self.fitted, self.observer = book, number, fitted, observer
         self.cohort, self.engine = book.sweep.cohorts[number], fitted.engine
         self.classes = book.sweep.builder.dataset(self.cohort.config.data).num_classes
-        # Neighbours in the grid go to different devices: where one diverges, the next may too, and
-        # a device whose lanes have stopped early would idle.
-        self.members = [i for d in range(fitted.rows) for i in members[d :: fitted.rows]]
-        self.lanes = make_lanes(self.cohort, self.members, self.engine.lanes)
+        lanes, in_flight = self.engine.lanes, self.engine.in_flight
+        self.seats = seat(self.cohort, waiting, lanes, fitted.rows, in_flight)
+        self.lanes = make_lanes(self.cohort, self.seats.members)
 
     def train(self, saved: Checkpoint | None = None) -> None:
         """Trains to the end, from the beginning or from a checkpoint.
 
+        Args:
+          saved: of runs that are among the first of those that wait.
+
         Raises:
           Interrupted: on request, once a checkpoint is written.
         """
-        cohort, book = self.cohort, self.book
-        state, tick = self.engine.init(self.lanes), 0
+        book, seats = self.book, self.seats
+        state = self.engine.init(self.lanes)
         if saved is not None:
-            state, tick = self._restore(state, saved), saved.position["examples"] // cohort.tick
-            book.progress.note(f"  resumed at epoch {self._epochs(tick):.2f}")
-            book.work_done += len(self.members) * tick * cohort.tick
-        elif cohort.config.measure.at_start:
-            self._measure(state, 0)
-        window, n = self.fitted.first_window, cohort.facts.num_examples
-        every, saving = ticks_between_updates(cohort), False
-        for epoch in range(cohort.config.epochs):
-            start, end = epoch_ends(cohort, epoch), epoch_ends(cohort, epoch + 1)
-            while start <= tick < end:
-                # A call reads the order of one epoch: of the one that its first examples belong to.
-                ordered = tick * cohort.tick // n
-                until = min(end, cohort.first_tick(ordered + 1))
-                if saving and every <= window:
-                    until = min(until, tick - tick % every + every)
-                count = whole_updates(tick, window, until, every) - tick
-                position = tick * cohort.tick - ordered * n
-                began = time.monotonic()
-                fresh = tick == start
-                state = self.engine.train(state, self.lanes, ordered, position, count, fresh)
-                jax.block_until_ready(state)
-                seconds = max(time.monotonic() - began, 1e-6)
-                tick += count
-                work = len(self.members) * count * cohort.tick
-                book.account(work, seconds)
-                book.show(self.number, self._epochs(tick), len(self.members), work / seconds)
-                if count >= window // 2 or seconds > WINDOW_SECONDS:
-                    window = max(1, int(count * min(4.0, WINDOW_SECONDS / seconds)))
-                if tick == cohort.ticks:
-                    self._keep_weights(state)  # before the results can say that these runs are done
-                if tick == end:
-                    self._record(state, epoch)
-                window, saving, stop = self._agreed(window, saving or book.save_due())
-                if not saving or (tick % every and every <= window and tick < cohort.ticks):
-                    continue  # or: one of the next windows ends with an update of every run
-                self._save(state, tick)
-                saving = False
-                if stop:
-                    book.progress.note(f"stopped at epoch {self._epochs(tick):.2f}")
-                    raise Interrupted
+            state = self._restore(state, saved)
+            book.progress.note(f"  resumed at epoch {self._epochs():.2f}")
+            book.work_done += float(np.sum(seats.ticks[seats.live])) * self.cohort.tick
+        self._measure_start(state, np.flatnonzero(seats.live & (seats.ticks == 0)))
+        window, saving = self.fitted.first_window, False
+        while np.any(seats.live):
+            began = time.monotonic()
+            count = seats.step(window, saving)
+            state = self.engine.train(state, self.lanes, *seats.reading(), count, seats.begins())
+            jax.block_until_ready(state)
+            seconds = max(time.monotonic() - began, 1e-6)
+            seats.ticks[seats.live] += count
+            self._report(count, seconds)
+            if count >= window // 2 or seconds > WINDOW_SECONDS:
+                window = max(1, int(count * min(4.0, WINDOW_SECONDS / seconds)))
+            ended = seats.ended()
+            done = np.flatnonzero(seats.finished())
+            self._keep_weights(state, done)  # before the results can say that these runs are done
+            for epoch, lanes in ended.items():
+                self._record(state, epoch, lanes)
+            seats.members[done] = -1
+            if ended:
+                state = self._refill(state)
+            window, saving, stop = self._agreed(window, saving or book.save_due())
+            within = ticks_between_updates(self.cohort) <= window
+            if not saving or (within and np.any(seats.live) and not seats.settled()):
+                continue  # or: one of the next windows ends with an update of every run
+            self._save(state)
+            saving = False
+            if stop:
+                book.progress.note(f"stopped at epoch {self._epochs():.2f}")
+                raise Interrupted
         book.write("running")
 
     def _agreed(self, window: int, saving: bool) -> tuple[int, bool, bool]:
@@ -112,19 +105,48 @@ class Pass:
         length, save = hosts.of_first(window, saving)
         return int(length), bool(save) or stop, stop
 
-    def _epochs(self, tick: int) -> float:
-        return tick * self.cohort.tick / self.cohort.facts.num_examples
+    def _epochs(self) -> float:
+        """Epochs of the run that is farthest."""
+        ticks = float(np.max(self.seats.ticks, where=self.seats.live, initial=0))
+        return ticks * self.cohort.tick / self.cohort.facts.num_examples
 
-    def _record(self, state: TrainState, epoch: int) -> None:
-        """One host round trip: the metrics of an epoch, of all lanes."""
-        cohort, every = self.cohort, self.cohort.config.evaluate.every
-        last = epoch + 1 == cohort.config.epochs
-        due = last or (epoch + 1) % every == 0
+    def _report(self, count: int, seconds: float) -> None:
+        lanes = int(np.sum(self.seats.live))
+        work = lanes * count * self.cohort.tick
+        self.book.account(work, seconds)
+        self.book.show(self.number, self._epochs(), lanes, work / seconds)
+
+    # --- epochs ----------------------------------------------------------------------------------
+
+    def _refill(self, state: TrainState) -> TrainState:
+        """At the end of an epoch: runs that wait take the lanes of those that are over."""
+        members, epochs = self.seats.members.copy(), self.seats.epoch()
+        given_up, taken = self.seats.refill(fetch(state.diverged_at) >= 0)
+        if len(given_up):
+            self._keep_weights(state, given_up, members)
+            self._fill_in(state, given_up, members, epochs)
+        if not len(given_up) and not len(taken):
+            return state
+        self.lanes = make_lanes(self.cohort, self.seats.members)
+        new = ~self.seats.live  # unused lanes start frozen
+        new[taken] = True
+        state = _merge(state, self.engine.init(self.lanes), put(new, state.updates.sharding))
+        if len(taken):
+            self.book.progress.note(
+                f"  {len(taken)} runs that waited take the lanes of runs that are over, "
+                f"{len(self.seats.waiting)} wait"
+            )
+            self._measure_start(state, taken)
+        return state
+
+    def _record(self, state: TrainState, epoch: int, lanes: np.ndarray) -> None:
+        """One host round trip: the metrics of an epoch, of the lanes that are at its end."""
+        due = self._evaluated(epoch)
         evaluation = self.engine.evaluate(state, self.lanes) if due else None
         sums, diverged_at, consumed, test = fetch(
             (state.sums, state.diverged_at, state.examples, evaluation)
         )
-        for lane, member in enumerate(self.members):
+        for lane in lanes:
             seen = max(float(sums.examples[lane]), 1.0)
             values = {
                 "train_loss": float(sums.loss[lane]) / seen,
@@ -136,120 +158,131 @@ class Pass:
             at = int(diverged_at[lane])
             if at < 0 and not np.isfinite(values.get("test_loss", 0.0)):
                 at = int(consumed[lane])  # by its last update: no training loss has seen that yet
-            diverged = at / cohort.facts.num_examples if at >= 0 else np.nan
-            self.book.recorder.record(
-                cohort.runs[member].index,
-                epoch,
-                values,
-                diverged=diverged,
-                last=last,
-                chance=1 / self.classes,
-            )
-        self._summarise(state, epoch)
-        if last or (epoch + 1) % cohort.config.measure.every == 0:
-            self._measure(state, epoch + 1)
-
-    def _summarise(self, state: TrainState, epoch: int) -> None:
-        """What the tallies have summed up over an epoch."""
-        observed = fetch(state.observed)
-        indices = [self.cohort.runs[member].index for member in self.members]
+            self._write(int(self.seats.members[lane]), epoch, values, at)
+        observed = jax.tree.map(lambda leaf: leaf[lanes], fetch(state.observed))
+        indices = self._indices(self.seats.members[lanes])
         for tally, kept in zip(self.engine.tallies, observed, strict=True):
             found = jax.vmap(tally.summary)(kept.sums)
             self.book.recorder.measured.record(indices, epoch + 1, found, time="epoch")
+        last = epoch + 1 == self.cohort.config.epochs
+        if last or (epoch + 1) % self.cohort.config.measure.every == 0:
+            self._measure(state, epoch + 1, lanes)
 
-    def _measure(self, state: TrainState, epochs: int) -> None:
-        """Measures the weights after so many epochs."""
+    def _write(self, member: int, epoch: int, values: dict[str, float], at: int) -> None:
+        """One epoch of one run; ``at``: examples until it diverged, or -1."""
+        self.book.recorder.record(
+            self.cohort.runs[member].index,
+            epoch,
+            values,
+            diverged=at / self.cohort.facts.num_examples if at >= 0 else np.nan,
+            last=epoch + 1 == self.cohort.config.epochs,
+            chance=1 / self.classes,
+        )
+
+    def _fill_in(
+        self, state: TrainState, lanes: np.ndarray, members: np.ndarray, epochs: np.ndarray
+    ) -> None:
+        """The epochs that diverged runs do not train any more: nothing would change in them."""
+        total = self.cohort.config.epochs
+        for lane, at in zip(lanes, fetch(state.diverged_at)[lanes], strict=True):
+            for epoch in range(epochs[lane], total):
+                names = ["train_loss", "train_accuracy"]
+                if self._evaluated(epoch):
+                    names += ["test_loss", "test_accuracy"]
+                self._write(int(members[lane]), epoch, dict.fromkeys(names, 0.0), int(at))
+                for tally in self.engine.tallies:
+                    found = jax.vmap(tally.summary)(
+                        jax.tree.map(lambda leaf: leaf[None], tally.empty.sums)
+                    )
+                    index = self._indices(members[[lane]])
+                    self.book.recorder.measured.record(index, epoch + 1, found, time="epoch")
+            left = self.cohort.ticks - self.seats.ticks[lane]
+            self.book.work_done += float(left) * self.cohort.tick
+
+    def _evaluated(self, epoch: int) -> bool:
+        config = self.cohort.config
+        return epoch + 1 == config.epochs or (epoch + 1) % config.evaluate.every == 0
+
+    def _indices(self, members: np.ndarray) -> list[tuple[int, ...]]:
+        return [self.cohort.runs[member].index for member in members]
+
+    def _measure_start(self, state: TrainState, lanes: np.ndarray) -> None:
+        if len(lanes) and self.cohort.config.measure.at_start:
+            self._measure(state, 0, lanes)
+
+    def _measure(self, state: TrainState, epochs: int, lanes: np.ndarray) -> None:
+        """Measures the weights of some lanes after so many epochs."""
         if self.observer is None:
             return
         weights = state.params, state.stats
         if self.cohort.sharding.local:
             weights = jax.tree.map(lambda leaf: leaf.mean(axis=1), weights)
-        found = self.observer(*weights, self.lanes.hyper, self.lanes.used)
-        indices = [self.cohort.runs[member].index for member in self.members]
+        used = np.zeros(self.engine.lanes, bool)
+        used[lanes] = True
+        found = self.observer(*weights, self.lanes.hyper, used)
+        found = {
+            name: dataclasses.replace(labelled, value=np.asarray(labelled.value)[lanes])
+            for name, labelled in found.items()
+        }
+        indices = self._indices(self.seats.members[lanes])
         self.book.recorder.measured.record(indices, epochs, found)
 
-    def _save(self, state: TrainState, tick: int) -> None:
+    # --- checkpoints and weights -----------------------------------------------------------------
+
+    def _save(self, state: TrainState) -> None:
         # Between two updates nothing of a state depends on how ticks divide the batches, so that
         # another number of devices may go on.
-        waiting, diverged_at = fetch((state.accumulated, state.diverged_at))
-        settled = not np.any(waiting[diverged_at < 0])
+        live = self.seats.live
+        pending, diverged_at = fetch((state.accumulated, state.diverged_at))
+        settled = not np.any(pending[live & (diverged_at < 0)])
         kept = state._replace(average=()) if settled else state
-        runs = sorted(self.members)
+        runs = sorted(self.seats.members[live].tolist())
         position = {
             "cohort": self.number,
             "runs": runs,
-            "rows": self.members,
-            "examples": tick * self.cohort.tick,
+            "rows": self.seats.members.tolist(),
+            "examples": (self.seats.ticks * self.cohort.tick).tolist(),
             "plan": plan_of(self.cohort, runs, settled),
         }
         self.book.save(pack(kept), position)
 
     def _restore(self, fresh: TrainState, saved: Checkpoint) -> TrainState:
-        """The saved lanes in this pass's order, on this machine's devices."""
-        at = {member: row for row, member in enumerate(saved.position["rows"])}
-        rows = np.asarray([at[member] for member in self.members])
-        rows = np.append(rows, np.full(self.engine.lanes - len(rows), rows[-1]))
+        """The saved lanes on this pass's, on this machine's devices; other lanes stay fresh."""
+        at = {member: row for row, member in enumerate(saved.position["rows"]) if member >= 0}
+        rows = np.asarray([at.get(member, -1) for member in self.seats.members.tolist()])
+        found = rows >= 0
+        examples = np.asarray(saved.position["examples"])
+        self.seats.ticks[found] = examples[rows[found]] // self.cohort.tick
         settled = saved.position["plan"]["settled"]
         like = fresh._replace(average=()) if settled else fresh
-        state = unpack([take(leaf, rows) for leaf in saved.leaves], like)
-        frozen = np.where(self.lanes.used, fetch(state.diverged_at), 0).astype(np.int32)
-        state = state._replace(diverged_at=frozen)
+        state = unpack([take(leaf, np.where(found, rows, 0)) for leaf in saved.leaves], like)
         if settled:
             state = state._replace(average=fresh.average)
-        return jax.tree.map(lambda new, old: put(new, old.sharding), state, fresh)
+        state = jax.tree.map(lambda new, old: put(new, old.sharding), state, fresh)
+        return _merge(fresh, state, put(found, fresh.updates.sharding))
 
-    def _keep_weights(self, state: TrainState) -> None:
-        if self.book.directory is None or not self.cohort.config.checkpoint.final_weights:
+    def _keep_weights(
+        self, state: TrainState, lanes: np.ndarray, members: np.ndarray | None = None
+    ) -> None:
+        config = self.cohort.config
+        if self.book.directory is None or not config.checkpoint.final_weights or not len(lanes):
             return
-        order = np.argsort(self.members)
+        members = (self.seats.members if members is None else members)[lanes]
+        order = lanes[np.argsort(members)]
         weights = fetch((state.params, state.stats))
         if self.cohort.sharding.local:
             weights = jax.tree.map(lambda leaf: leaf.mean(axis=1), weights)
-        params, stats = jax.tree.map(lambda leaf: leaf[: len(order)][order], weights)
-        runs = [list(self.cohort.runs[i].index) for i in sorted(self.members)]
-        name = f"cohort{self.number:03d}-run{min(self.members):05d}"
+        params, stats = jax.tree.map(lambda leaf: leaf[order], weights)
+        runs = [list(index) for index in self._indices(np.sort(members))]
+        name = f"cohort{self.number:03d}-run{min(members):05d}"
         save_weights(self.book.directory / "weights" / name, params, stats, runs)
 
 
-def epoch_ends(cohort: Cohort, epochs: int) -> int:
-    """Ticks after which so many epochs are recorded: those that end within them.
+@jax.jit
+def _merge(state: TrainState, fresh: TrainState, new: jax.Array) -> TrainState:
+    """The state with some lanes replaced."""
 
-    A run of batch size m has then done ``epochs N // m`` updates, whatever its micro-batch (for any
-    g that divides m), so that its curves do not depend on how the runs are grouped.
-    """
-    return epochs * cohort.facts.num_examples // cohort.tick
+    def one(old: jax.Array, other: jax.Array) -> jax.Array:
+        return jnp.where(new.reshape(-1, *[1] * (old.ndim - 1)), other, old)
 
-
-def ticks_between_updates(cohort: Cohort) -> int:
-    """Ticks after which all runs of a cohort have just done an update."""
-    if cohort.accumulates and cohort.moves_batch:
-        return 1  # there is no such number
-    return math.lcm(*cohort.batch_sizes) // cohort.counted
-
-
-def whole_updates(tick: int, window: int, end: int, every: int) -> int:
-    """Where a window that begins at a tick ends: with an update of every run, if it is so long."""
-    if tick + window >= end:
-        return end
-    settled = (tick + window) // every * every
-    return settled if settled > tick else tick + window
-
-
-def plan_of(cohort: Cohort, runs: list[int], settled: bool) -> dict[str, Any]:
-    """What a checkpoint of these runs of a cohort must agree on with the cohort that resumes it.
-
-    Args:
-      cohort: whose.
-      runs: positions in it.
-      settled: whether every run has just done an update; else half a batch must find the same
-        ticks again.
-    """
-    points = [list(cohort.runs[i].index) for i in runs if i < len(cohort.runs)]
-    ticks = [cohort.micro_batch, cohort.tick, cohort.accumulates]
-    sums = [name for name in cohort.config.measure.names if name in TALLIES]
-    return {
-        "points": points,
-        "settled": settled,
-        "ticks": None if settled else ticks,
-        "tallies": sums,
-    }
+    return jax.tree.map(one, state, fresh)

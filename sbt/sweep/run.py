@@ -20,10 +20,11 @@ from sbt.sweep import own
 from sbt.sweep.book import Book, open_book
 from sbt.sweep.fit import fit
 from sbt.sweep.observe import make_observer
-from sbt.sweep.passes import Interrupted, Pass, epoch_ends, plan_of
+from sbt.sweep.passes import Interrupted, Pass
 from sbt.sweep.prepare import Sweep, prepare
 from sbt.sweep.problem import Parts
 from sbt.sweep.progress import Progress, Silent, si
+from sbt.sweep.seats import epoch_ends, plan_of
 from sbt.sweep.subject import chosen
 
 __all__ = ["Interrupted", "run"]
@@ -105,12 +106,15 @@ def _unfit(saved: Checkpoint, book: Book) -> str | None:
     if number >= len(cohorts) or plan != plan_of(cohorts[number], runs, plan["settled"]):
         return other
     cohort, done = cohorts[number], book.recorder.epochs_done
-    tick, rest = divmod(saved.position["examples"], cohort.tick)
-    if rest:
-        return other
-    ended = sum(epoch_ends(cohort, e + 1) <= tick for e in range(cohort.config.epochs))
-    if any(done[cohort.runs[i].index] < ended for i in runs):
-        return "is ahead of the results, which must have been removed"
+    for member, examples in zip(saved.position["rows"], saved.position["examples"], strict=True):
+        if member < 0:
+            continue
+        tick, rest = divmod(examples, cohort.tick)
+        if rest:
+            return other
+        ended = sum(epoch_ends(cohort, e + 1) <= tick for e in range(cohort.config.epochs))
+        if done[cohort.runs[member].index] < ended:
+            return "is ahead of the results, which must have been removed"
     return None
 
 
@@ -147,17 +151,13 @@ def _train_cohort(book: Book, number: int, saved: Checkpoint | None) -> None:
         observer = make_observer(problem, cohort, mesh, engine.lanes, fitted.arrays)
         book.meta["cohorts"][-1]["measure"] = observer.seconds  # filled as it measures
         book.meta["compile_seconds"] += observer.compile_seconds
-    rest = [i for i in waiting if i not in set(resumed)]
-    passes = [rest[at : at + engine.lanes] for at in range(0, len(rest), engine.lanes)]
     book.progress.note(
         f"  compiled in {engine.compile_seconds:.1f} s: {engine.strategy}, "
         f"{engine.lanes} lanes at a time, {engine.bytes_per_device / 2**20:.0f} MiB per device"
     )
     with contextlib.closing(engine):
-        if resumed:
-            Pass(book, number, fitted, resumed, observer).train(saved)
-        for members in passes:
-            Pass(book, number, fitted, members, observer).train()
+        order = [*resumed, *(i for i in waiting if i not in set(resumed))]
+        Pass(book, number, fitted, order, observer).train(saved if resumed else None)
 
 
 @contextlib.contextmanager
