@@ -9,8 +9,8 @@ gradients without a mean, with a floor in general. ``gradient_mean_square`` here
 the same before the division by lr, times the number of parameters what the loss should fall by.
 See ``dynamics.py`` for what is chosen here.
 
-12 runs of one epoch. For accelerators; ``:small``, the same network on 1024 images and
-batches of 16 to 1024, takes about 5 minutes on two shared CPU cores.
+12 runs of one epoch. For accelerators; ``:small``, the same network on 512 images and
+batches of 32, 128 and 512, takes about 5 minutes on two shared CPU cores.
 """
 
 from dynamics import dynamics
