@@ -11,6 +11,7 @@ import pytest
 from sbt import cli
 from sbt.config import default
 from sbt.errors import UserError
+from sbt.experiment import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = str(ROOT / "experiments" / "quickstart.py")
@@ -69,7 +70,7 @@ def test_run_report_and_resume(capsys, tmp_path, experiment):
 
 
 def test_overrides_reach_the_config(experiment):
-    config = cli.load_config(
+    config = load_config(
         experiment,
         [
             "--config.sweep.seed=(0, 1)",
@@ -197,7 +198,7 @@ def test_every_experiment_gives_a_valid_config(file):
         pytest.skip("shared by others")
     for variant in ("", ":small", ":tiny"):
         try:
-            config = cli.load_config(f"{file}{variant}")
+            config = load_config(f"{file}{variant}")
         except UserError as error:
             assert variant and "variant" in error.problem, error
             continue

@@ -96,7 +96,7 @@ def main(
       finish: all that the command does: ``(config, workdir)``.
       argv: arguments; None: of the command line.
     """
-    from sbt.cli import apply_overrides
+    from sbt.experiment import apply_overrides
 
     variant, workdir, overrides = "", "", []
     rest = list(sys.argv[1:] if argv is None else argv)
