@@ -174,8 +174,10 @@ def _ensemble(task: Task, variant: Variant) -> Workload:
     steps = {n: rates.reshape(lanes, *[1] * (leaf.ndim - 1)) for n, leaf in initial.items()}
 
     def loss_of(weights: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        with _autocast(task, device):
-            logits = torch.func.functional_call(skeleton, weights, (x,))
+        if task.setting.precision == "bfloat16":
+            # By hand: autocast mixes dtypes in a batch norm under vmap, which refuses that.
+            weights, x = {n: w.bfloat16() for n, w in weights.items()}, x.bfloat16()
+        logits = torch.func.functional_call(skeleton, weights, (x,))
         return F.cross_entropy(logits.float(), y)
 
     gradients = torch.func.vmap(torch.func.grad_and_value(loss_of))
