@@ -2,7 +2,11 @@
 
 import builtins
 import io
+import multiprocessing
+import os
 import shutil
+import signal
+import threading
 
 import jax
 import numpy as np
@@ -143,6 +147,25 @@ def test_workers_change_nothing(directory):
         stream.Window(*(part[:, 30:80] for part in alone)),
         stream.Window(*(part[1:] for part in with_workers)),
     )
+
+
+def test_workers_ignore_the_signals_that_stop_a_run(directory):
+    """From their first moment: a batch system tells all processes of a job at the same time."""
+    reader = stream.training_stream(open_encoded(config(directory)), (0,), workers=2)
+    windows, told = [], set()
+    reading = threading.Thread(target=lambda: windows.append(reader.window(0, 40)))
+    reading.start()
+    while reading.is_alive():
+        for child in set(multiprocessing.active_children()) - told:
+            told.add(child)
+            os.kill(child.pid, signal.SIGTERM)
+        reading.join(0.01)
+    assert len(told) == 2
+    for child in told:
+        os.kill(child.pid, signal.SIGINT)
+    windows.append(reader.window(40, 40))
+    reader.close()
+    same(windows[1], read(directory, first=40, count=40))
 
 
 def test_reading_may_jump(directory):

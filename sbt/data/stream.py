@@ -26,6 +26,7 @@ BLOCK = 16  # positions that a worker hands over at a time
 AHEAD = 4  # blocks that a worker prepares ahead
 ENDLESS = 2**31 - 1  # positions are counted in 32 bits on the device
 _SHARED_MEMORY = Path("/dev/shm")
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Window(NamedTuple):
@@ -185,7 +186,13 @@ class Stream:
             # Labels are cheaper to send than to share.
             sharing = grain.experimental.DatasetOptions(min_shm_size=4096)
             ahead = grain.experimental.WithOptionsIterDataset(ahead, sharing)
-        self._blocks, self._next = iter(ahead), first
+        # Workers start now and inherit what is blocked, until they can ignore it themselves.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        try:
+            self._blocks, self._next = iter(ahead), first
+            self._block, self._used = next(self._blocks), 0
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def close(self) -> None:
         """Stops the workers. The stream may be read again; they start anew then."""
@@ -219,7 +226,7 @@ def _start_worker(index: int, count: int) -> None:
     jax.config.update("jax_platforms", "cpu")
     # Whoever stops the run tells its whole process group; the parent still wants its windows then,
     # to come to a place where it can save.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPPING:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
