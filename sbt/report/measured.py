@@ -92,7 +92,7 @@ def _panel(panel: Axes, values: xr.DataArray, x: str, time: str) -> None:
     places = scales.positions(x, values[x].values)
     for i, look in enumerate(style.looks(names.size, ordered)):
         row = summary.spread(values.isel({curves: i}) if curves else values)
-        text = scales.label(str(curves), names[i].item(), math=True) if curves else None
+        text = scales.label(str(curves), names.tolist()[i], math=True) if curves else None
         style.banded(panel, places, row, look, text)
     scales.set_scale(panel.xaxis, panel, x, values[x].values)
     finite = values.values[np.isfinite(values.values)]

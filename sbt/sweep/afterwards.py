@@ -43,7 +43,8 @@ def measure_runs(
     """Measures the final weights of a sweep and adds what is found to its ``results.nc``.
 
     The variables are those that ``config.measure`` gives during training, at ``measured_epoch`` =
-    the last epoch; what is there of the same name, epoch and runs is replaced.
+    the last epoch; what is there of the same name, epoch and runs is replaced. A run that diverged
+    is NaN.
 
     Args:
       directory: work directory of a sweep that ran with ``config.checkpoint.final_weights``.
@@ -82,6 +83,7 @@ def _measure(sweep: Sweep, directory: Path, progress: Progress) -> xr.Dataset:
     known = results.load(directory)
     recorder = results.Recorder(sweep.grid.axes, known.sizes["epoch"], 0.0, 1, {})
     recorder.measured.restore(known)
+    recorder.diverged_epoch[...] = known["diverged_epoch"].values
     seconds: dict[str, float] = {}
     for number, cohort in enumerate(sweep.cohorts):
         there = [i for i, run in enumerate(cohort.runs) if run.index in rows]
@@ -145,9 +147,11 @@ def _measure_cohort(
         picked = [rows[cohort.runs[i].index] for i in filled]
         lanes = [jax.tree.map(lambda leaf, row=row: leaf[row], weights) for weights, row in picked]
         params, stats = jax.tree.map(lambda *leaves: np.stack(leaves), *lanes)
-        of_lanes = make_lanes(cohort, members, size)
-        found = observer(params, stats, of_lanes.hyper, of_lanes.used)
+        of_lanes = make_lanes(cohort, filled)
         indices = [cohort.runs[i].index for i in members]
+        used = np.zeros(size, bool)
+        used[: len(members)] = [not np.isfinite(recorder.diverged_epoch[i]) for i in indices]
+        found = observer(params, stats, of_lanes.hyper, used)
         recorder.measured.record(indices, cohort.config.epochs, found)
         progress.note(f"  {start + len(members)} of {len(there)} runs measured")
     for name, spent in observer.seconds.items():

@@ -211,20 +211,24 @@ class Pass:
             self._measure(state, 0, lanes)
 
     def _measure(self, state: TrainState, epochs: int, lanes: np.ndarray) -> None:
-        """Measures the weights of some lanes after so many epochs."""
+        """Measures the weights of some lanes after so many epochs; NaN once a run has diverged.
+
+        Frozen weights could be measured, but not those of a run that has given up its lane.
+        """
         if self.observer is None:
             return
         weights = state.params, state.stats
         if self.cohort.sharding.local:
             weights = jax.tree.map(lambda leaf: leaf.mean(axis=1), weights)
+        indices = self._indices(self.seats.members[lanes])
+        diverged = self.book.recorder.diverged_epoch
         used = np.zeros(self.engine.lanes, bool)
-        used[lanes] = True
+        used[lanes] = [epochs == 0 or not diverged[index] <= epochs for index in indices]
         found = self.observer(*weights, self.lanes.hyper, used)
         found = {
             name: dataclasses.replace(labelled, value=np.asarray(labelled.value)[lanes])
             for name, labelled in found.items()
         }
-        indices = self._indices(self.seats.members[lanes])
         self.book.recorder.measured.record(indices, epochs, found)
 
     # --- checkpoints and weights -----------------------------------------------------------------
