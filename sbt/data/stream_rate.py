@@ -5,7 +5,8 @@
 NAME is a prepared TFDS set. Without it, JPEGs as large as ImageNet's usual one (500 x 375 pixels,
 about 95 kB) are made up in memory; then no disk is measured. Training keeps up as long as this
 rate, divided by the number of seeds in the sweep, exceeds the examples per second that *one* lane
-takes from the stream (all lanes of a seed share them).
+takes from the stream (all lanes of a seed share them). With --workers=0 the CPU time that is
+printed is that of decoding; its inverse is what a core can do.
 """
 
 import argparse
@@ -41,17 +42,22 @@ def photographs(count: int) -> list[dict[str, Any]]:
     return records
 
 
-def measure(data: EncodedSet, workers: int, seconds: float) -> float:
-    """Examples per second of one seed's training stream, its start not counted."""
+def measure(data: EncodedSet, workers: int, seconds: float) -> tuple[float, float]:
+    """Examples per second of one seed's training stream, its start not counted.
+
+    Returns:
+      That rate, and the seconds of CPU time that this process (not its workers) spent on each.
+    """
     stream = training_stream(data, (0,), workers)
     try:
         stream.window(0, WARM_UP)
         position, step = WARM_UP, 64
-        started = time.monotonic()
+        started, worked = time.monotonic(), time.process_time()
         while (elapsed := time.monotonic() - started) < seconds:
             stream.window(position, step)
             position += step
-        return (position - WARM_UP) / elapsed
+        count = position - WARM_UP
+        return count / elapsed, (time.process_time() - worked) / count
     finally:
         stream.close()
 
@@ -75,11 +81,12 @@ def main(argv: list[str] | None = None) -> int:
     else:
         fields = {"name": args.name, "data_dir": args.data_dir, "image_size": args.size}
         data = open_encoded({**fields, "augment": args.augment})
-    rate = measure(data, workers, args.seconds)
+    rate, own = measure(data, workers, args.seconds)
     kilobytes = np.mean([len(data.train[i][0]) for i in range(min(64, len(data.train)))]) / 1e3
     print(
         f"{rate:.0f} examples/s: {data.name} ({kilobytes:.0f} kB each), {args.augment} to "
-        f"{args.size} px, {workers} workers, {cores} cores"
+        f"{args.size} px, {workers} workers, {cores} cores; {1e3 * own:.2f} ms of CPU time each in "
+        "this process"
     )
     return 0
 
