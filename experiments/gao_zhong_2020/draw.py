@@ -1,4 +1,4 @@
-"""Draws what figures 2, 3, 4, 7 and 9 of Gao & Zhong (2020) show, measurement beside prediction.
+"""Draws what figures 2, 3, 4, 5, 7 and 9 of Gao & Zhong (2020) show, measurement beside prediction.
 
     python experiments/gao_zhong_2020/draw.py runs/gz03 gz03.png
 
@@ -54,6 +54,14 @@ def strides(panel: Axes, ds: xr.Dataset, name: str, power: float) -> None:
     panel.set(xscale="log", yscale="log", xlabel="batch size m", ylabel=f"{words}, epoch 1")
 
 
+def paths(panel: Axes, ds: xr.Dataset) -> None:
+    """Fig. 5: path length of every epoch by batch size, with the area under the curve."""
+    for m in ds["batch_size"].values:
+        row = ds["path_length"].sel(layer="all", batch_size=m)
+        panel.plot(row["epoch"], row, "o-", label=f"m = {m}, area {float(row.sum()):.2g}")
+    panel.set(yscale="log", xlabel="epoch", ylabel=ds["path_length"].attrs["long_name"])
+
+
 def discarded(panel: Axes, ds: xr.Dataset) -> None:
     """Fig. 9: gradient without a fraction of the batch, relative to the whole batch's."""
     p = ds["fraction"].values
@@ -78,7 +86,9 @@ def draw(source: str, target: str) -> None:
         panels.append(lambda panel: radii(panel, ds))
     if "mean_abs_gradient" in ds:
         panels.append(lambda panel: sizes(panel, ds))
-    if "gradient_mean_square" in ds:
+    if "gradient_mean_square" in ds and ds.sizes["epoch"] > 1:
+        panels.append(lambda panel: paths(panel, ds))
+    elif "gradient_mean_square" in ds:
         panels.append(lambda panel: strides(panel, ds, "normalised_stride", -0.5))
         panels.append(lambda panel: strides(panel, ds, "gradient_mean_square", -1.0))
     if "discarded_gradient" in ds:

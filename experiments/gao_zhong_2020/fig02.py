@@ -13,7 +13,7 @@ rest.
 
 ``curvature_radius`` over ``measured_epoch`` (0, 1), ``radius_form`` and ``layer``. The full
 protocol takes 100 Hessian-vector products over 50,000 images: for accelerators. ``:small`` (20
-products over 512 images) takes about 2 minutes on two shared CPU cores.
+products over 512 images) took 8 minutes on two CPU cores that ten processes shared.
 """
 
 from dynamics import dynamics

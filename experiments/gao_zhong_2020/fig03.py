@@ -13,7 +13,7 @@ and the floor (``gradient_floor``). Sizes end at 50,000, all images (the paper's
 exist). ``:dropout`` measures with dropout masks. See ``dynamics.py`` for the rest.
 
 Three seeds; training is one epoch that nobody looks at, the measurement is at ``measured_epoch``
-0 (and 1). For accelerators; ``:small`` takes about 2 minutes on two shared CPU cores.
+0 (and 1). For accelerators; ``:small`` took 8 minutes on two CPU cores that ten processes shared.
 """
 
 from dynamics import FIRST_FC, dynamics

@@ -9,8 +9,8 @@ be the *sum* of the strides of an epoch, ``path_length`` here (its cumulative su
 the area); the mean per update is ``parameter_stride``. Both by ``layer`` and over ``all``. See
 ``dynamics.py`` for what is chosen here.
 
-12 runs of 200 epochs. For accelerators; ``:small``, 10 epochs, takes about 4 minutes on two shared
-CPU cores.
+12 runs of 200 epochs. For accelerators; ``:small``, 10 epochs, took 6 minutes on two CPU
+cores that ten processes shared.
 """
 
 from dynamics import dynamics

@@ -9,8 +9,8 @@ the batch loss in an epoch with the trend removed (by differences of consecutive
 ``batch_loss_std`` with the trend. ``train_loss`` is the curve. See ``dynamics.py`` for what is
 chosen here.
 
-12 runs of 200 epochs. For accelerators; ``:small``, 10 epochs, takes about 4 minutes on two shared
-CPU cores.
+12 runs of 200 epochs. For accelerators; ``:small``, 10 epochs, took 6 minutes on two CPU
+cores that ten processes shared.
 """
 
 from dynamics import dynamics

@@ -12,7 +12,7 @@ many random examples says how much of the rise that is (``randomly_discarded_gra
 ``dynamics.py`` for what is chosen here.
 
 Three seeds, one epoch; ``measured_epoch`` 0 is the first update. For accelerators; ``:small`` (a
-batch of 1024) takes about 2 minutes on two shared CPU cores.
+batch of 1024) took 3 minutes on two CPU cores that ten processes shared.
 """
 
 from dynamics import SECOND_FC, dynamics
