@@ -9,7 +9,7 @@ from jax import lax
 from solutions import Network
 
 from sbt import optim
-from sbt.data import purpose_key, stream_window
+from sbt.data import epoch_order, purpose_key
 from sbt.train.loss import cross_entropy
 
 
@@ -41,17 +41,19 @@ def make_training(
             return jnp.mean(cross_entropy(*network.logits(params, batch, "train", mask)))
 
         def epoch(state: Any, number: jax.Array) -> tuple[Any, Any]:
-            order = stream_window(key, number, n, batch_size - 1)
+            # A batch that spans two epochs is complete, and is used, in the second.
+            before = epoch_order(key, jnp.maximum(number - 1, 0), n)[n - batch_size + 1 :]
+            order = jnp.concatenate([before, epoch_order(key, number, n)])
 
             def update(t: jax.Array, state: Any) -> Any:
                 params, moments = state
-                start = t * batch_size - number * n
+                start = t * batch_size - number * n + len(before)
                 batch = lax.dynamic_slice_in_dim(order, start, batch_size)
                 gradient = jax.grad(loss)(params, batch, t)
                 step, moments = rule.update(gradient, moments, params)
                 return jax.tree.map(jnp.add, params, step), moments
 
-            first, last = (-(-i * n // batch_size) for i in (number, number + 1))
+            first, last = (i * n // batch_size for i in (number, number + 1))
             state = lax.fori_loop(first, last, update, state)
             return state, state[0]
 
