@@ -63,10 +63,10 @@ _ACCELERATOR = {
 }
 _QUICK = {
     "models": ["convnet", "alexnet"],
-    "micro_batches": ["2", "128"],
+    "micro_batches": ["2", "32"],
     "lanes": ["16"],
     "strategies": ["auto"],
-    "peers": ["flax", "torch", "torch_func"],
+    "peers": ["flax", "torch"],
 }
 
 
@@ -92,7 +92,7 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_string("out", "runs/bench", "directory of the results", flag_values=values)
-    flags.DEFINE_bool("quick", False, "a minute on two cores", flag_values=values)
+    flags.DEFINE_bool("quick", False, "a minute or two on two cores", flag_values=values)
     flags.DEFINE_bool(
         "scaling", False, "also: is cost linear in lanes, examples, epochs? (first model)",
         flag_values=values,
