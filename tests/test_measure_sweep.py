@@ -244,6 +244,19 @@ def test_tallies_add_up_what_a_plain_loop_does(measured, subject, m):
         np.testing.assert_allclose(here["accumulated_noise_scale"], expected, rtol=2e-3)
 
 
+@pytest.mark.slow
+def test_devices_that_share_a_run_measure_the_same():
+    names = ("hessian_trace", "strides", "fluctuation", "accumulated_noise_scale")
+    grid = {"sweep": {"batch_size": (8, 16)}, "epochs": 1, "measure": {**SETTINGS, "names": names}}
+    grid = {**CONFIG, **grid, "data": {**CONFIG["data"], "train_size": 96}}
+    alone, shared = run(grid), run({**grid, "parallel": {"data": 2}})
+    for name in ("hessian_trace", "parameter_stride", "loss_stride", "batch_loss_std"):
+        np.testing.assert_allclose(alone[name], shared[name], rtol=1e-4, err_msg=name)
+    # Two devices take half a batch of 8 each: two sizes are there to compare.
+    assert np.isnan(alone["accumulated_covariance_trace"]).sel(batch_size=8).all()
+    assert (shared["accumulated_covariance_trace"] > 0).all()
+
+
 @pytest.mark.parametrize(
     ("strategy", "sizes"),
     [
@@ -394,14 +407,17 @@ def test_a_directory_without_a_sweep(tmp_path, capsys):
         ({"names": ("distance",), "where": "Conv"}, "config.measure.distance"),
         ({"names": ("gradient_size",), "gradient_size": {"batch_sizes": (N + 1,)}},
          "config.measure.gradient_size"),
+        ({"names": ("gradient_moments",), "mode": "training"}, "config.measure.mode"),
         ({"names": ("hessian_eigenvalues",), "hessian_eigenvalues": {"which": "top"}},
          "config.measure.hessian_eigenvalues"),
     ],
 )  # fmt: skip
 def test_refused(section, field, monkeypatch):
     monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: pytest.fail("compiled"))
+    training = {"bn_batch": 4, "model": {"name": "mlp", "hidden": (8,), "norm": "batch"}}
+    model = training if section.get("mode") == "training" else {}
     with pytest.raises(UserError) as error:
-        run({**CONFIG, "measure": section})
+        run({**CONFIG, **model, "measure": section})
     assert error.value.field.startswith(field)
     assert error.value.remedy
 

@@ -1,8 +1,6 @@
 """A run as its measurements see it, and what they would refuse, before anything compiles."""
 
-import dataclasses
 import functools
-import zlib
 from typing import Any
 
 import jax
@@ -90,8 +88,8 @@ def measure_run(
       arrays: data on the device.
       key: of all measurements.
     """
-    run = make_subject(problem, cohort, on_cpu, params, stats, hyper, arrays)
-    run = dataclasses.replace(run, key=jax.random.fold_in(key, zlib.crc32(name.encode())))
+    own_key = purpose_key(key, name)
+    run = make_subject(problem, cohort, on_cpu, params, stats, hyper, arrays, own_key)
     settings = dict(cohort.config.measure.get(name, {}))
     function = MEASUREMENTS[name].function
     assert function is not None
@@ -106,6 +104,7 @@ def make_subject(
     stats: Any,
     hyper: Hyper,
     arrays: Any,
+    key: jax.Array,
 ) -> Subject:
     """A run at given weights, as measurements see it.
 
@@ -151,7 +150,7 @@ def make_subject(
         params=params,
         stats=stats,
         initial=initial,
-        key=hyper.key,
+        key=key,
         # Only this form has derivatives of second order that stay fast inside loops.
         batch_loss=lambda params, batch: jnp.mean(losses(params, batch, "direct")),
         example_loss=example_loss,
