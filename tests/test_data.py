@@ -24,8 +24,9 @@ from sbt.data import (
     stream_window,
 )
 from sbt.data.augment import crop_flip, crop_flip_draws
-from sbt.data.source import subset, synthetic
+from sbt.data.source import subset
 from sbt.data.stratified import stratified_order
+from sbt.data.synthetic import synthetic
 from sbt.errors import UserError
 
 KEY = jax.random.key(7)
