@@ -60,7 +60,7 @@ def gradient_moments(run: Subject) -> dict[str, Labelled]:
 def gradient_size(
     run: Subject, *, batch_sizes: tuple[int, ...] = (4, 16, 64), repeats: int = 20
 ) -> dict[str, Labelled]:
-    r"""Mean :math:`|g_i|` of random batches against their size, with its prediction.
+    r"""Mean |g| of random batches against their size, with its prediction.
 
     The prediction is the folded normal of single gradients' moments, without replacement; beside it
     :math:`0.798 \sigma/\sqrt n`, which leaves their mean out, and the floor, mean :math:`|\mu_i|`.

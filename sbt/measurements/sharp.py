@@ -17,7 +17,7 @@ def sharpness(
     starts: int = 4,
     steps: int = 10,
 ) -> dict[str, Labelled]:
-    r"""Keskar's :math:`\phi` by box size, in the full space and in a random subspace.
+    r"""Keskar's sharpness by box size, in the full space and in a random subspace.
 
     Args:
       run: what is measured.
