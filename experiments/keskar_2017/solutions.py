@@ -1,5 +1,6 @@
 """A sweep's network as a function of its weights, and the weights that the sweep has kept."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -128,17 +129,18 @@ def paths_between(network: Network, small: Any, large: Any, points: int = 25) ->
     Returns:
       ``loss`` (nats) and ``accuracy`` (fraction) over ``curve``, ``split`` and ``alpha``.
     """
-    train, test = network.scores("train"), network.scores("test")
 
-    def both(params: Any) -> Any:
-        return jnp.stack([jnp.stack(train(params)), jnp.stack(test(params))])
+    @functools.partial(jax.jit, static_argnames="curve")
+    def follow(arrays: Any, start: Any, end: Any, curve: Any) -> Any:
+        here = network._replace(arrays=arrays)  # an argument: as a constant it would be folded
+        train, test = here.scores("train"), here.scores("test")
 
-    found = [
-        jax.jit(lambda a, b, curve=curve: interpolate(both, a, b, curve=curve, points=points))(
-            small, large
-        )
-        for curve in CURVES
-    ]
+        def both(params: Any) -> jax.Array:
+            return jnp.stack([jnp.stack(train(params)), jnp.stack(test(params))])
+
+        return interpolate(both, start, end, curve=curve, points=points)
+
+    found = [follow(network.arrays, small, large, curve) for curve in CURVES]
     values = np.stack([np.asarray(path.values) for path in found])  # curve, alpha, split, quantity
     dims, values = ("curve", "split", "alpha"), np.moveaxis(values, 1, 2)
     return xr.Dataset(
