@@ -64,7 +64,7 @@ def load(data_config: Mapping[str, Any]) -> Dataset:
       data_config: fields (all but ``name`` optional)
 
         * ``name``: ``digits`` (1797 images of 8×8×1 with values 0 .. 16, embedded in scikit-learn,
-          split 1440/357 at random within classes), ``synthetic`` (see `synthetic.synthetic`), or any
+          split 1440/357 at random within classes), ``synthetic`` (`synthetic.synthetic`), or any
           image classification set of TFDS with images of one size: ``cifar10``, ``cifar100``,
           ``mnist``, ``fashion_mnist``, …; ``name/config:version`` as TFDS writes it;
         * ``data_dir``: TFDS directory; default the environment's ``TFDS_DATA_DIR``, else
