@@ -11,9 +11,9 @@ eleventh, 0.8 % from the last). ADAM's moments at the hand-over are not mentione
 zero here. The paper's legend prints 5E-3 for the second ε and means 5E-4.
 
 C1 (``--f1``, ``--c2`` ... for others): 100 + 100 x 100 epochs, for an accelerator. ``--small`` is
-the reduced F1 on MNIST, 20 + 20 x 20 epochs, up to half an hour on two CPU cores; ``--digits`` takes
-a minute. In the work directory: ``warm_start.nc`` and ``fig05.png``. ``sbt run`` with this file
-trains the two batch sizes from the start and no warm ones.
+the reduced F1 on MNIST, 20 + 20 x 20 epochs, up to half an hour on two CPU cores; ``--digits``
+takes a minute. In the work directory: ``warm_start.nc`` and ``fig05.png``. ``sbt run`` with this
+file trains the two batch sizes from the start and no warm ones.
 """
 
 from pathlib import Path
