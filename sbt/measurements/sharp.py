@@ -29,7 +29,12 @@ def sharpness(
     """
     basis = None
     if "subspace" in spaces:
-        basis = measure.random_subspace(run.size, directions, jax.random.fold_in(run.key, 0))
+        basis = measure.random_subspace(
+            run.size,
+            directions,
+            jax.random.fold_in(run.key, 0),
+            dtype=measure.ravel(run.params, run.where)[0].dtype,
+        )
 
     def by_epsilon(space: str) -> jax.Array:
         def one(epsilon: jax.Array) -> jax.Array:
