@@ -1,6 +1,7 @@
 """Experiment files: a config from a Python file, with overrides from the command line."""
 
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -120,6 +121,7 @@ def _import(file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Experiment files share settings through a neighbouring module.
     sys.path.insert(0, str(file.parent))
+    before = set(sys.modules)
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
@@ -128,6 +130,10 @@ def _import(file: Path) -> ModuleType:
         ) from None
     finally:
         sys.path.remove(str(file.parent))
+        # Another paper's neighbour of the same name is another module.
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(f"{file.parent}{os.sep}"):
+                del sys.modules[name]
     return module
 
 

@@ -14,7 +14,7 @@ def sharpness(
     epsilons: tuple[float, ...] = (1e-3, 5e-4),
     spaces: tuple[str, ...] = ("full", "subspace"),
     directions: int = 100,
-    starts: int = 4,
+    starts: int = 2,
     steps: int = 10,
 ) -> dict[str, Labelled]:
     r"""Keskar's sharpness by box size, in the full space and in a random subspace.
