@@ -7,9 +7,9 @@
 iterations of L-BFGS-B, value and gradient compiled once), in turns, so that both meet the same
 machine. Times are medians, without compilation; the quality is the ratio of what both find.
 
-On two cores of an AMD EPYC that others used too: 42 ms, 84 ms (the default) and 171 ms with one,
-two and four starts against SciPy's 932 ms, which is 22, 11 and 5.5 times as fast; every value is at
-least SciPy's, and 8 to 9 % above it in the mean.
+On two cores of an AMD EPYC: 26 ms, 34 ms (the default) and 83 ms with one, two and four starts
+against SciPy's 563 ms, which is 22, 16 and 7 times as fast; every value is at least SciPy's, and 8
+to 9 % above it in the mean.
 """
 
 import statistics
