@@ -46,16 +46,14 @@ def start(
     count = _number("processes", processes, environment.get("JAX_NUM_PROCESSES"))
     number = _number("process", process, environment.get("JAX_PROCESS_ID"))
     given = [value is not None for value in (coordinator, count, number)]
-    if any(given) and not all(given):
-        # A cluster that JAX knows fills in the rest.
-        if not in_cluster(environment):
-            raise UserError(
-                "--coordinator",
-                "needs --processes and --process, and they need it",
-                "write --coordinator=HOST:PORT --processes=N --process=I on each of the N",
-            )
-    elif not any(given) and not in_cluster(environment):
-        return
+    if not all(given) and not in_cluster(environment):  # which would fill in the rest
+        if not any(given):
+            return
+        raise UserError(
+            "--coordinator",
+            "needs --processes and --process, and they need it",
+            "write --coordinator=HOST:PORT --processes=N --process=I on each of the N",
+        )
     if count is not None and number is not None and not 0 <= number < count:
         raise UserError(f"--process={number}", f"is no number of {count} processes", "count from 0")
     try:
@@ -124,8 +122,8 @@ def noticing_losses() -> Iterator[None]:
     """
     try:
         yield
-    except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
-        if jax.process_count() == 1 or isinstance(error, UserError) or not _is_loss(error):
+    except (RuntimeError, ValueError) as error:  # JAX's own is a RuntimeError
+        if jax.process_count() == 1 or not _is_loss(error):
             raise
         print(
             f"error: process {jax.process_index()} of {jax.process_count()} lost another one of "
