@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from sbt.config import TABLES, fields_of, unknown_field
 from sbt.errors import UserError
 from sbt.measurements import MEASUREMENTS
+from sbt.nn.conv import IMPLEMENTATIONS
 from sbt.optim import make_batch_schedule, make_rule, make_schedule
 from sbt.train.gradient import SAMPLES
 
@@ -83,7 +84,7 @@ def validate(config: ConfigDict) -> None:
     _require(
         good, "engine.strategy", strategy, "is unknown", "use auto, measure, vmap, map or map:<n>"
     )
-    _choice("engine.convolution", config.engine.convolution, ("auto", "direct", "im2col", "stock"))
+    _choice("engine.convolution", config.engine.convolution, ("auto", *IMPLEMENTATIONS))
     for name in ("data", "local_steps"):
         _number(f"parallel.{name}", config.parallel[name], integer=True, least=1)
     _number("parallel.local_from", config.parallel.local_from, least=0.0)

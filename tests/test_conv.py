@@ -25,7 +25,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("size,kernel,stride,padding", CASES)
-@pytest.mark.parametrize("implementation", ["direct", "im2col"])
+@pytest.mark.parametrize("implementation", ["direct", "packed", "im2col"])
 def test_value_and_gradients_equal_xla(x64, implementation, size, kernel, stride, padding):
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (3, *size, 4), jnp.float64)
@@ -79,7 +79,7 @@ class _Net(nn.Module):
         return nn.Conv(3, (1, 1))(x).mean(axis=(1, 2))
 
 
-@pytest.mark.parametrize("implementation", ["direct", "im2col"])
+@pytest.mark.parametrize("implementation", ["direct", "packed", "im2col"])
 def test_interceptor_changes_the_program_not_the_numbers(implementation):
     net = _Net()
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))

@@ -5,10 +5,12 @@ are slow with the stock operation. Inside a loop XLA:CPU leaves the two gradient
 dimension numbers JAX permutes, to an unoptimised kernel (30-80x). Under ``vmap`` over kernels a
 convolution becomes a grouped one, which neither CPUs nor GPUs run well.
 
-Three implementations of one function, equal up to rounding:
+Four implementations of one function, equal up to rounding:
 
 ``"direct"``
     Both gradients as plain NHWC/HWIO convolutions, the only form that stays fast in a loop.
+``"packed"``
+    The same for CPU: few channels are filled up with neighbouring columns, :mod:`sbt.nn.packed`.
 ``"im2col"``
     Shifted slices, concatenated, times a matrix: one batched matrix product under ``vmap``.
 ``"stock"``
@@ -24,16 +26,19 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax import lax
 
-Implementation = Literal["direct", "im2col", "stock"]
-IMPLEMENTATIONS: tuple[Implementation, ...] = ("direct", "im2col", "stock")
+from sbt.nn.packed import packed
+from sbt.nn.passes import NHWC, Pads, Strides, direct, im2col, pointwise, stock
 
-Pads = tuple[tuple[int, int], tuple[int, int]]
-Strides = tuple[int, int]
+Implementation = Literal["direct", "packed", "im2col", "stock"]
+IMPLEMENTATIONS: tuple[Implementation, ...] = ("direct", "packed", "im2col", "stock")
 
-_NHWC = ("NHWC", "HWIO", "NHWC")
+_RUN: dict[str, Callable[..., jax.Array]] = {
+    "direct": direct,
+    "packed": packed,
+    "im2col": im2col,
+}
 
 
 def conv2d(
@@ -68,15 +73,15 @@ def conv2d(
         else padding
     )
     pads: Pads = tuple((int(low), int(high)) for low, high in window)  # type: ignore[assignment]
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation must be one of {IMPLEMENTATIONS}, got {implementation!r}")
     if implementation == "stock":
-        return _stock(x, kernel, s, pads, precision)
-    if kernel.shape[:2] == (1, 1):
-        return _pointwise(x, kernel, s, pads, precision)
-    if implementation == "direct":
-        return _direct(x, kernel, s, pads, precision)
-    if implementation == "im2col":
-        return _im2col(x, kernel, s, pads, precision)
-    raise ValueError(f"implementation must be one of {IMPLEMENTATIONS}, got {implementation!r}")
+        run = stock
+    elif kernel.shape[:2] == (1, 1):
+        run = pointwise
+    else:
+        run = _RUN[implementation]
+    return run(x, kernel, s, pads, precision)
 
 
 def conv_general_dilated(
@@ -102,7 +107,7 @@ def conv_general_dilated(
         lhs.ndim == 4
         and feature_group_count == 1
         and all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-        and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
+        and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
     )
     if not plain:
         return lax.conv_general_dilated(
@@ -145,164 +150,3 @@ def lane_friendly(implementation: Implementation) -> AbstractContextManager[None
         return next_fun(*args, **kwargs)
 
     return nn.intercept_methods(intercept)
-
-
-def _stock(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> jax.Array:
-    return lax.conv_general_dilated(
-        x, kernel, strides, pads, dimension_numbers=_NHWC, precision=precision
-    )
-
-
-def _pointwise(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> jax.Array:
-    """A 1x1 convolution, a matrix product on every stride-th pixel, as are its gradients."""
-    if any(p != 0 for pad in pads for p in pad):
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    x = x[:, :: strides[0], :: strides[1], :]
-    return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], precision=precision)
-
-
-# --- direct: every pass as an NHWC/HWIO convolution ----------------------------------------------
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _direct(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> jax.Array:
-    return _stock(x, kernel, strides, pads, precision)
-
-
-def _direct_forward(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _stock(x, kernel, strides, pads, precision), (x, kernel)
-
-
-def _direct_backward(
-    strides: Strides,
-    pads: Pads,
-    precision: Any,
-    residuals: tuple[jax.Array, jax.Array],
-    g: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    dilated, turned = _spread(g, x.shape, kernel.shape, strides, pads), _turn(kernel)
-    grad_x = _stock(dilated, turned, (1, 1), ((0, 0), (0, 0)), precision)
-
-    # Sum over examples and positions = a convolution in which examples play the input channels
-    # and the output gradient, spread by the stride, plays the kernel.
-    window = tuple(
-        (low, k - 1 + (o - 1) * s + 1 - size - low)
-        for size, k, o, s, (low, _) in zip(
-            x.shape[1:3], kernel.shape[:2], g.shape[1:3], strides, pads, strict=True
-        )
-    )
-    grad_kernel = lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0),
-        g.transpose(1, 2, 0, 3),
-        (1, 1),
-        window,
-        rhs_dilation=strides,
-        dimension_numbers=_NHWC,
-        precision=precision,
-    ).transpose(1, 2, 0, 3)
-    return grad_x, grad_kernel
-
-
-_direct.defvjp(_direct_forward, _direct_backward)
-
-
-# --- im2col: slices and matrix products ----------------------------------------------------------
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _im2col(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> jax.Array:
-    patches = _patches(x, kernel.shape, strides, pads)
-    weights = kernel.reshape(-1, kernel.shape[-1])
-    return jnp.einsum("nhwk,ko->nhwo", patches, weights, precision=precision)
-
-
-def _im2col_forward(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    # The patches, k_h k_w times larger than x, are cheaper to cut again than to keep.
-    return _im2col(x, kernel, strides, pads, precision), (x, kernel)
-
-
-def _im2col_backward(
-    strides: Strides,
-    pads: Pads,
-    precision: Any,
-    residuals: tuple[jax.Array, jax.Array],
-    g: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    dilated, turned = _spread(g, x.shape, kernel.shape, strides, pads), _turn(kernel)
-    grad_x = _im2col(dilated, turned, (1, 1), ((0, 0), (0, 0)), precision)
-    patches = _patches(x, kernel.shape, strides, pads)
-    grad_kernel = jnp.einsum("nhwk,nhwo->ko", patches, g, precision=precision)
-    return grad_x, grad_kernel.reshape(kernel.shape)
-
-
-_im2col.defvjp(_im2col_forward, _im2col_backward)
-
-
-def _patches(
-    x: jax.Array, kernel_shape: tuple[int, ...], strides: Strides, pads: Pads
-) -> jax.Array:
-    """Windows of ``x``, taps in the order of a flattened kernel: ``(n, h, w, k_h k_w c)``."""
-    if any(p != 0 for pad in pads for p in pad):
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    out = [
-        (size - k) // s + 1
-        for size, k, s in zip(x.shape[1:3], kernel_shape[:2], strides, strict=True)
-    ]
-    taps = [
-        lax.slice(
-            x,
-            (0, u, v, 0),
-            (
-                x.shape[0],
-                u + (out[0] - 1) * strides[0] + 1,
-                v + (out[1] - 1) * strides[1] + 1,
-                x.shape[3],
-            ),
-            (1, *strides, 1),
-        )
-        for u in range(kernel_shape[0])
-        for v in range(kernel_shape[1])
-    ]
-    return jnp.concatenate(taps, axis=-1)
-
-
-def _turn(kernel: jax.Array) -> jax.Array:
-    """The kernel of the input gradient: rotated by half a turn, channels exchanged."""
-    return kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-
-
-def _spread(
-    g: jax.Array,
-    x_shape: tuple[int, ...],
-    kernel_shape: tuple[int, ...],
-    strides: Strides,
-    pads: Pads,
-) -> jax.Array:
-    """Output gradient, ``stride - 1`` zeros between its pixels, padded for a VALID convolution.
-
-    Output pixel ``o`` saw input pixels ``s o + u - low``; so input pixel ``i`` collects taps
-    ``u = i + low - s o``. With the kernel turned that is a stride-1 convolution of the spread
-    gradient, padded by ``k - 1 - low`` on the left and by what completes the input size.
-    """
-    config = [(0, 0, 0)]
-    for size, k, o, s, (low, _) in zip(
-        x_shape[1:3], kernel_shape[:2], g.shape[1:3], strides, pads, strict=True
-    ):
-        left = k - 1 - low
-        config.append((left, size + k - 1 - ((o - 1) * s + 1) - left, s - 1))
-    config.append((0, 0, 0))
-    return lax.pad(g, jnp.zeros((), g.dtype), config)

@@ -21,7 +21,7 @@ def choose_strategy(
     """The strategy that the config names, or the likely best one, or the fastest measured."""
     wanted = cohort.config.engine
     platform = mesh.devices.flat[0].platform
-    usual = heuristic(cohort.facts, cohort.micro_batch, platform)
+    usual = heuristic(cohort.facts, platform)
     if cohort.sharding.devices > 1:
         # A batch is large here, and a branch not taken spares its all-reduce: under vmap every tick
         # would wait for the gradients of all devices.

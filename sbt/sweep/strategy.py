@@ -1,14 +1,18 @@
 """How lanes are executed: all at once, one after another, or some at a time.
 
 Every strategy computes the same numbers, up to rounding. Which is fastest depends on the machine
-and on the size of one lane's work. Measured on two CPU cores (microseconds per example and lane):
+and on the size of one lane's work. Measured on one core of an AMD EPYC (microseconds per example
+and lane):
 
-====================================  ==========  =============
-network                               vmap        map
-====================================  ==========  =============
-digits convnet, g = 4, 64 lanes       2.5 im2col  3.7 im2col
-reduced AlexNet, g = 8                -           303 direct
-====================================  ==========  =============
+=============================  ============  ===========  ===========  ==========
+network                        vmap, im2col  map, im2col  map, direct  map, packed
+=============================  ============  ===========  ===========  ==========
+digits convnet, g = 8          7             14           -            28
+reduced AlexNet, g = 2         -             1149         1201         922
+reduced AlexNet, g = 32        -             -            972          838
+ResNet-8, g = 2                -             1513         1924         1070
+ResNet-8, g = 32               -             -            1261         1112
+=============================  ============  ===========  ===========  ==========
 
 A tiny network is bound by the cost of starting operations, so that one operation for all lanes
 wins; a larger one by the cache, so that one lane after another wins.
@@ -23,9 +27,6 @@ from jax import lax
 
 from sbt.nn.conv import Implementation
 from sbt.sweep.plan import SMALL_FLOPS, ModelFacts
-
-# im2col beats the direct convolution on CPU below this many examples at a time.
-IM2COL_BELOW = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,21 +59,21 @@ def parse(lanes: str, convolution: str, default: Strategy) -> Strategy:
     return Strategy(at_once, chosen)
 
 
-def heuristic(facts: ModelFacts, micro_batch: int, platform: str) -> Strategy:
+def heuristic(facts: ModelFacts, platform: str) -> Strategy:
     """The strategy that is usually best; nothing is run."""
     if platform != "cpu":
         return Strategy(0, "im2col")
     if facts.flops <= SMALL_FLOPS:
         return Strategy(0, "im2col")
-    return Strategy(1, "im2col" if micro_batch < IM2COL_BELOW else "direct")
+    return Strategy(1, "packed")
 
 
 def candidates(platform: str) -> tuple[Strategy, ...]:
     """What is worth measuring."""
-    common = (Strategy(0, "im2col"), Strategy(16, "im2col"), Strategy(1, "direct"))
+    at_once = (Strategy(0, "im2col"), Strategy(16, "im2col"))
     if platform == "cpu":
-        return (*common, Strategy(1, "im2col"))
-    return (*common, Strategy(0, "stock"), Strategy(4, "im2col"))
+        return (*at_once, Strategy(1, "packed"), Strategy(1, "im2col"))
+    return (*at_once, Strategy(4, "im2col"), Strategy(0, "stock"), Strategy(1, "direct"))
 
 
 def over_lanes(
