@@ -1,5 +1,7 @@
 """The lane-friendly convolution against XLA's own operation and its gradients."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -27,9 +29,8 @@ CASES = [
 @pytest.mark.parametrize("size,kernel,stride,padding", CASES)
 @pytest.mark.parametrize("implementation", ["direct", "packed", "im2col"])
 def test_value_and_gradients_equal_xla(x64, implementation, size, kernel, stride, padding):
-    keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (3, *size, 4), jnp.float64)
-    w = jax.random.normal(keys[1], (*kernel, 4, 5), jnp.float64)
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(3, *size, 4)), rng.normal(size=(*kernel, 4, 5))
 
     def reference(x, w):
         return jax.lax.conv_general_dilated(
@@ -39,12 +40,44 @@ def test_value_and_gradients_equal_xla(x64, implementation, size, kernel, stride
     def ours(x, w):
         return conv.conv2d(x, w, stride, padding, implementation=implementation)
 
-    y, pull = jax.vjp(reference, x, w)
-    y_ours, pull_ours = jax.vjp(ours, x, w)
-    g = jax.random.normal(keys[2], y.shape, jnp.float64)
-    np.testing.assert_allclose(y_ours, y, atol=1e-12)
-    for ours_g, reference_g in zip(pull_ours(g), pull(g), strict=True):
-        np.testing.assert_allclose(ours_g, reference_g, atol=1e-12)
+    @functools.partial(jax.jit, static_argnums=0)
+    def passes(run, x, w):
+        y, pull = jax.vjp(run, x, w)
+        return y, *pull(jnp.cos(1.7 * jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    for found, expected in zip(passes(ours, x, w), passes(reference, x, w), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+PACKED = [
+    # examples, size, channels in and out, kernel, stride, padding
+    (1, (8, 8), (1, 8), (3, 3), 1, "SAME"),  # more columns at a time than some rows have groups
+    (4, (7, 10), (3, 16), (5, 5), 1, ((2, 2), (2, 2))),  # a width that is no multiple
+    (5, (6, 9), (16, 3), (3, 2), 1, "VALID"),
+    (2, (9, 9), (3, 5), (3, 3), 2, ((1, 1), (1, 1))),
+    (2, (9, 3), (2, 2), (3, 3), 1, "VALID"),  # a single column
+    (20, (5, 5), (17, 4), (3, 3), 1, "SAME"),  # enough channels: nothing to pack
+    (64, (5, 6), (4, 5), (3, 3), 1, "SAME"),  # two parts of 32 examples
+    (48, (5, 6), (4, 18), (3, 3), 2, "SAME"),  # three of 16
+    (37, (4, 4), (2, 3), (3, 3), 1, "SAME"),  # a prime number of examples
+]
+
+
+@pytest.mark.parametrize("n,size,channels,kernel,stride,padding", PACKED)
+def test_packing_changes_no_number(x64, n, size, channels, kernel, stride, padding):
+    rng = np.random.default_rng(2)
+    x, w = rng.normal(size=(n, *size, channels[0])), rng.normal(size=(*kernel, *channels))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def passes(implementation, x, w):
+        run = functools.partial(
+            conv.conv2d, strides=(stride,) * 2, padding=padding, implementation=implementation
+        )
+        y, pull = jax.vjp(run, x, w)
+        return y, *pull(jnp.cos(1.7 * jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    for expected, found in zip(passes("stock", x, w), passes("packed", x, w), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-11)
 
 
 @pytest.mark.parametrize("implementation", conv.IMPLEMENTATIONS)

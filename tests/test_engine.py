@@ -21,6 +21,7 @@ from lanes import CLASSES, N, dataset, trainer, unit
 from reference import MLP, AlexNet, ConvNet, ResNet8, distance
 
 from sbt.data import augment_keys, from_arrays, pad_crop_flip, purpose_key
+from sbt.nn.conv import IMPLEMENTATIONS
 from sbt.optim import evaluation_point, make_rule
 from sbt.parallel.mesh import make_mesh
 
@@ -142,18 +143,18 @@ CONVNET = {
 }
 SOME = [
     ("plain", "vmap/stock", 2),
-    ("plain", "map/direct", 8),
+    ("plain", "map/packed", 8),
     ("plain", "map:3/im2col", 1),
     ("ghost", "vmap/im2col", 8),
     ("ghost", "vmap/stock", 1),
-    ("ghost", "map/direct", 2),
+    ("ghost", "map/packed", 2),
     ("ghost", "map:3/im2col", 2),
 ]
 REST = [
     (net, f"{over}/{convolution}", devices)
     for net in NETS
     for over in ("vmap", "map", "map:3")
-    for convolution in ("direct", "im2col", "stock")
+    for convolution in IMPLEMENTATIONS
     for devices in (1, 2, 8)
     if (net, f"{over}/{convolution}", devices) not in SOME
 ]

@@ -227,13 +227,13 @@ def test_a_swept_path_is_a_field():
 @pytest.mark.parametrize(
     ("lanes", "convolution", "usual", "wanted"),
     [
-        ("auto", "auto", Strategy(1, "direct"), "map/direct"),
-        ("auto", "im2col", Strategy(1, "direct"), "map/im2col"),
-        ("vmap", "auto", Strategy(1, "direct"), "vmap/im2col"),
-        ("vmap", "stock", Strategy(1, "direct"), "vmap/stock"),
+        ("auto", "auto", Strategy(1, "packed"), "map/packed"),
+        ("auto", "im2col", Strategy(1, "packed"), "map/im2col"),
+        ("vmap", "auto", Strategy(1, "packed"), "vmap/im2col"),
+        ("vmap", "stock", Strategy(1, "packed"), "vmap/stock"),
         ("map", "auto", Strategy(0, "im2col"), "map/im2col"),
         ("map", "direct", Strategy(0, "im2col"), "map/direct"),
-        ("map:7", "auto", Strategy(1, "direct"), "map:7/im2col"),
+        ("map:7", "auto", Strategy(1, "packed"), "map:7/im2col"),
         ("map:7", "direct", Strategy(0, "im2col"), "map:7/direct"),
     ],
 )

@@ -27,7 +27,7 @@ class Options:
       models: keys of :data:`sbt.bench.networks.NETWORKS`.
       micro_batches: g = m.
       lanes: runs at a time, of sbt and ``torch_func``.
-      strategies: how sbt executes lanes: ``auto``, ``vmap/im2col``, ``map:16/direct``, ...
+      strategies: how sbt executes lanes: ``auto``, ``vmap/im2col``, ``map/packed``, ...
       precisions: of :data:`PRECISIONS`.
       peers: of :data:`PEERS`.
       seconds: length of a timed window.
@@ -81,7 +81,7 @@ def define(values: flags.FlagValues) -> None:
     several("lanes", "runs at a time")
     several(
         "strategies", "how sbt executes lanes: auto, vmap, map or map:COUNT, optionally with "
-        "/direct, /im2col or /stock; all: what is worth comparing here",
+        "/packed, /direct, /im2col or /stock; all: what is worth comparing here",
     )  # fmt: skip
     several("precisions", f"arithmetic: {', '.join(PRECISIONS)}")
     several("peers", f"of {', '.join(PEERS)}; all; none")
