@@ -101,7 +101,7 @@ def default() -> ConfigDict:
 
     config.engine = _section()
     config.engine.strategy = "auto"  # auto, measure, vmap, map, or map:<lanes at once>
-    config.engine.convolution = "auto"  # auto, direct, packed, im2col, stock
+    config.engine.convolution = "auto"  # auto, direct, packed, im2col, implicit, stock
     config.engine.lanes = optional(int)  # at most so many lanes in one pass; None: what fits
     config.engine.memory_gb = optional(float)  # device memory to use; None: 80 % of what is free
     config.engine.workers = optional(int)  # processes that decode streamed images; None: cores - 1

@@ -1,5 +1,8 @@
 """From a config to runs and cohorts, and what is refused on the way, before anything compiles."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +10,8 @@ import pytest
 from sbt import config as configs
 from sbt.data import from_arrays
 from sbt.errors import UserError
+from sbt.parallel.mesh import make_mesh
+from sbt.sweep import choose
 from sbt.sweep.grid import make_grid
 from sbt.sweep.plan import ModelFacts, make_cohorts
 from sbt.sweep.prepare import prepare
@@ -239,6 +244,29 @@ def test_a_swept_path_is_a_field():
 )
 def test_a_config_can_force_a_strategy_or_a_part_of_it(lanes, convolution, usual, wanted):
     assert str(parse(lanes, convolution, usual)) == wanted
+
+
+def test_measuring_passes_over_what_does_not_run(monkeypatch):
+    """A strategy may need too much memory, or a kernel that a compiler refuses."""
+    seconds = {"vmap/im2col": 3.0, "map/packed": 2.0, "map/im2col": 5.0}
+
+    def make_engine(problem, cohort, mesh, size, arrays, strategy):
+        if str(strategy) not in seconds:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED\nlong story")
+        return SimpleNamespace(strategy=strategy, close=lambda: None)
+
+    monkeypatch.setattr(choose, "make_engine", make_engine)
+    monkeypatch.setattr(choose, "time_ticks", lambda engine, _: seconds[str(engine.strategy)])
+    wanted = SimpleNamespace(strategy="measure", convolution="auto")
+    cohort = SimpleNamespace(
+        config=SimpleNamespace(engine=wanted),
+        facts=SimpleNamespace(flops=1e9),
+        sharding=SimpleNamespace(devices=1),
+    )
+    problem: Any = None
+    with pytest.warns(UserWarning, match="map:16/im2col does not run here: RESOURCE_EXHAUSTED$"):
+        chosen = choose.choose_strategy(problem, cohort, make_mesh(), 4, None)  # type: ignore[arg-type]
+    assert str(chosen) == "map/packed"
 
 
 # --- cohorts -------------------------------------------------------------------------------------

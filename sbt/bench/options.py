@@ -81,7 +81,7 @@ def define(values: flags.FlagValues) -> None:
     several("lanes", "runs at a time")
     several(
         "strategies", "how sbt executes lanes: auto, vmap, map or map:COUNT, optionally with "
-        "/packed, /direct, /im2col or /stock; all: what is worth comparing here",
+        "/packed, /direct, /im2col, /implicit or /stock; all: what is worth comparing here",
     )  # fmt: skip
     several("precisions", f"arithmetic: {', '.join(PRECISIONS)}")
     several("peers", f"of {', '.join(PEERS)}; all; none")

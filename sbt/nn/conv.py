@@ -5,7 +5,7 @@ are slow with the stock operation. Inside a loop XLA:CPU leaves the two gradient
 dimension numbers JAX permutes, to an unoptimised kernel (30-80x). Under ``vmap`` over kernels a
 convolution becomes a grouped one, which neither CPUs nor GPUs run well.
 
-Four implementations of one function, equal up to rounding:
+Implementations of one function, equal up to rounding:
 
 ``"direct"``
     Both gradients as plain NHWC/HWIO convolutions, the only form that stays fast in a loop.
@@ -13,6 +13,8 @@ Four implementations of one function, equal up to rounding:
     The same for CPU: few channels are filled up with neighbouring columns, :mod:`sbt.nn.packed`.
 ``"im2col"``
     Shifted slices, concatenated, times a matrix: one batched matrix product under ``vmap``.
+``"implicit"``
+    The same on NVIDIA GPUs without the slices in memory, :mod:`sbt.nn.implicit`; elsewhere im2col.
 ``"stock"``
     ``lax.conv_general_dilated`` and JAX's own gradient rules.
 
@@ -22,22 +24,24 @@ Flax modules get one of them from outside, without being written for it: see :fu
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
 from jax import lax
 
+from sbt.nn.implicit import implicit
 from sbt.nn.packed import packed
 from sbt.nn.passes import NHWC, Pads, Strides, direct, im2col, pointwise, stock
 
-Implementation = Literal["direct", "packed", "im2col", "stock"]
-IMPLEMENTATIONS: tuple[Implementation, ...] = ("direct", "packed", "im2col", "stock")
+Implementation = Literal["direct", "packed", "im2col", "implicit", "stock"]
+IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
 
 _RUN: dict[str, Callable[..., jax.Array]] = {
     "direct": direct,
     "packed": packed,
     "im2col": im2col,
+    "implicit": implicit,
 }
 
 

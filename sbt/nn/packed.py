@@ -38,7 +38,7 @@ def packed(
     x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
 ) -> jax.Array:
     """The convolution, several output columns as one; arguments as of :func:`passes.stock`."""
-    k_h, k_w, c_in, c_out = kernel.shape
+    _, k_w, c_in, c_out = kernel.shape
     low, high = pads[1]
     stride = strides[1]
     width = (x.shape[2] + low + high - k_w) // stride + 1
@@ -52,9 +52,7 @@ def packed(
     wide = jnp.concatenate(shifts, axis=-1)
     groups = -(-width // columns)
     right = (groups - 1) * stride * columns + wide.shape[1] - x.shape[2] - low
-    y = stock(
-        x, wide, (strides[0], stride * columns), (pads[0], (low, max(right, 0))), precision
-    )
+    y = stock(x, wide, (strides[0], stride * columns), (pads[0], (low, max(right, 0))), precision)
     y = y.reshape(*y.shape[:2], groups * columns, c_out)
     return lax.slice_in_dim(y, 0, width, axis=2)
 

@@ -96,9 +96,7 @@ def kernel_gradient(
     k_h, k_w, _, c_out = kernel_shape
     steps = -(-k_w // shifts)
     if shifts > 1:
-        copies = [
-            jnp.pad(g, ((0, 0), (0, 0), (i, shifts - 1 - i), (0, 0))) for i in range(shifts)
-        ]
+        copies = [jnp.pad(g, ((0, 0), (0, 0), (i, shifts - 1 - i), (0, 0))) for i in range(shifts)]
         g = jnp.concatenate(copies, axis=-1)
         # Padded by hand: XLA:CPU's fast kernels refuse a kernel wider than its input.
         pads, x = ((0, 0), (0, 0)), jnp.pad(x, ((0, 0), *pads, (0, 0)))

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+import warnings
 from typing import Any
 
 import jax
@@ -37,9 +38,15 @@ def choose_strategy(
     timings = {}
     for candidate in candidates(platform):
         if wanted.convolution in ("auto", candidate.convolution):
-            engine = make_engine(problem, cohort, mesh, size, arrays, candidate)
-            with contextlib.closing(engine):
-                timings[candidate] = time_ticks(engine, cohort)
+            try:
+                engine = make_engine(problem, cohort, mesh, size, arrays, candidate)
+                with contextlib.closing(engine):
+                    timings[candidate] = time_ticks(engine, cohort)
+            except jax.errors.JaxRuntimeError as error:
+                # One way of running lanes may need more memory than another, or a kernel that this
+                # device's compiler does not take.
+                reason = str(error).partition("\n")[0]
+                warnings.warn(f"strategy {candidate} does not run here: {reason}", stacklevel=2)
     return min(timings, key=lambda s: timings[s]) if timings else usual
 
 

@@ -73,7 +73,14 @@ def candidates(platform: str) -> tuple[Strategy, ...]:
     at_once = (Strategy(0, "im2col"), Strategy(16, "im2col"))
     if platform == "cpu":
         return (*at_once, Strategy(1, "packed"), Strategy(1, "im2col"))
-    return (*at_once, Strategy(4, "im2col"), Strategy(0, "stock"), Strategy(1, "direct"))
+    kernels = (Strategy(0, "implicit"),) if platform == "gpu" else ()
+    return (
+        *at_once,
+        Strategy(4, "im2col"),
+        *kernels,
+        Strategy(0, "stock"),
+        Strategy(1, "direct"),
+    )
 
 
 def over_lanes(

@@ -1,0 +1,237 @@
+"""Implicit matrix multiplication on GPU: a convolution whose patches exist in registers alone.
+
+im2col writes each pixel ``k_h k_w`` times to memory and reads it back; a convolution per lane is
+then bound by that traffic. These kernels (Pallas, through Triton) fetch the pixels of one tap at a
+time, which after the first tap lie in the cache, and multiply them at once. Under ``vmap`` over
+weights the grid gets one more axis, so that nothing is grouped: every lane is a plain product.
+
+All three passes gather rows of channels by computed position; a position outside the image, or
+between the pixels of a stride, is masked, so that nothing is padded or spread in memory either.
+Away from NVIDIA GPUs the same numbers come from :func:`sbt.nn.passes.im2col`. The block sizes are
+not tuned: the kernels' speed has not been measured.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from sbt.nn.passes import Pads, Strides, im2col
+
+POSITIONS = 64  # of the output, in one program or one step of a sum
+LEAST_SIDE, MOST_SIDE = 16, 64  # of a block of channels; tensor cores take no fewer than 16
+MOST_PARTS = 16  # that the sum over positions is cut into
+
+
+class Plan(NamedTuple):
+    """Where a tap finds its pixels: ``source = (scale * target + offset + sign * tap) / divisor``.
+
+    Attributes:
+      taps: ``(k_h, k_w)``.
+      source: height and width of what is read.
+      target: height and width of what is written.
+      scale: 1, or the stride of the convolution.
+      offset: minus the padding on the left, or plus it.
+      sign: 1, or -1 for the input gradient.
+      divisor: 1, or the stride; a source that is no whole number does not exist.
+    """
+
+    taps: tuple[int, int]
+    source: tuple[int, int]
+    target: tuple[int, int]
+    scale: Strides
+    offset: tuple[int, int]
+    sign: int
+    divisor: Strides
+
+    def rows(self, at: jax.Array, tap: Any, examples: int) -> tuple[jax.Array, jax.Array]:
+        """Of output positions, the row to read of an ``(examples h w, channels)`` array, if any."""
+        (h, w), (out_h, out_w) = self.source, self.target
+        example, place = at // (out_h * out_w), at % (out_h * out_w)
+        row, exists = example, at < examples * out_h * out_w
+        for axis, (size, i) in enumerate(zip((h, w), (place // out_w, place % out_w), strict=True)):
+            moved = i * self.scale[axis] + self.offset[axis] + self.sign * tap[axis]
+            whole = moved // self.divisor[axis]
+            exists &= (moved >= 0) & (whole * self.divisor[axis] == moved) & (whole < size)
+            row = row * size + whole
+        return jnp.where(exists, row, 0), exists
+
+
+def forward_plan(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> Plan:
+    """Of the convolution itself."""
+    source, taps = x.shape[1:3], kernel.shape[:2]
+    target = tuple(
+        (size + sum(pad) - k) // s + 1
+        for size, k, s, pad in zip(source, taps, strides, pads, strict=True)
+    )
+    offset = (-pads[0][0], -pads[1][0])
+    return Plan(taps, source, target, strides, offset, 1, (1, 1))  # type: ignore[arg-type]
+
+
+def _transposed(plan: Plan) -> Plan:
+    """Of the input gradient: who wrote a pixel now reads it."""
+    back = (-plan.offset[0], -plan.offset[1])
+    return Plan(plan.taps, plan.target, plan.source, (1, 1), back, -1, plan.scale)
+
+
+def _side(channels: int) -> int:
+    return max(LEAST_SIDE, min(MOST_SIDE, pl.next_power_of_2(channels)))
+
+
+def _load(ref: Any, rows: jax.Array, columns: jax.Array, mask: jax.Array) -> jax.Array:
+    at = ref.at[rows[:, None], columns[None, :]]
+    return plgpu.load(at, mask=mask & (columns < ref.shape[1])[None, :], other=0.0)
+
+
+def _tiles(channels: int) -> tuple[int, range]:
+    side = _side(channels)
+    return side, range(0, channels, side)
+
+
+def correlate(
+    x: jax.Array, kernel: jax.Array, plan: Plan, precision: Any, interpret: bool = False
+) -> jax.Array:
+    """The sum over taps and c of ``x[n, source(i, j, tap), c] kernel[tap, c, o]``."""
+    n, c_in, c_out = x.shape[0], x.shape[3], kernel.shape[3]
+    positions = n * plan.target[0] * plan.target[1]
+    (side, starts), out_side = _tiles(c_in), _side(c_out)
+
+    def body(x_ref: Any, kernel_ref: Any, y_ref: Any) -> None:
+        at = pl.program_id(0) * POSITIONS + jnp.arange(POSITIONS)
+        out = pl.program_id(1) * out_side + jnp.arange(out_side)
+        total = jnp.zeros((POSITIONS, out_side), jnp.promote_types(x.dtype, jnp.float32))
+        for tap, (u, v) in enumerate(_all_taps(plan)):
+            rows, exists = plan.rows(at, (u, v), n)
+            for start in starts:
+                channel = start + jnp.arange(side)
+                pixels = _load(x_ref, rows, channel, exists[:, None])
+                known = (channel < c_in)[:, None]
+                weights = _load(kernel_ref, tap * c_in + channel, out, known)
+                total += pl.dot(pixels, weights, precision=precision).astype(total.dtype)
+        mask = (at < positions)[:, None] & (out < c_out)[None, :]
+        plgpu.store(y_ref.at[at[:, None], out[None, :]], total.astype(x.dtype), mask=mask)
+
+    y = pl.pallas_call(
+        body,
+        out_shape=jax.ShapeDtypeStruct((positions, c_out), x.dtype),
+        grid=(pl.cdiv(positions, POSITIONS), pl.cdiv(c_out, out_side)),
+        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
+        interpret=interpret,
+        name="sbt_correlate",
+    )(x.reshape(-1, c_in), kernel.reshape(-1, c_out))
+    return y.reshape(n, *plan.target, c_out)
+
+
+def kernel_gradient(
+    x: jax.Array, g: jax.Array, plan: Plan, precision: Any, interpret: bool = False
+) -> jax.Array:
+    """The sum over n, i, j of ``x[n, source(i, j, tap), c] g[n, i, j, o]``."""
+    n, c_in, c_out = x.shape[0], x.shape[3], g.shape[3]
+    positions = n * plan.target[0] * plan.target[1]
+    blocks = pl.cdiv(positions, POSITIONS)
+    parts = min(MOST_PARTS, blocks)
+    per_part = pl.cdiv(blocks, parts)
+    side, out_side = _side(c_in), _side(c_out)
+    in_tiles, (k_h, k_w) = pl.cdiv(c_in, side), plan.taps
+
+    def body(x_ref: Any, g_ref: Any, sums_ref: Any) -> None:
+        part, out = pl.program_id(0), pl.program_id(2) * out_side + jnp.arange(out_side)
+        tap, tile = pl.program_id(1) // in_tiles, pl.program_id(1) % in_tiles
+        channel = tile * side + jnp.arange(side)
+
+        def add(i: jax.Array, total: jax.Array) -> jax.Array:
+            at = (part * per_part + i) * POSITIONS + jnp.arange(POSITIONS)
+            rows, exists = plan.rows(at, (tap // k_w, tap % k_w), n)
+            pixels = _load(x_ref, rows, channel, exists[:, None])
+            known = (at < positions)[:, None]
+            gradients = _load(g_ref, jnp.where(at < positions, at, 0), out, known)
+            product = pl.dot(pixels, gradients, trans_a=True, precision=precision)
+            return total + product.astype(total.dtype)
+
+        total = jnp.zeros((side, out_side), jnp.promote_types(x.dtype, jnp.float32))
+        total = lax.fori_loop(0, per_part, add, total)
+        rows = (part * k_h * k_w + tap) * c_in + channel
+        mask = (channel < c_in)[:, None] & (out < c_out)[None, :]
+        plgpu.store(sums_ref.at[rows[:, None], out[None, :]], total, mask=mask)
+
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    sums = pl.pallas_call(
+        body,
+        out_shape=jax.ShapeDtypeStruct((parts * k_h * k_w * c_in, c_out), dtype),
+        grid=(parts, k_h * k_w * in_tiles, pl.cdiv(c_out, out_side)),
+        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
+        interpret=interpret,
+        name="sbt_kernel_gradient",
+    )(x.reshape(-1, c_in), g.reshape(-1, c_out))
+    return sums.reshape(parts, k_h, k_w, c_in, c_out).sum(0).astype(x.dtype)
+
+
+def _all_taps(plan: Plan) -> list[tuple[int, int]]:
+    return [(u, v) for u in range(plan.taps[0]) for v in range(plan.taps[1])]
+
+
+def on_gpu(gpu: Callable[..., Any], elsewhere: Callable[..., Any], *args: jax.Array) -> Any:
+    """``gpu(*args)`` where the program is compiled for an NVIDIA GPU, else ``elsewhere(*args)``."""
+    return lax.platform_dependent(*args, cuda=gpu, default=elsewhere)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def implicit(
+    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
+) -> jax.Array:
+    """The convolution; arguments as of :func:`sbt.nn.passes.stock`."""
+    plan = forward_plan(x, kernel, strides, pads)
+    return on_gpu(
+        lambda x, kernel: correlate(x, kernel, plan, precision),
+        lambda x, kernel: im2col(x, kernel, strides, pads, precision),
+        x,
+        kernel,
+    )
+
+
+def _forward(
+    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return implicit(x, kernel, strides, pads, precision), (x, kernel)
+
+
+def gradients(
+    x: jax.Array, kernel: jax.Array, g: jax.Array, plan: Plan, precision: Any, interpret: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Of input and kernel, by the kernels above."""
+    turned = kernel.transpose(0, 1, 3, 2)
+    return (
+        correlate(g, turned, _transposed(plan), precision, interpret),
+        kernel_gradient(x, g, plan, precision, interpret),
+    )
+
+
+def _backward(
+    strides: Strides,
+    pads: Pads,
+    precision: Any,
+    residuals: tuple[jax.Array, jax.Array],
+    g: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    plan = forward_plan(x, kernel, strides, pads)
+
+    def elsewhere(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        _, pull = jax.vjp(lambda x, w: im2col(x, w, strides, pads, precision), x, kernel)
+        return pull(g)
+
+    return on_gpu(
+        lambda x, kernel, g: gradients(x, kernel, g, plan, precision, False),
+        elsewhere,
+        x,
+        kernel,
+        g,
+    )
+
+
+implicit.defvjp(_forward, _backward)
