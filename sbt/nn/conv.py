@@ -30,6 +30,7 @@ import flax.linen as nn
 import jax
 from jax import lax
 
+from sbt.nn import dense
 from sbt.nn.implicit import implicit
 from sbt.nn.packed import packed
 from sbt.nn.passes import NHWC, Pads, Strides, direct, im2col, pointwise, stock
@@ -133,24 +134,35 @@ def conv_general_dilated(
 def lane_friendly(implementation: Implementation) -> AbstractContextManager[None]:
     """Context in which every ``flax.linen.Conv`` runs the given implementation.
 
-    It acts while a Linen module is traced, through the hook that ``nn.Conv`` offers, so that models
-    stay ordinary Flax code and a user's own module profits unchanged. A module that sets its own
-    ``conv_general_dilated`` keeps it.
+    With ``"packed"``, made for one lane at a time on CPU, every ``flax.linen.Dense`` has the
+    gradients of :mod:`sbt.nn.dense`, too.
+
+    It acts while a Linen module is traced, through the hooks that these modules offer, so that
+    models stay ordinary Flax code and a user's own module profits unchanged. A module that sets its
+    own ``conv_general_dilated`` or ``dot_general`` keeps it.
     """
-    run = functools.partial(conv_general_dilated, implementation=implementation)
+    hooks: dict[type[nn.Module], tuple[str, Any]] = {
+        nn.Conv: (
+            "conv_general_dilated",
+            functools.partial(conv_general_dilated, implementation=implementation),
+        )
+    }
+    if implementation == "packed":
+        hooks[nn.Dense] = ("dot_general", dense.dot_general)
 
     def intercept(
         next_fun: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
     ) -> Any:
         module = context.module
-        if (
-            isinstance(module, nn.Conv)
-            and context.method_name == "__call__"
-            and module.conv_general_dilated is None
-            and module.conv_general_dilated_cls is None
-        ):
-            # Linen modules are frozen dataclasses; this one was cloned for the present call alone.
-            object.__setattr__(module, "conv_general_dilated", run)
+        for kind, (field, run) in hooks.items():
+            if (
+                isinstance(module, kind)
+                and context.method_name == "__call__"
+                and getattr(module, field) is None
+                and getattr(module, f"{field}_cls") is None
+            ):
+                # Linen modules are frozen dataclasses; this one was cloned for this call alone.
+                object.__setattr__(module, field, run)
         return next_fun(*args, **kwargs)
 
     return nn.intercept_methods(intercept)

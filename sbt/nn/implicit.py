@@ -21,6 +21,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from sbt.nn.norm import accumulation_dtype
 from sbt.nn.passes import Pads, Strides, im2col
 
 POSITIONS = 64  # of the output, in one program or one step of a sum
@@ -102,17 +103,17 @@ def correlate(
     (side, starts), out_side = _tiles(c_in), _side(c_out)
 
     def body(x_ref: Any, kernel_ref: Any, y_ref: Any) -> None:
-        at = pl.program_id(0) * POSITIONS + jnp.arange(POSITIONS)
-        out = pl.program_id(1) * out_side + jnp.arange(out_side)
-        total = jnp.zeros((POSITIONS, out_side), jnp.promote_types(x.dtype, jnp.float32))
+        at = pl.program_id(0) * POSITIONS + jnp.arange(POSITIONS, dtype=jnp.int32)
+        out = pl.program_id(1) * out_side + jnp.arange(out_side, dtype=jnp.int32)
+        total = jnp.zeros((POSITIONS, out_side), accumulation_dtype(x.dtype))
         for tap, (u, v) in enumerate(_all_taps(plan)):
             rows, exists = plan.rows(at, (u, v), n)
             for start in starts:
-                channel = start + jnp.arange(side)
+                channel = start + jnp.arange(side, dtype=jnp.int32)
                 pixels = _load(x_ref, rows, channel, exists[:, None])
                 known = (channel < c_in)[:, None]
                 weights = _load(kernel_ref, tap * c_in + channel, out, known)
-                total += pl.dot(pixels, weights, precision=precision).astype(total.dtype)
+                total += plgpu.dot(pixels, weights, precision=precision).astype(total.dtype)
         mask = (at < positions)[:, None] & (out < c_out)[None, :]
         plgpu.store(y_ref.at[at[:, None], out[None, :]], total.astype(x.dtype), mask=mask)
 
@@ -140,26 +141,29 @@ def kernel_gradient(
     in_tiles, (k_h, k_w) = pl.cdiv(c_in, side), plan.taps
 
     def body(x_ref: Any, g_ref: Any, sums_ref: Any) -> None:
-        part, out = pl.program_id(0), pl.program_id(2) * out_side + jnp.arange(out_side)
+        part, out = (
+            pl.program_id(0),
+            pl.program_id(2) * out_side + jnp.arange(out_side, dtype=jnp.int32),
+        )
         tap, tile = pl.program_id(1) // in_tiles, pl.program_id(1) % in_tiles
-        channel = tile * side + jnp.arange(side)
+        channel = tile * side + jnp.arange(side, dtype=jnp.int32)
 
         def add(i: jax.Array, total: jax.Array) -> jax.Array:
-            at = (part * per_part + i) * POSITIONS + jnp.arange(POSITIONS)
+            at = (part * per_part + i) * POSITIONS + jnp.arange(POSITIONS, dtype=jnp.int32)
             rows, exists = plan.rows(at, (tap // k_w, tap % k_w), n)
             pixels = _load(x_ref, rows, channel, exists[:, None])
             known = (at < positions)[:, None]
             gradients = _load(g_ref, jnp.where(at < positions, at, 0), out, known)
-            product = pl.dot(pixels, gradients, trans_a=True, precision=precision)
+            product = plgpu.dot(pixels, gradients, trans_a=True, precision=precision)
             return total + product.astype(total.dtype)
 
-        total = jnp.zeros((side, out_side), jnp.promote_types(x.dtype, jnp.float32))
+        total = jnp.zeros((side, out_side), accumulation_dtype(x.dtype))
         total = lax.fori_loop(0, per_part, add, total)
         rows = (part * k_h * k_w + tap) * c_in + channel
         mask = (channel < c_in)[:, None] & (out < c_out)[None, :]
         plgpu.store(sums_ref.at[rows[:, None], out[None, :]], total, mask=mask)
 
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = accumulation_dtype(x.dtype)
     sums = pl.pallas_call(
         body,
         out_shape=jax.ShapeDtypeStruct((parts * k_h * k_w * c_in, c_out), dtype),
