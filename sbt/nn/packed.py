@@ -23,6 +23,8 @@ from sbt.nn.passes import Pads, Strides, kernel_gradient, spread, stock, turn
 
 # More channels than these, in or out, and XLA:CPU takes its fast kernels.
 FEW_CHANNELS = 16
+# Fewer examples than these, and its other kernels are worth avoiding for the kernel's gradient, too.
+FEW_EXAMPLES = 8
 
 
 def _columns(c_in: int, c_out: int) -> int:
@@ -91,7 +93,7 @@ def _kernel_gradient(
 ) -> jax.Array:
     """Here examples are the input channels: few of them are packed, many taken in turn."""
     n, c_out = x.shape[0], kernel_shape[-1]
-    few = n < FEW_CHANNELS and strides == (1, 1)
+    few = n < FEW_EXAMPLES and strides == (1, 1)
     shifts = min(FEW_CHANNELS // c_out + 1, kernel_shape[1]) if few else 1
     at_once = _examples_at_once(n, c_out)
     gradient = functools.partial(

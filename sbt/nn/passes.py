@@ -1,7 +1,9 @@
 """The passes of a convolution in forms that stay fast: value, input gradient, kernel gradient.
 
 Everything here is two-dimensional, NHWC with HWIO kernels, and padded explicitly;
-:func:`sbt.nn.conv.conv2d` is the door to it.
+:func:`sbt.nn.conv.conv2d` is the door to it. Where nothing else is said, ``x`` is ``(n, height,
+width, c_in)``, ``kernel`` ``(k_h, k_w, c_in, c_out)``, ``pads`` ``((low, high), (low, high))``, and
+``precision`` as in ``jax.lax.dot_general``.
 """
 
 import functools
@@ -20,6 +22,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 def stock(
     x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
 ) -> jax.Array:
+    """XLA's convolution and JAX's own gradient rules."""
     return lax.conv_general_dilated(
         x, kernel, strides, pads, dimension_numbers=NHWC, precision=precision
     )
@@ -42,6 +45,7 @@ def pointwise(
 def direct(
     x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
 ) -> jax.Array:
+    """XLA's convolution, both gradients written as convolutions of the same kind."""
     return stock(x, kernel, strides, pads, precision)
 
 
@@ -96,8 +100,7 @@ def kernel_gradient(
     k_h, k_w, _, c_out = kernel_shape
     steps = -(-k_w // shifts)
     if shifts > 1:
-        copies = [jnp.pad(g, ((0, 0), (0, 0), (i, shifts - 1 - i), (0, 0))) for i in range(shifts)]
-        g = jnp.concatenate(copies, axis=-1)
+        g = _side_by_side(g, shifts, precision)
         # Padded by hand: XLA:CPU's fast kernels refuse a kernel wider than its input.
         pads, x = ((0, 0), (0, 0)), jnp.pad(x, ((0, 0), *pads, (0, 0)))
     window = tuple(
@@ -121,6 +124,20 @@ def kernel_gradient(
     return taps.reshape(k_h, steps * shifts, -1, c_out)[:, :k_w]
 
 
+def _side_by_side(g: jax.Array, shifts: int, precision: Any) -> jax.Array:
+    """Copies of ``g`` in the channels, each one column further to the right than the one before.
+
+    By a convolution with ones and zeros, because XLA would melt copying with whatever computes
+    ``g``, and compute it anew for every element of every copy.
+    """
+    eye, far = jnp.eye(g.shape[-1], dtype=g.dtype), shifts - 1
+    kernel = jnp.stack(
+        [jnp.pad(eye, ((0, 0), (i * len(eye), (far - i) * len(eye)))) for i in range(far, -1, -1)]
+    )
+    padded = jnp.pad(g, ((0, 0), (0, 0), (far, far), (0, 0)))
+    return stock(padded, kernel[None], (1, 1), ((0, 0), (0, 0)), precision)
+
+
 # --- im2col: slices and matrix products ----------------------------------------------------------
 
 
@@ -128,6 +145,7 @@ def kernel_gradient(
 def im2col(
     x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
 ) -> jax.Array:
+    """The windows of all positions, next to one another in memory, times the kernel."""
     patches = _patches(x, kernel.shape, strides, pads)
     weights = kernel.reshape(-1, kernel.shape[-1])
     return jnp.einsum("nhwk,ko->nhwo", patches, weights, precision=precision)
