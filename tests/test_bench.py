@@ -240,16 +240,16 @@ def test_weights_that_do_not_fit_are_refused():
 
 
 class Clock:
-    """A clock that only work moves: so many seconds per update."""
+    """A clock that only work moves: so many seconds per update, and per call."""
 
-    def __init__(self, monkeypatch, per_update):
-        self.now, self.per_update, self.log = 0.0, per_update, []
+    def __init__(self, monkeypatch, per_update, per_call=0.0):
+        self.now, self.per_update, self.per_call, self.log = 0.0, per_update, per_call, []
         monkeypatch.setattr(workload.time, "perf_counter", lambda: self.now)
 
     def workload(self, name="convnet", g=4, lanes=8, chunk=1, healthy=True):
         def advance(done, updates):
             assert updates % chunk == 0
-            self.now += updates * self.per_update
+            self.now += self.per_call + updates * self.per_update
             self.log.append(name)
             return done + updates
 
@@ -269,6 +269,12 @@ def test_windows_last_as_long_as_asked(monkeypatch, per_update, chunk):
     updates = calibrate(work, seconds=1.0, most=10.0)
     assert updates % chunk == 0
     assert updates * per_update == pytest.approx(1.0, rel=0.2)
+
+
+def test_what_a_call_costs_does_not_shorten_the_window(monkeypatch):
+    """Extrapolated from one update, this window would hold three."""
+    work = Clock(monkeypatch, per_update=0.001, per_call=0.3).workload()
+    assert 0.8 <= 0.3 + 0.001 * calibrate(work, seconds=1.0, most=10.0) <= 1.2
 
 
 def test_what_takes_too_long_is_skipped(monkeypatch):

@@ -88,11 +88,13 @@ def calibrate(workload: Workload, seconds: float, most: float) -> int:
         elapsed = time.perf_counter() - began
         if elapsed > most:
             raise Skip(f"{count} updates take {elapsed:.1f} s")
-        if elapsed >= seconds / 4:
-            chunks = round(seconds / elapsed * count / workload.chunk)
-            return max(1, chunks) * workload.chunk
-        grow = min(16.0, seconds / 3 / max(elapsed, 1e-6))
-        count = max(2, round(count / workload.chunk * grow)) * workload.chunk
+        # A call costs something before its first update (lanes are moved in and out), so that a
+        # short one says little of a long one: grow until the window itself has been seen.
+        if elapsed >= 0.8 * seconds:
+            return count
+        grow = min(16.0, max(1.2, seconds / max(elapsed, 1e-6)))
+        count = max(count // workload.chunk + 1, round(count / workload.chunk * grow))
+        count *= workload.chunk
 
 
 def microseconds(workload: Workload, updates: int) -> float:

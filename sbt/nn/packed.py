@@ -23,7 +23,7 @@ from sbt.nn.passes import Pads, Strides, kernel_gradient, spread, stock, turn
 
 # More channels than these, in or out, and XLA:CPU takes its fast kernels.
 FEW_CHANNELS = 16
-# Fewer examples than these, and its other kernels are worth avoiding for the kernel's gradient, too.
+# Fewer examples than these, and the others are worth avoiding in the kernel's gradient, too.
 FEW_EXAMPLES = 8
 
 
