@@ -519,7 +519,7 @@ def test_every_axis_is_a_flag():
     options = parse([*arguments.split(), "--precisions=float32,bfloat16"], "cpu")
     assert options.models == tuple(NETWORKS)
     assert options.micro_batches == (1, 8)
-    assert "map/direct" in options.strategies and "auto" in options.strategies
+    assert "map/packed" in options.strategies and "auto" in options.strategies
     assert options.peers == ()
     every = list(settings(options))
     assert len(every) == len(set(every)) == len(NETWORKS) * 2 * 2 * len(options.strategies)
