@@ -16,7 +16,7 @@ from sbt.sweep.grid import make_grid
 from sbt.sweep.plan import ModelFacts, make_cohorts
 from sbt.sweep.prepare import prepare
 from sbt.sweep.problem import Parts
-from sbt.sweep.strategy import Strategy, parse
+from sbt.sweep.strategy import Strategy, heuristic, parse
 
 TINY = {
     "data": {"name": "synthetic", "train_size": 64, "test_size": 16, "image_shape": (4, 4, 1)},
@@ -244,6 +244,21 @@ def test_a_swept_path_is_a_field():
 )
 def test_a_config_can_force_a_strategy_or_a_part_of_it(lanes, convolution, usual, wanted):
     assert str(parse(lanes, convolution, usual)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("platform", "flops", "lanes", "wanted"),
+    [
+        ("cpu", 1e9, 108, "map/packed"),
+        ("cpu", 1e5, 16, "vmap/im2col"),
+        ("cpu", 1e5, 108, "map:12/im2col"),  # no part is left over
+        ("cpu", 1e5, 107, "map:16/im2col"),
+        ("gpu", 1e9, 108, "vmap/im2col"),
+    ],
+)
+def test_the_usual_strategy(platform, flops, lanes, wanted):
+    found = heuristic(SimpleNamespace(flops=flops), platform, lanes)  # type: ignore[arg-type]
+    assert str(found) == wanted
 
 
 def test_measuring_passes_over_what_does_not_run(monkeypatch):

@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from sbt.errors import UserError
+from sbt.parallel.mesh import LANE_AXIS
 from sbt.sweep.engine import Engine, make_engine
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.plan import Cohort
@@ -22,7 +23,7 @@ def choose_strategy(
     """The strategy that the config names, or the likely best one, or the fastest measured."""
     wanted = cohort.config.engine
     platform = mesh.devices.flat[0].platform
-    usual = heuristic(cohort.facts, platform)
+    usual = heuristic(cohort.facts, platform, size // mesh.shape[LANE_AXIS])
     if cohort.sharding.devices > 1:
         # A batch is large here, and a branch not taken spares its all-reduce: under vmap every tick
         # would wait for the gradients of all devices.
