@@ -30,7 +30,6 @@ from jax import lax
 from sbt.nn.conv import Implementation
 from sbt.sweep.plan import SMALL_FLOPS, ModelFacts
 
-
 # Lanes of a tiny network that one operation covers on CPU.
 MOST_AT_ONCE = 16
 
