@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from sbt.errors import UserError
 from sbt.models.classifier import PAD_1, Classifier, Layers
 from sbt.nn.pool import global_mean, max_pool
+from sbt.nn.relu import relu
 
 
 class _Block(nn.Module):
@@ -42,7 +43,7 @@ class _Block(nn.Module):
                 x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[-1])))
             else:
                 x = self.layers.norm(self.layers.conv(x, width, 1, self.strides, padding="VALID"))
-        return nn.relu(x + y)
+        return relu(x + y)
 
 
 class BasicBlock(_Block):
@@ -51,7 +52,7 @@ class BasicBlock(_Block):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv, norm = self.layers.conv, self.layers.norm
-        y = nn.relu(norm(conv(x, self.width, 3, self.strides, padding=PAD_1)))
+        y = relu(norm(conv(x, self.width, 3, self.strides, padding=PAD_1)))
         y = self.norm_last(conv(y, self.width, 3, padding=PAD_1))
         return self.add(x, y)
 
@@ -69,8 +70,8 @@ class Bottleneck(_Block):
     def __call__(self, x: jax.Array) -> jax.Array:
         conv, norm = self.layers.conv, self.layers.norm
         first, second = (self.strides, 1) if self.strided == "1x1" else (1, self.strides)
-        y = nn.relu(norm(conv(x, self.width, 1, first, padding="VALID")))
-        y = nn.relu(norm(conv(y, self.width, 3, second, padding=PAD_1)))
+        y = relu(norm(conv(x, self.width, 1, first, padding="VALID")))
+        y = relu(norm(conv(y, self.width, 3, second, padding=PAD_1)))
         y = self.norm_last(conv(y, 4 * self.width, 1, padding="VALID"))
         return self.add(x, y)
 
@@ -121,7 +122,7 @@ class CifarResNet(ResNet):
                 "Use 8, 14, 20, 26, 32, ...",
             )
         layers = self.layers(train)
-        x = nn.relu(layers.norm(layers.conv(x, self.width, 3, padding=PAD_1)))
+        x = relu(layers.norm(layers.conv(x, self.width, 3, padding=PAD_1)))
         for stage in range(3):
             for block in range(blocks):
                 x = BasicBlock(
@@ -144,7 +145,7 @@ class CifarResNet18(ResNet):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         layers = self.layers(train)
-        x = nn.relu(layers.norm(layers.conv(x, 64, 3, padding=PAD_1)))
+        x = relu(layers.norm(layers.conv(x, 64, 3, padding=PAD_1)))
         for stage in range(4):
             for block in range(2):
                 strides = 2 if stage > 0 and block == 0 else 1
@@ -172,7 +173,7 @@ class ResNet50(ResNet):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         layers = self.layers(train)
-        x = nn.relu(layers.norm(layers.conv(x, 64, 7, 2, padding=((3, 3), (3, 3)))))
+        x = relu(layers.norm(layers.conv(x, 64, 7, 2, padding=((3, 3), (3, 3)))))
         x = max_pool(x, (3, 3), (2, 2), PAD_1)
         strided = _checked("strided", self.strided, ("1x1", "3x3"))
         for stage, blocks in enumerate(self.stages):

@@ -109,19 +109,23 @@ class BatchNorm(nn.Module):
             )
         )
 
-        def affine(centred: jax.Array, var: jax.Array) -> jax.Array:
+        def affine(x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
+            # x - mean = (x - s) + (s - mean) for any constant s, as in _moments: so the gradient of
+            # the mean comes from the sum that the bias needs anyway, not from one of its own.
+            shift = lax.stop_gradient(mean)
             factor = lax.rsqrt(var + self.epsilon)
-            y = centred * (factor if scale is None else factor * scale)
-            return y if bias is None else y + bias
+            factor = factor if scale is None else factor * scale
+            offset = factor * (shift - mean)
+            return (x - shift) * factor + (offset if bias is None else offset + bias)
 
         def normalise(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             mean, var = _moments(x, axis_name)
-            return affine(x - mean, var), mean, var
+            return affine(x, mean, var), mean, var
 
         x = x.astype(stats_dtype)
         if use_running_average:
             mean, var = (s.value.astype(stats_dtype) for s in (stored_mean, stored_var))
-            return affine(x - mean, var).astype(dtype)
+            return affine(x, mean, var).astype(dtype)
         groups = self._groups(x.shape[0])
         if groups == 1:
             y, mean, var = normalise(x)

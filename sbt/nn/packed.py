@@ -117,6 +117,6 @@ def _kernel_gradient(
 
 def _examples_at_once(n: int, c_out: int) -> int:
     """The largest part of ``n`` that fast kernels take and whose transposes stay in the cache."""
-    most = 16 if c_out > FEW_CHANNELS else 32
+    most = 8 if c_out > FEW_CHANNELS else 32
     parts = [part for part in range(most // 2 + 1, most + 1) if n % part == 0]
     return max(parts, default=n) if n > most else n
