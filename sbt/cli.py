@@ -21,6 +21,7 @@ from typing import Any
 
 from sbt.errors import UserError
 from sbt.experiment import apply_overrides, load_config, repository
+from sbt.pages import restart_with_large_pages
 
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
 
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0 if arguments else EXIT_ERROR
     command, *rest = arguments
+    if argv is None and command in ("run", "plan", "measure", "bench"):
+        restart_with_large_pages()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         if command not in COMMANDS:

@@ -25,9 +25,10 @@ CASES = [
 def test_all_passes_equal_xla(x64, n, size, channels, kernel, strides, pads):
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(n, *size, channels[0])), rng.normal(size=(*kernel, *channels))
-    y, pull = jax.vjp(lambda x, w: passes.stock(x, w, strides, pads, None), x, w)
+    window = passes.Window(strides, pads)
+    y, pull = jax.vjp(lambda x, w: passes.stock(x, w, window), x, w)
     g = rng.normal(size=y.shape)
-    plan = implicit.forward_plan(x, w, strides, pads)
+    plan = implicit.forward_plan(x, w, window)
     found = implicit.correlate(x, w, plan, None, interpret=True)
     np.testing.assert_allclose(found, y, atol=1e-12)
     both = implicit.gradients(x, w, jnp.asarray(g), plan, None, True)
@@ -38,11 +39,11 @@ def test_all_passes_equal_xla(x64, n, size, channels, kernel, strides, pads):
 def test_lanes_are_one_more_axis_of_the_grid(x64):
     rng = np.random.default_rng(1)
     x, w = rng.normal(size=(3, 2, 6, 6, 4)), rng.normal(size=(3, 3, 3, 4, 5))
-    pads = ((1, 1), (1, 1))
-    plan = implicit.forward_plan(x[0], w[0], (1, 1), pads)
+    window = passes.Window(pads=((1, 1), (1, 1)))
+    plan = implicit.forward_plan(x[0], w[0], window)
     run = functools.partial(implicit.correlate, plan=plan, precision=None, interpret=True)
     for lane, found in enumerate(jax.vmap(run)(x, w)):
-        expected = passes.stock(x[lane], w[lane], (1, 1), pads, None)
+        expected = passes.stock(x[lane], w[lane], window)
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
@@ -51,7 +52,7 @@ def test_lowers_for_a_gpu_without_a_grouped_convolution(dtype):
     """As far as this goes without one: Triton takes the kernels, and nothing else convolves."""
 
     def loss(x, w):
-        y = implicit.implicit(x, w, (1, 1), ((1, 1), (1, 1)), None)
+        y = implicit.implicit(x, w, passes.Window(pads=((1, 1), (1, 1))))
         return jnp.sum(jnp.sin(y))
 
     lanes = jax.jit(jax.vmap(jax.grad(loss, (0, 1))))

@@ -33,12 +33,13 @@ from jax import lax
 from sbt.nn import dense
 from sbt.nn.implicit import implicit
 from sbt.nn.packed import packed
-from sbt.nn.passes import NHWC, Pads, Strides, direct, im2col, pointwise, stock
+from sbt.nn.passes import NHWC, Convolution, Strides, Window, direct, im2col, pointwise, stock
 
 Implementation = Literal["direct", "packed", "im2col", "implicit", "stock"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
 
-_RUN: dict[str, Callable[..., jax.Array]] = {
+_RUN: dict[str, Convolution] = {
+    "stock": stock,
     "direct": direct,
     "packed": packed,
     "im2col": im2col,
@@ -71,22 +72,16 @@ def conv2d(
     Returns:
       Shape ``(n, out_height, out_width, c_out)``, in the dtype of ``x``.
     """
-    s: Strides = (int(strides[0]), int(strides[1]))
-    window: Sequence[tuple[int, int]] = (
-        lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], s, padding)
-        if isinstance(padding, str)
-        else padding
-    )
-    pads: Pads = tuple((int(low), int(high)) for low, high in window)  # type: ignore[assignment]
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation must be one of {IMPLEMENTATIONS}, got {implementation!r}")
-    if implementation == "stock":
-        run = stock
-    elif kernel.shape[:2] == (1, 1):
-        run = pointwise
-    else:
-        run = _RUN[implementation]
-    return run(x, kernel, s, pads, precision)
+    steps: Strides = (int(strides[0]), int(strides[1]))
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], steps, padding)
+    (top, bottom), (left, right) = padding
+    pads = (int(top), int(bottom)), (int(left), int(right))
+    single = kernel.shape[:2] == (1, 1) and implementation != "stock"
+    run = pointwise if single else _RUN[implementation]
+    return run(x, kernel, Window(steps, pads, precision))
 
 
 def conv_general_dilated(

@@ -11,7 +11,6 @@ Away from NVIDIA GPUs the same numbers come from :func:`sbt.nn.passes.im2col`. T
 not tuned: the kernels' speed has not been measured.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from sbt.nn.norm import accumulation_dtype
-from sbt.nn.passes import Pads, Strides, im2col
+from sbt.nn.passes import Gradients, Strides, Window, im2col, with_gradients
 
 POSITIONS = 64  # of the output, in one program or one step of a sum
 LEAST_SIDE, MOST_SIDE = 16, 64  # of a block of channels; tensor cores take no fewer than 16
@@ -63,8 +62,9 @@ class Plan(NamedTuple):
         return jnp.where(exists, row, 0), exists
 
 
-def forward_plan(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> Plan:
+def forward_plan(x: jax.Array, kernel: jax.Array, window: Window) -> Plan:
     """Of the convolution itself."""
+    strides, pads, _ = window
     source, taps = x.shape[1:3], kernel.shape[:2]
     target = tuple(
         (size + sum(pad) - k) // s + 1
@@ -184,29 +184,9 @@ def on_gpu(gpu: Callable[..., Any], elsewhere: Callable[..., Any], *args: jax.Ar
     return lax.platform_dependent(*args, cuda=gpu, default=elsewhere)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def implicit(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> jax.Array:
-    """The convolution; arguments as of :func:`sbt.nn.passes.stock`."""
-    plan = forward_plan(x, kernel, strides, pads)
-    return on_gpu(
-        lambda x, kernel: correlate(x, kernel, plan, precision),
-        lambda x, kernel: im2col(x, kernel, strides, pads, precision),
-        x,
-        kernel,
-    )
-
-
-def _forward(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return implicit(x, kernel, strides, pads, precision), (x, kernel)
-
-
 def gradients(
     x: jax.Array, kernel: jax.Array, g: jax.Array, plan: Plan, precision: Any, interpret: bool
-) -> tuple[jax.Array, jax.Array]:
+) -> Gradients:
     """Of input and kernel, by the kernels above."""
     turned = kernel.transpose(0, 1, 3, 2)
     return (
@@ -215,22 +195,15 @@ def gradients(
     )
 
 
-def _backward(
-    strides: Strides,
-    pads: Pads,
-    precision: Any,
-    residuals: tuple[jax.Array, jax.Array],
-    g: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    plan = forward_plan(x, kernel, strides, pads)
+def _gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, window: Window) -> Gradients:
+    plan = forward_plan(x, kernel, window)
 
-    def elsewhere(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        _, pull = jax.vjp(lambda x, w: im2col(x, w, strides, pads, precision), x, kernel)
+    def elsewhere(x: jax.Array, kernel: jax.Array, g: jax.Array) -> Gradients:
+        _, pull = jax.vjp(lambda x, kernel: im2col(x, kernel, window), x, kernel)
         return pull(g)
 
     return on_gpu(
-        lambda x, kernel, g: gradients(x, kernel, g, plan, precision, False),
+        lambda x, kernel, g: gradients(x, kernel, g, plan, window.precision, False),
         elsewhere,
         x,
         kernel,
@@ -238,4 +211,13 @@ def _backward(
     )
 
 
-implicit.defvjp(_forward, _backward)
+@with_gradients(_gradients)
+def implicit(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """The convolution; arguments as of :func:`sbt.nn.passes.stock`."""
+    plan = forward_plan(x, kernel, window)
+    return on_gpu(
+        lambda x, kernel: correlate(x, kernel, plan, window.precision),
+        lambda x, kernel: im2col(x, kernel, window),
+        x,
+        kernel,
+    )

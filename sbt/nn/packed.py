@@ -13,13 +13,12 @@ kernels, 3 to 16 channels: 124 and 37.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sbt.nn.passes import Pads, Strides, kernel_gradient, spread, stock, turn
+from sbt.nn.passes import Gradients, Window, kernel_gradient, spread, stock, turn, with_gradients
 
 # More channels than these, in or out, and XLA:CPU takes its fast kernels.
 FEW_CHANNELS = 16
@@ -35,18 +34,24 @@ def _columns(c_in: int, c_out: int) -> int:
     return max(1, wanted // c_out)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def packed(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> jax.Array:
+def _gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, window: Window) -> Gradients:
+    dilated = spread(g, x.shape, kernel.shape, window)
+    # XLA joins the zeros between pixels with the convolution, which packing would prevent.
+    run = packed if window.strides == (1, 1) else stock
+    grad_x = run(dilated, turn(kernel), Window(precision=window.precision))
+    return grad_x, _kernel_gradient(x, g, kernel.shape, window)
+
+
+@with_gradients(_gradients)
+def packed(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """The convolution, several output columns as one; arguments as of :func:`passes.stock`."""
     _, k_w, c_in, c_out = kernel.shape
-    low, high = pads[1]
-    stride = strides[1]
+    low, high = window.pads[1]
+    stride = window.strides[1]
     width = (x.shape[2] + low + high - k_w) // stride + 1
     columns = min(_columns(c_in, c_out), width)
     if columns == 1:
-        return stock(x, kernel, strides, pads, precision)
+        return stock(x, kernel, window)
     shifts = [
         jnp.pad(kernel, ((0, 0), (stride * i, stride * (columns - 1 - i)), (0, 0), (0, 0)))
         for i in range(columns)
@@ -54,55 +59,22 @@ def packed(
     wide = jnp.concatenate(shifts, axis=-1)
     groups = -(-width // columns)
     right = (groups - 1) * stride * columns + wide.shape[1] - x.shape[2] - low
-    y = stock(x, wide, (strides[0], stride * columns), (pads[0], (low, max(right, 0))), precision)
+    strides, pads = (window.strides[0], stride * columns), (window.pads[0], (low, max(right, 0)))
+    y = stock(x, wide, window._replace(strides=strides, pads=pads))
     y = y.reshape(*y.shape[:2], groups * columns, c_out)
     return lax.slice_in_dim(y, 0, width, axis=2)
 
 
-def _forward(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return packed(x, kernel, strides, pads, precision), (x, kernel)
-
-
-def _backward(
-    strides: Strides,
-    pads: Pads,
-    precision: Any,
-    residuals: tuple[jax.Array, jax.Array],
-    g: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    dilated, turned = spread(g, x.shape, kernel.shape, strides, pads), turn(kernel)
-    # XLA joins the zeros between pixels with the convolution, which packing would prevent.
-    run = packed if strides == (1, 1) else stock
-    grad_x = run(dilated, turned, (1, 1), ((0, 0), (0, 0)), precision)
-    return grad_x, _kernel_gradient(x, g, kernel.shape, strides, pads, precision)
-
-
-packed.defvjp(_forward, _backward)
-
-
 def _kernel_gradient(
-    x: jax.Array,
-    g: jax.Array,
-    kernel_shape: tuple[int, ...],
-    strides: Strides,
-    pads: Pads,
-    precision: Any,
+    x: jax.Array, g: jax.Array, kernel_shape: tuple[int, ...], window: Window
 ) -> jax.Array:
     """Here examples are the input channels: few of them are packed, many taken in turn."""
     n, c_out = x.shape[0], kernel_shape[-1]
-    few = n < FEW_EXAMPLES and strides == (1, 1)
+    few = n < FEW_EXAMPLES and window.strides == (1, 1)
     shifts = min(FEW_CHANNELS // c_out + 1, kernel_shape[1]) if few else 1
     at_once = _examples_at_once(n, c_out)
     gradient = functools.partial(
-        kernel_gradient,
-        kernel_shape=kernel_shape,
-        strides=strides,
-        pads=pads,
-        precision=precision,
-        shifts=shifts,
+        kernel_gradient, kernel_shape=kernel_shape, window=window, shifts=shifts
     )
     if at_once == n:
         return gradient(x, g)

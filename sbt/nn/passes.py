@@ -2,12 +2,11 @@
 
 Everything here is two-dimensional, NHWC with HWIO kernels, and padded explicitly;
 :func:`sbt.nn.conv.conv2d` is the door to it. Where nothing else is said, ``x`` is ``(n, height,
-width, c_in)``, ``kernel`` ``(k_h, k_w, c_in, c_out)``, ``pads`` ``((low, high), (low, high))``, and
-``precision`` as in ``jax.lax.dot_general``.
+width, c_in)`` and ``kernel`` ``(k_h, k_w, c_in, c_out)``.
 """
 
-import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,69 +14,92 @@ from jax import lax
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 Strides = tuple[int, int]
+Gradients = tuple[jax.Array, jax.Array]
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
-def stock(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> jax.Array:
+class Window(NamedTuple):
+    """How a kernel moves over the images, and how it is multiplied; known before compilation.
+
+    Attributes:
+      strides: ``(s_h, s_w)``.
+      pads: ``((low, high), (low, high))``.
+      precision: as in ``jax.lax.dot_general``.
+    """
+
+    strides: Strides = (1, 1)
+    pads: Pads = ((0, 0), (0, 0))
+    precision: Any = None
+
+
+Convolution = Callable[[jax.Array, jax.Array, Window], jax.Array]
+
+
+def with_gradients(
+    gradients: Callable[[jax.Array, jax.Array, jax.Array, Window], Gradients],
+) -> Callable[[Convolution], Convolution]:
+    """Decorator: ``gradients(x, kernel, g, window)``, ``g`` that of the output, are the gradients.
+
+    Reverse mode alone, once or again; the operands are what backward keeps.
+    """
+
+    def decorate(convolution: Convolution) -> Convolution:
+        run = jax.custom_vjp(convolution, nondiff_argnums=(2,))
+        run.defvjp(
+            lambda x, kernel, window: (run(x, kernel, window), (x, kernel)),
+            lambda window, operands, g: gradients(*operands, g, window),
+        )
+        return run
+
+    return decorate
+
+
+def stock(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """XLA's convolution and JAX's own gradient rules."""
     return lax.conv_general_dilated(
-        x, kernel, strides, pads, dimension_numbers=NHWC, precision=precision
+        x,
+        kernel,
+        window.strides,
+        window.pads,
+        dimension_numbers=NHWC,
+        precision=window.precision,
     )
 
 
-def pointwise(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> jax.Array:
+def pointwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """A 1x1 convolution, a matrix product on every stride-th pixel, as are its gradients."""
-    if any(p != 0 for pad in pads for p in pad):
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    x = x[:, :: strides[0], :: strides[1], :]
-    return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], precision=precision)
+    x = padded(x, window.pads)[:, :: window.strides[0], :: window.strides[1], :]
+    return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], precision=window.precision)
+
+
+def padded(x: jax.Array, pads: Pads) -> jax.Array:
+    """Images with zeros around them, the same ones where there are none to add."""
+    if not any(p for pad in pads for p in pad):
+        return x
+    return jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
 
 # --- direct: every pass as an NHWC/HWIO convolution ----------------------------------------------
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def direct(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> jax.Array:
+def _direct_gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, window: Window) -> Gradients:
+    dilated = spread(g, x.shape, kernel.shape, window)
+    grad_x = stock(dilated, turn(kernel), Window(precision=window.precision))
+    return grad_x, kernel_gradient(x, g, kernel.shape, window)
+
+
+@with_gradients(_direct_gradients)
+def direct(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """XLA's convolution, both gradients written as convolutions of the same kind."""
-    return stock(x, kernel, strides, pads, precision)
-
-
-def _direct_forward(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return stock(x, kernel, strides, pads, precision), (x, kernel)
-
-
-def _direct_backward(
-    strides: Strides,
-    pads: Pads,
-    precision: Any,
-    residuals: tuple[jax.Array, jax.Array],
-    g: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    dilated, turned = spread(g, x.shape, kernel.shape, strides, pads), turn(kernel)
-    grad_x = stock(dilated, turned, (1, 1), ((0, 0), (0, 0)), precision)
-    return grad_x, kernel_gradient(x, g, kernel.shape, strides, pads, precision)
-
-
-direct.defvjp(_direct_forward, _direct_backward)
+    return stock(x, kernel, window)
 
 
 def kernel_gradient(
     x: jax.Array,
     g: jax.Array,
     kernel_shape: tuple[int, ...],
-    strides: Strides,
-    pads: Pads,
-    precision: Any,
+    window: Window,
     shifts: int = 1,
 ) -> jax.Array:
     """Sum over examples and positions, as one convolution.
@@ -88,9 +110,7 @@ def kernel_gradient(
       x: images ``(n, height, width, c_in)``.
       g: gradient of the output, ``(n, out_height, out_width, c_out)``.
       kernel_shape: ``(k_h, k_w, c_in, c_out)``.
-      strides: of the convolution.
-      pads: of the convolution.
-      precision: as in ``jax.lax.dot_general``.
+      window: of the convolution.
       shifts: copies of ``g`` side by side in the channels, each one column further to the right,
         so that one position of the result holds ``shifts`` neighbouring taps; only at stride 1.
 
@@ -98,12 +118,13 @@ def kernel_gradient(
       Like the kernel.
     """
     k_h, k_w, _, c_out = kernel_shape
+    strides, pads, precision = window
     steps = -(-k_w // shifts)
     if shifts > 1:
         g = _side_by_side(g, shifts, precision)
         # Padded by hand: XLA:CPU's fast kernels refuse a kernel wider than its input.
-        pads, x = ((0, 0), (0, 0)), jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    window = tuple(
+        pads, x = ((0, 0), (0, 0)), padded(x, pads)
+    around = tuple(
         (low, k - 1 + (o - 1) * s + 1 - size - low)
         for size, k, o, s, (low, _) in zip(
             x.shape[1:3], (k_h, shifts * (steps - 1) + 1), g.shape[1:3], strides, pads, strict=True
@@ -113,7 +134,7 @@ def kernel_gradient(
         x.transpose(3, 1, 2, 0),
         g.transpose(1, 2, 0, 3),
         (1, shifts),
-        window,
+        around,
         rhs_dilation=strides,
         dimension_numbers=NHWC,
         precision=precision,
@@ -134,54 +155,33 @@ def _side_by_side(g: jax.Array, shifts: int, precision: Any) -> jax.Array:
     kernel = jnp.stack(
         [jnp.pad(eye, ((0, 0), (i * len(eye), (far - i) * len(eye)))) for i in range(far, -1, -1)]
     )
-    padded = jnp.pad(g, ((0, 0), (0, 0), (far, far), (0, 0)))
-    return stock(padded, kernel[None], (1, 1), ((0, 0), (0, 0)), precision)
+    wide = padded(g, ((0, 0), (far, far)))
+    return stock(wide, kernel[None], Window(precision=precision))
 
 
 # --- im2col: slices and matrix products ----------------------------------------------------------
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def im2col(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> jax.Array:
-    """The windows of all positions, next to one another in memory, times the kernel."""
-    patches = _patches(x, kernel.shape, strides, pads)
-    weights = kernel.reshape(-1, kernel.shape[-1])
-    return jnp.einsum("nhwk,ko->nhwo", patches, weights, precision=precision)
-
-
-def _im2col_forward(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _im2col_gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, window: Window) -> Gradients:
+    dilated = spread(g, x.shape, kernel.shape, window)
+    grad_x = im2col(dilated, turn(kernel), Window(precision=window.precision))
     # The patches, k_h k_w times larger than x, are cheaper to cut again than to keep.
-    return im2col(x, kernel, strides, pads, precision), (x, kernel)
-
-
-def _im2col_backward(
-    strides: Strides,
-    pads: Pads,
-    precision: Any,
-    residuals: tuple[jax.Array, jax.Array],
-    g: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    dilated, turned = spread(g, x.shape, kernel.shape, strides, pads), turn(kernel)
-    grad_x = im2col(dilated, turned, (1, 1), ((0, 0), (0, 0)), precision)
-    patches = _patches(x, kernel.shape, strides, pads)
-    grad_kernel = jnp.einsum("nhwk,nhwo->ko", patches, g, precision=precision)
+    patches = _patches(x, kernel.shape, window)
+    grad_kernel = jnp.einsum("nhwk,nhwo->ko", patches, g, precision=window.precision)
     return grad_x, grad_kernel.reshape(kernel.shape)
 
 
-im2col.defvjp(_im2col_forward, _im2col_backward)
+@with_gradients(_im2col_gradients)
+def im2col(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """The windows of all positions, next to one another in memory, times the kernel."""
+    patches = _patches(x, kernel.shape, window)
+    weights = kernel.reshape(-1, kernel.shape[-1])
+    return jnp.einsum("nhwk,ko->nhwo", patches, weights, precision=window.precision)
 
 
-def _patches(
-    x: jax.Array, kernel_shape: tuple[int, ...], strides: Strides, pads: Pads
-) -> jax.Array:
+def _patches(x: jax.Array, kernel_shape: tuple[int, ...], window: Window) -> jax.Array:
     """Windows of ``x``, taps in the order of a flattened kernel: ``(n, h, w, k_h k_w c)``."""
-    if any(p != 0 for pad in pads for p in pad):
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    strides, x = window.strides, padded(x, window.pads)
     out = [
         (size - k) // s + 1
         for size, k, s in zip(x.shape[1:3], kernel_shape[:2], strides, strict=True)
@@ -210,11 +210,7 @@ def turn(kernel: jax.Array) -> jax.Array:
 
 
 def spread(
-    g: jax.Array,
-    x_shape: tuple[int, ...],
-    kernel_shape: tuple[int, ...],
-    strides: Strides,
-    pads: Pads,
+    g: jax.Array, x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], window: Window
 ) -> jax.Array:
     """Output gradient, ``stride - 1`` zeros between its pixels, padded for a VALID convolution.
 
@@ -224,7 +220,7 @@ def spread(
     """
     config = [(0, 0, 0)]
     for size, k, o, s, (low, _) in zip(
-        x_shape[1:3], kernel_shape[:2], g.shape[1:3], strides, pads, strict=True
+        x_shape[1:3], kernel_shape[:2], g.shape[1:3], window.strides, window.pads, strict=True
     ):
         left = k - 1 - low
         config.append((left, size + k - 1 - ((o - 1) * s + 1) - left, s - 1))
