@@ -45,10 +45,10 @@ def with_gradients(
     """
 
     def decorate(convolution: Convolution) -> Convolution:
-        run = jax.custom_vjp(convolution, nondiff_argnums=(2,))
+        run: Any = jax.custom_vjp(convolution, nondiff_argnums=(2,))
         run.defvjp(
             lambda x, kernel, window: (run(x, kernel, window), (x, kernel)),
-            lambda window, operands, g: gradients(*operands, g, window),
+            lambda window, kept, g: gradients(kept[0], kept[1], g, window),
         )
         return run
 
