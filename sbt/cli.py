@@ -12,10 +12,11 @@ CONFIG is a Python file with ``get_config()``; ``file.py:variant`` passes it an 
 written in quotes: --config.sweep.seed='(0, 1, 2)'.
 """
 
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,19 @@ def _console() -> Any:
     return console if console.is_terminal else Console(width=160)
 
 
+@contextlib.contextmanager
+def _telling() -> Iterator[Callable[[str], None]]:
+    """A line on the terminal that says what goes on; elsewhere, lines on standard error."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: console.print(text, highlight=False, soft_wrap=True)
+        return
+    with console.status("") as status:
+        yield status.update
+
+
 def _run(arguments: Sequence[str]) -> int:
     positional, overrides, named = _split(
         arguments, "workdir", "coordinator", "processes", "process"
@@ -138,7 +152,8 @@ def _plan(arguments: Sequence[str]) -> int:
     from sbt.sweep.preview import preview
     from sbt.sweep.progress import duration, si
 
-    cohorts = preview(config)
+    with _telling() as note:
+        cohorts = preview(config, note)
     table = Table(title=f"{config.name}: {sum(c.runs for c in cohorts)} runs", title_justify="left")
     for column in ("cohort", "runs", "batch sizes", "g", "parameters", "strategy", "passes x lanes",
                    "GB/device", "compile", "training"):  # fmt: skip

@@ -92,6 +92,7 @@ def test_plan_trains_nothing(capsys, experiment, monkeypatch, tmp_path):
     code, out, err = run(capsys, "plan", experiment)
     assert code == 0, err
     assert "peak memory" in out
+    assert "cohort 1 of 1: m = " in err
     assert "nothing trained" in out
     assert not (tmp_path / "runs").exists()
 

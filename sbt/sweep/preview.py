@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 
 import jax
 from ml_collections import ConfigDict
@@ -47,11 +48,14 @@ class CohortPreview:
     seconds: float
 
 
-def preview(config: ConfigDict) -> list[CohortPreview]:
+def preview(
+    config: ConfigDict, note: Callable[[str], None] = lambda _: None
+) -> list[CohortPreview]:
     """Plans, compiles and times every cohort for a moment; trains nothing.
 
     Args:
       config: as for ``sbt.run``.
+      note: is told what goes on.
 
     Raises:
       UserError: what ``sbt.run`` would refuse.
@@ -59,7 +63,9 @@ def preview(config: ConfigDict) -> list[CohortPreview]:
     sweep = prepare(config, Parts())
     on_cpu = jax.default_backend() == "cpu"
     previews = []
-    for cohort in sweep.cohorts:
+    for number, cohort in enumerate(sweep.cohorts):
+        sizes = ", ".join(map(str, sorted(set(cohort.batch_sizes))))
+        note(f"cohort {number + 1} of {len(sweep.cohorts)}: m = {sizes}, {len(cohort.runs)} runs")
         fitted = fit(
             sweep.builder.problem(cohort.config, cohort.synchronous), cohort, runs=len(cohort.runs)
         )
