@@ -49,7 +49,7 @@ class CohortPreview:
 
 
 def preview(
-    config: ConfigDict, note: Callable[[str], None] = lambda _: None
+    config: ConfigDict, note: Callable[[str], None] = lambda text: None
 ) -> list[CohortPreview]:
     """Plans, compiles and times every cohort for a moment; trains nothing.
 
