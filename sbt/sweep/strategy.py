@@ -1,18 +1,16 @@
 """How lanes are executed: all at once, one after another, or some at a time.
 
 Every strategy computes the same numbers, up to rounding. Which is fastest depends on the machine
-and on the size of one lane's work. Measured on one core of an AMD EPYC (microseconds per example
-and lane):
+and on the size of one lane's work. One core of an AMD EPYC, microseconds per example and lane at
+g = 2 / 8 / 32 (``sbt bench``, ``experiments/bench/results/cpu_1_core_strategies``):
 
-=============================  ============  ===========  ===========  ==========
-network                        vmap, im2col  map, im2col  map, direct  map, packed
-=============================  ============  ===========  ===========  ==========
-digits convnet, g = 8          7             14           -            28
-reduced AlexNet, g = 2         -             1149         1201         922
-reduced AlexNet, g = 32        -             -            972          838
-ResNet-8, g = 2                -             1513         1924         1070
-ResNet-8, g = 32               -             -            1261         1112
-=============================  ============  ===========  ===========  ==========
+===============  ==================  ==================  ==================  ================
+network          vmap, im2col        map, im2col         map, direct         map, packed
+===============  ==================  ==================  ==================  ================
+digits convnet   8.3 / 6.6 / 7.7     9.6 / 7.1 / 6.6     18 / 11 / 9.8       31 / 21 / 19
+reduced AlexNet  2081 / 1976 / 2324  1187 / 1203 / 1480  1249 / 956 / 935    936 / 842 / 838
+ResNet-8         3358 / 6566 / 4288  1668 / 2289 / 3113  2010 / 1237 / 1192  1210 / 1047 / 987
+===============  ==================  ==================  ==================  ================
 
 A tiny network is bound by the cost of starting operations, so that one operation for many lanes
 wins; a larger one by the cache, so that one lane after another wins. Many lanes of a tiny network
