@@ -7,6 +7,7 @@ state of its iterators is ever saved.
 """
 
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import shutil
 import signal
@@ -186,7 +187,9 @@ class Stream:
             # Labels are cheaper to send than to share.
             sharing = grain.experimental.DatasetOptions(min_shm_size=4096)
             ahead = grain.experimental.WithOptionsIterDataset(ahead, sharing)
-        # Workers start now and inherit what is blocked, until they can ignore it themselves.
+        # Workers start now and inherit what is blocked, until they can ignore it themselves. Before
+        # a process's first worker Python starts a helper, and unblocks these signals after that.
+        multiprocessing.resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
         try:
             self._blocks, self._next = iter(ahead), first
