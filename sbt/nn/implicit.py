@@ -21,7 +21,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from sbt.nn.norm import accumulation_dtype
-from sbt.nn.passes import Gradients, Strides, Window, im2col, with_gradients
+from sbt.nn.passes import Gradients, Strides, Window, im2col, im2col_gradients, with_gradients
 
 POSITIONS = 64  # of the output, in one program or one step of a sum
 LEAST_SIDE, MOST_SIDE = 16, 64  # of a block of channels; tensor cores take no fewer than 16
@@ -197,14 +197,9 @@ def gradients(
 
 def _gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, window: Window) -> Gradients:
     plan = forward_plan(x, kernel, window)
-
-    def elsewhere(x: jax.Array, kernel: jax.Array, g: jax.Array) -> Gradients:
-        _, pull = jax.vjp(lambda x, kernel: im2col(x, kernel, window), x, kernel)
-        return pull(g)
-
     return on_gpu(
         lambda x, kernel, g: gradients(x, kernel, g, plan, window.precision, False),
-        elsewhere,
+        lambda x, kernel, g: im2col_gradients(x, kernel, g, window),
         x,
         kernel,
         g,

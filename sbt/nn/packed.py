@@ -18,7 +18,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sbt.nn.passes import Gradients, Window, kernel_gradient, spread, stock, turn, with_gradients
+from sbt.nn.passes import (
+    Gradients,
+    Window,
+    input_gradient,
+    kernel_gradient,
+    stock,
+    with_gradients,
+)
 
 # More channels than these, in or out, and XLA:CPU takes its fast kernels.
 FEW_CHANNELS = 16
@@ -35,10 +42,9 @@ def _columns(c_in: int, c_out: int) -> int:
 
 
 def _gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, window: Window) -> Gradients:
-    dilated = spread(g, x.shape, kernel.shape, window)
     # XLA joins the zeros between pixels with the convolution, which packing would prevent.
     run = packed if window.strides == (1, 1) else stock
-    grad_x = run(dilated, turn(kernel), Window(precision=window.precision))
+    grad_x = input_gradient(run, x.shape, kernel, g, window)
     return grad_x, _kernel_gradient(x, g, kernel.shape, window)
 
 

@@ -84,8 +84,7 @@ def padded(x: jax.Array, pads: Pads) -> jax.Array:
 
 
 def _direct_gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, window: Window) -> Gradients:
-    dilated = spread(g, x.shape, kernel.shape, window)
-    grad_x = stock(dilated, turn(kernel), Window(precision=window.precision))
+    grad_x = input_gradient(stock, x.shape, kernel, g, window)
     return grad_x, kernel_gradient(x, g, kernel.shape, window)
 
 
@@ -162,16 +161,16 @@ def _side_by_side(g: jax.Array, shifts: int, precision: Any) -> jax.Array:
 # --- im2col: slices and matrix products ----------------------------------------------------------
 
 
-def _im2col_gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, window: Window) -> Gradients:
-    dilated = spread(g, x.shape, kernel.shape, window)
-    grad_x = im2col(dilated, turn(kernel), Window(precision=window.precision))
+def im2col_gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, window: Window) -> Gradients:
+    """Both gradients of :func:`im2col`, by slices and products as well."""
+    grad_x = input_gradient(im2col, x.shape, kernel, g, window)
     # The patches, k_h k_w times larger than x, are cheaper to cut again than to keep.
     patches = _patches(x, kernel.shape, window)
     grad_kernel = jnp.einsum("nhwk,nhwo->ko", patches, g, precision=window.precision)
     return grad_x, grad_kernel.reshape(kernel.shape)
 
 
-@with_gradients(_im2col_gradients)
+@with_gradients(im2col_gradients)
 def im2col(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """The windows of all positions, next to one another in memory, times the kernel."""
     patches = _patches(x, kernel.shape, window)
@@ -204,12 +203,22 @@ def _patches(x: jax.Array, kernel_shape: tuple[int, ...], window: Window) -> jax
     return jnp.concatenate(taps, axis=-1)
 
 
-def turn(kernel: jax.Array) -> jax.Array:
-    """The kernel of the input gradient: rotated by half a turn, channels exchanged."""
-    return kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+# --- the input gradient --------------------------------------------------------------------------
 
 
-def spread(
+def input_gradient(
+    run: Convolution, x_shape: tuple[int, ...], kernel: jax.Array, g: jax.Array, window: Window
+) -> jax.Array:
+    """The spread output gradient, convolved by ``run`` with the turned kernel.
+
+    Turned: rotated by half a turn, channels exchanged.
+    """
+    turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    spread = _spread(g, x_shape, kernel.shape, window)
+    return run(spread, turned, Window(precision=window.precision))
+
+
+def _spread(
     g: jax.Array, x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], window: Window
 ) -> jax.Array:
     """Output gradient, ``stride - 1`` zeros between its pixels, padded for a VALID convolution.

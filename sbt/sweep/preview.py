@@ -64,8 +64,9 @@ def preview(
     on_cpu = jax.default_backend() == "cpu"
     previews = []
     for number, cohort in enumerate(sweep.cohorts):
-        sizes = ", ".join(map(str, sorted(set(cohort.batch_sizes))))
-        note(f"cohort {number + 1} of {len(sweep.cohorts)}: m = {sizes}, {len(cohort.runs)} runs")
+        sizes = tuple(sorted(set(cohort.batch_sizes)))
+        named = ", ".join(map(str, sizes))
+        note(f"cohort {number + 1} of {len(sweep.cohorts)}: m = {named}, {len(cohort.runs)} runs")
         fitted = fit(
             sweep.builder.problem(cohort.config, cohort.synchronous), cohort, runs=len(cohort.runs)
         )
@@ -79,7 +80,7 @@ def preview(
         previews.append(
             CohortPreview(
                 runs=len(cohort.runs),
-                batch_sizes=tuple(sorted(set(cohort.batch_sizes))),
+                batch_sizes=sizes,
                 micro_batch=cohort.micro_batch,
                 static=_static(cohort),
                 parameters=cohort.facts.parameters,

@@ -2,7 +2,8 @@
 
 Every strategy computes the same numbers, up to rounding. Which is fastest depends on the machine
 and on the size of one lane's work. One core of an AMD EPYC, microseconds per example and lane at
-g = 2 / 8 / 32 (``sbt bench``, ``experiments/bench/results/cpu_1_core_strategies``):
+g = 2 / 8 / 32 (``taskset -c 0 sbt bench ...``, the rest of the command and the whole table in
+``experiments/bench/results/cpu_1_core_strategies``):
 
 ===============  ==================  ==================  ==================  ================
 network          vmap, im2col        map, im2col         map, direct         map, packed
