@@ -48,7 +48,7 @@ def test_what_is_not_a_number_of_the_range_is_refused_with_field_value_and_remed
 
 def test_whole_numbers_only_where_a_field_counts():
     assert check_number("config.epochs", 3, COUNT, whole=True) == 3
-    with pytest.raises(UserError, match="3.0 is not a whole number"):
+    with pytest.raises(UserError, match=r"3\.0 is not a whole number"):
         check_number("config.epochs", 3.0, COUNT, whole=True)
 
 
