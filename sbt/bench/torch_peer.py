@@ -106,8 +106,9 @@ def _fastest(
 def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
     device, m = _device(), task.setting.micro_batch
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
-    model = load_flax(build(task.network.model, task.network.shape, CLASSES), task.params[0])
-    model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
+    # Any: torch's annotations of `to` leave memory_format out.
+    model: Any = load_flax(build(task.network.model, task.network.shape, CLASSES), task.params[0])
+    model = model.to(device, memory_format=layout)
     fresh = copy.deepcopy(model.state_dict())
     images, labels, orders = _data(task, device, variant.channels_last)
     order, whole = orders[0], task.updates_per_epoch
