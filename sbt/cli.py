@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sbt.errors import UserError
+from sbt.errors import UserCodeError, UserError
 from sbt.experiment import apply_overrides, load_config, repository
 from sbt.pages import restart_with_large_pages
 
@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return COMMANDS[command](rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, UserCodeError):
+            print(f"\n{error.own_traceback()}", end="", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt as stop:
         from sbt.sweep.passes import Interrupted

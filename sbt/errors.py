@@ -1,4 +1,17 @@
-"""The one exception that a user's input can cause: what is wrong, where, and how to mend it."""
+"""What a user's input can cause: what is wrong, where, and how to mend it."""
+
+import contextlib
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+# Where a traceback's frames are nobody's mistake: this package, Python's own and installed ones.
+_LIBRARIES = (
+    "<frozen",
+    str(Path(__file__).resolve().parent),
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
 
 
 class UserError(Exception):
@@ -15,3 +28,65 @@ class UserError(Exception):
     def __init__(self, field: str, problem: str, remedy: str):
         self.field, self.problem, self.remedy = field, problem, remedy
         super().__init__(f"{field}: {problem}\n  {remedy}")
+
+
+class UserCodeError(UserError):
+    """An exception raised by code that the user gave; it is kept as ``__cause__``.
+
+    The command line prints the message and, below it, the traceback of the user's own code.
+    """
+
+    def own_traceback(self) -> str:
+        """The traceback of the cause, without frames of this package and of installed ones."""
+        if self.__cause__ is None:
+            return ""
+        told = traceback.TracebackException.from_exception(self.__cause__)
+        link: traceback.TracebackException | None = told
+        while link is not None:
+            own = [frame for frame in link.stack if _is_own(frame.filename)]
+            if own or issubclass(link.exc_type, SyntaxError):  # which tells its place itself
+                link.stack = traceback.StackSummary.from_list(own)
+            link = link.__cause__ or link.__context__
+        return "".join(told.format())
+
+
+@contextlib.contextmanager
+def user_code(whose: str) -> Iterator[None]:
+    """Runs code that the user gave; says so if it raises.
+
+    A :class:`UserError` (of a function of this package that the code calls) passes unchanged.
+
+    Args:
+      whose: the code, as the user knows it: ``get_config() of mine.py``, ``module MyNet``.
+
+    Raises:
+      UserCodeError: the code raised; its exception is the cause, with its traceback.
+
+    Examples:
+      >>> with user_code("get_config() of mine.py"):
+      ...     {}["base_lr"]
+      Traceback (most recent call last):
+      sbt.errors.UserCodeError: get_config() of mine.py: raised KeyError: 'base_lr'
+        see line 2 of <doctest sbt.errors.user_code[0]>
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        text = (str(error).strip().splitlines() or [""])[0]
+        kind = type(error).__name__
+        problem = f"raised {kind}: {text}" if text else f"raised {kind}"
+        raise UserCodeError(whose, problem, _place(error)) from error
+
+
+def _place(error: BaseException) -> str:
+    """Where to mend it: the last line of the user's own code that ran."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f"see line {error.lineno} of {error.filename}"
+    own = [f for f in traceback.extract_tb(error.__traceback__) if _is_own(f.filename)]
+    return f"see line {own[-1].lineno} of {own[-1].filename}" if own else "mend it there"
+
+
+def _is_own(filename: str) -> bool:
+    return not filename.startswith(_LIBRARIES)

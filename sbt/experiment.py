@@ -4,16 +4,16 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from sbt.config import NAMED_SECTIONS, complete, unknown_field
-from sbt.errors import UserError
+from sbt.errors import UserError, user_code
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -31,12 +31,11 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     module = _import(file)
     if not hasattr(module, "get_config"):
         raise UserError(path, "has no get_config()", "define get_config(variant='') in it")
-    try:
+    with user_code(f"get_config() of {path}"):
         config = module.get_config(variant) if variant else module.get_config()
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            path, f"does not give a config: {_first_line(error)}", "mend the file"
-        ) from None
+    if not isinstance(config, Mapping | ConfigDict | FrozenConfigDict):
+        got = "nothing" if config is None else repr(config)
+        raise UserError(f"get_config() of {path}", f"returned {got}", "return a config")
     return apply_overrides(config, overrides)
 
 
@@ -123,11 +122,8 @@ def _import(file: Path) -> ModuleType:
     sys.path.insert(0, str(file.parent))
     before = set(sys.modules)
     try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(
-            str(file), f"is no Python: {error.msg}", f"see line {error.lineno}"
-        ) from None
+        with user_code(str(file)):
+            spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(file.parent))
         # Another paper's neighbour of the same name is another module.
