@@ -135,13 +135,11 @@ def _run(arguments: Sequence[str]) -> int:
         dataset = run(config, directory, progress=for_console() if hosts.writes() else Silent())
     if not hosts.writes():
         return 0
-    accuracy = dataset["accuracy"]
-    if accuracy.notnull().any():
-        best = accuracy.isel(accuracy.argmax(...)) if accuracy.ndim else accuracy
-        where = {str(name): best[name].item() for name in accuracy.dims}
-        from sbt.sweep.progress import describe
+    from sbt.results import best_cell
+    from sbt.sweep.progress import describe
 
-        print(f"best accuracy {best.item():.2%} at {describe(where) or 'the one run'}")
+    if best := best_cell(dataset):
+        print(f"best accuracy {best.accuracy:.2%} at {describe(best.where) or 'the one run'}")
     print(f"results: {directory}/results.nc    figures: sbt report {directory}")
     return 0
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -146,6 +146,64 @@ def last_median(curves: np.ndarray, count: int) -> np.ndarray:
         if len(measured):
             result[i] = np.median(measured[-count:])
     return result.reshape(curves.shape[:-1])
+
+
+class Best(NamedTuple):
+    """The best cell of a grid.
+
+    Attributes:
+      accuracy: median over its seeds of the reported accuracy.
+      where: its value on every axis but the seed.
+      so_far: whether no run has finished (without diverging), so that the latest evaluations were
+        compared instead.
+    """
+
+    accuracy: float
+    where: dict[str, Any]
+    so_far: bool
+
+
+def best_cell(ds: xr.Dataset) -> Best | None:
+    """The cell with the highest accuracy: the one meaning of "best", wherever the word stands.
+
+    A cell is a point of the grid without the seed axis, its accuracy the median over the seeds that
+    have one. Of equal cells the first counts, numbers in ascending order. Runs that have not
+    finished have no reported accuracy and are left out; while that leaves only runs that diverged,
+    or none, every run counts with its latest evaluation.
+
+    Args:
+      ds: a dataset of :meth:`Recorder.dataset`, of any state.
+
+    Returns:
+      The cell, or None before the first evaluation.
+    """
+    accuracy = ds["accuracy"]
+    so_far = bool((accuracy.isnull() | ds["diverged"]).all()) and bool(accuracy.isnull().any())
+    if so_far:
+        accuracy = accuracy.fillna(_latest(ds["test_accuracy"]))
+    cells = over_seeds(accuracy)
+    cells = cells.sortby([d for d in cells.dims if np.issubdtype(cells[d].dtype, np.number)])
+    if not bool(cells.notnull().any()):
+        return None
+    at = np.unravel_index(int(np.nanargmax(cells.values)), cells.shape)
+    best = cells[tuple(int(i) for i in at)]
+    return Best(best.item(), {str(d): best[d].item() for d in cells.dims}, so_far)
+
+
+def over_seeds(values: xr.DataArray) -> xr.DataArray:
+    """The median over the seeds that have a value, NaN where none has."""
+    if "seed" not in values.dims:
+        return values
+    known = values.notnull().any("seed")
+    # Cells without any are filled and masked: numpy warns about them otherwise.
+    return values.where(known, 0.0).median("seed").where(known)
+
+
+def _latest(curves: xr.DataArray) -> xr.DataArray:
+    """The last value of each curve, NaN where there is none."""
+    known = curves.notnull()
+    last = curves.sizes["epoch"] - 1 - known.isel(epoch=slice(None, None, -1)).argmax("epoch")
+    return curves.isel(epoch=last).drop_vars("epoch", errors="ignore")
 
 
 def _coordinate(values: tuple[Any, ...]) -> np.ndarray:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sbt.report.dataset import BASE_LR, SEED, axes, prepared, setting, with_axis
+from sbt import results
+from sbt.report.dataset import BASE_LR, SEED, prepared, setting, with_axis
+from sbt.results import over_seeds
 
 # From this many seeds on the spread is a 10-90 % band: the extremes of many seeds grow with their
 # number, and would say more about how many were run than about the rule.
@@ -30,14 +32,14 @@ def spread(values: xr.DataArray) -> xr.Dataset:
     if SEED not in values.dims:
         values = values.expand_dims(SEED)
     count = values.notnull().sum(SEED)
-    # All-NaN cells are filled and masked afterwards: numpy warns about them otherwise.
+    # As in `over_seeds`: numpy warns about cells that are all NaN.
     filled = values.where(count > 0, 0.0)
     if values.sizes[SEED] < QUANTILE_SEEDS:
         low, high = filled.min(SEED), filled.max(SEED)
     else:
         low = filled.quantile(0.1, SEED).drop_vars("quantile")
         high = filled.quantile(0.9, SEED).drop_vars("quantile")
-    parts = {"median": filled.median(SEED), "low": low, "high": high}
+    parts = {"median": over_seeds(values), "low": low, "high": high}
     found = {name: part.where(count > 0) for name, part in parts.items()}
     return xr.Dataset({**found, "count": count})
 
@@ -65,14 +67,9 @@ def cells(ds: xr.Dataset) -> xr.Dataset:
 
 
 def best_cell(ds: xr.Dataset) -> dict[str, Any]:
-    """Coordinates and ``accuracy`` of the cell with the highest median; {} before any finished."""
-    median = cells(ds)["median"]
-    if not bool(median.notnull().any()):
-        return {}
-    flat = int(np.nanargmax(median.values))
-    index = np.unravel_index(flat, median.shape)
-    point = median.isel({d: int(i) for d, i in zip(median.dims, index)})
-    return {**{a: point[a].item() for a in axes(ds)}, "accuracy": point.item()}
+    """Coordinates and ``accuracy`` of the best finished cell; {} before any finished."""
+    best = results.best_cell(ds)
+    return {**best.where, "accuracy": best.accuracy} if best and not best.so_far else {}
 
 
 def resolution(ds: xr.Dataset, accuracy: float) -> float:

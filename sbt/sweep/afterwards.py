@@ -25,7 +25,7 @@ from sbt.sweep.observe import make_observer
 from sbt.sweep.plan import Cohort
 from sbt.sweep.prepare import Sweep, prepare
 from sbt.sweep.problem import Parts
-from sbt.sweep.progress import Progress, Silent, duration
+from sbt.sweep.progress import Progress, chosen_progress, duration
 from sbt.sweep.subject import chosen
 
 SHARE_FOR_WEIGHTS = 0.25  # of the memory; the rest is for what measures them
@@ -38,7 +38,7 @@ def measure_runs(
     module: Any = None,
     dataset: Dataset | None = None,
     rule: own.MakeRule | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> xr.Dataset:
     """Measures the final weights of a sweep and adds what is found to its ``results.nc``.
 
@@ -52,7 +52,7 @@ def measure_runs(
       module: the module that ``sbt.run`` was given, if any.
       dataset: likewise the data.
       rule: likewise the update rule.
-      progress: shows the progress; None: silent.
+      progress: as for ``sbt.run``.
 
     Returns:
       The whole dataset.
@@ -60,7 +60,7 @@ def measure_runs(
     Raises:
       UserError: no sweep, no weights, nothing to measure, or a measurement that cannot be made.
     """
-    directory, progress = Path(directory), progress or Silent()
+    directory = Path(directory)
     path = directory / "config.json"
     if not path.exists():
         raise UserError(str(directory), "holds no sweep (config.json)", "run one: sbt run ...")
@@ -75,7 +75,7 @@ def measure_runs(
                 f"names no measurement of weights: {sweep.config.measure.names}",
                 "give some, as --config.measure=sharpness,hessian_trace (all are in sbt list)",
             )
-        return _measure(sweep, directory, progress)
+        return _measure(sweep, directory, chosen_progress(progress))
 
 
 def _measure(sweep: Sweep, directory: Path, progress: Progress) -> xr.Dataset:

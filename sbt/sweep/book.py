@@ -47,6 +47,8 @@ class Book:
     train_seconds: float = 0.0
     _started: float = dataclasses.field(default_factory=time.monotonic)
     _saved: float = dataclasses.field(default_factory=time.monotonic)
+    _compared: int = -1
+    _found: tuple[float, str] | None = None
 
     def write(self, status: str) -> None:
         """Results and meta data to disk."""
@@ -112,13 +114,12 @@ class Book:
         )
 
     def _best(self) -> tuple[float, str] | None:
-        curves = self.recorder.curves["test_accuracy"]
-        if np.isnan(curves).all():
-            return None
-        *index, _ = np.unravel_index(np.nanargmax(curves), curves.shape)
-        axes = self.sweep.grid.axes.items()
-        values = {axis: values[i] for (axis, values), i in zip(axes, index, strict=True)}
-        return float(np.nanmax(curves)), describe(values)
+        evaluated = int(self.recorder.epochs_done.sum())
+        if evaluated != self._compared:  # found anew only where there is something new
+            best = results.best_cell(self.recorder.dataset())
+            self._found = best and (best.accuracy, describe(best.where))
+            self._compared = evaluated
+        return self._found
 
 
 def open_book(sweep: Sweep, directory: Path | None, progress: Progress) -> Book:

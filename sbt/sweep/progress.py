@@ -1,13 +1,23 @@
-"""What a person sees while a sweep runs: a live panel on a terminal, plain lines elsewhere."""
+"""What a person sees while a sweep runs: a panel on a terminal or in a notebook, lines in a log."""
 
 import dataclasses
 import math
+import sys
 import time
+from html import escape
 from typing import Any, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn
-from rich.progress import Progress as RichProgress
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live as RichLive
+from rich.text import Text
+
+from sbt.parallel import hosts
+from sbt.text import fitted, one_line, printable, shortened, width
+
+BAR = 40  # columns of the bar where there is room
+FULL, EMPTY = "━", "─"  # of the bar: told apart without colours
+ASCII = str.maketrans({FULL: "#", EMPTY: "-", "…": "~", "·": "*"})
+NARROWEST = 20  # columns, however narrow the terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +31,8 @@ class Status:
       epochs: their length.
       lanes: lanes in work.
       rate: examples times lanes per second, of late.
-      best: best test accuracy so far, and whose it is; None before the first evaluation.
+      best: of the cells so far (``results.best_cell``), and which one it is; None before the first
+        evaluation.
       diverged: runs that diverged so far.
       done: fraction of the whole sweep.
       left: seconds, estimated.
@@ -39,13 +50,51 @@ class Status:
     left: float
 
     def line(self) -> str:
-        """One line of text."""
-        best = f"best {self.best[0]:.1%} ({self.best[1]})" if self.best else "best -"
-        return (
-            f"cohort {self.cohort}/{self.cohorts}  epoch {self.epoch:.1f}/{self.epochs}  "
-            f"{self.lanes} lanes  {si(self.rate)} examples·lanes/s  {best}  "
-            f"{self.diverged} diverged  {duration(self.left)} left"
-        )
+        """One line of text, of any length."""
+        return f"{duration(self.left)} left  {'  '.join((*self.facts(), self.best_words()))}"
+
+    def facts(self) -> tuple[str, ...]:
+        """Where it stands, in words, the most important first."""
+        facts = [f"epoch {self.epoch:.1f}/{self.epochs}", f"{self.diverged} diverged"]
+        if self.cohorts > 1:
+            facts.insert(0, f"cohort {self.cohort}/{self.cohorts}")
+        return (*facts, f"{self.lanes} lanes", f"{si(self.rate)} examples·lanes/s")
+
+    def best_words(self, columns: int | None = None) -> str:
+        """The best cell, in words; in so many columns, the longest ones shortened."""
+        if self.best is None:
+            return "best: none yet"
+        accuracy, where = self.best
+        words, where = f"best {accuracy:.1%}", one_line(where)
+        if columns is not None:
+            where = fitted(where, columns - width(f"{words} at "))
+        return f"{words} at {where}" if where else words
+
+    def percentage(self) -> str:
+        """``done`` in words: 100 % only where nothing is left."""
+        done = min(max(self.done, 0.0), 1.0)
+        return f"{math.floor(100 * done + 1e-9):3d} %"
+
+
+def panel(status: Status, columns: int) -> list[str]:
+    """Three lines of at most so many columns.
+
+    Bar, percentage and time left come first, on a line of their own, so that nothing drives them
+    away; then where the sweep stands, as far as there is room; then the best cell, its longest
+    words shortened.
+    """
+    columns = max(columns, NARROWEST)
+    times = f"{status.percentage()}  {duration(status.left)} left"
+    length = max(0, min(BAR, columns - width(times) - 1))
+    filled = math.floor(length * min(max(status.done, 0.0), 1.0))
+    facts = list(status.facts())
+    while width("  ".join(facts)) > columns:
+        facts.pop()
+    return [
+        shortened(f"{FULL * filled}{EMPTY * (length - filled)} {times}".strip(), columns),
+        "  ".join(facts),
+        status.best_words(columns),
+    ]
 
 
 class Progress(Protocol):
@@ -84,45 +133,118 @@ class Lines:
         self._console, self._interval, self._last = console, interval, -1e9
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        _print(self._console, text)
 
     def update(self, status: Status) -> None:
         now = time.monotonic()
         if now - self._last >= self._interval or status.done >= 1.0:
             self._last = now
-            self.note(f"[{status.done:4.0%}] {status.line()}")
+            self.note(f"[{status.percentage()}] {status.line()}")
 
     def close(self) -> None:
         pass
 
 
 class Live:
-    """A bar and one line that move in place."""
+    """Three lines that stay in place below the notes."""
 
     def __init__(self, console: Console):
-        self._bar = RichProgress(
-            BarColumn(30), TextColumn("{task.percentage:3.0f} %"), TextColumn("{task.description}"),
-            console=console, transient=True,
-        )  # fmt: skip
-        self._task: TaskID | None = None
+        self._status: Status | None = None
+        self._live = RichLive(self, console=console, refresh_per_second=4, transient=True)
 
     def note(self, text: str) -> None:
-        self._bar.console.print(text, highlight=False, markup=False)
+        _print(self._live.console, text)
 
     def update(self, status: Status) -> None:
-        if self._task is None:
-            self._bar.start()
-            self._task = self._bar.add_task("", total=1.0)
-        self._bar.update(self._task, completed=status.done, description=status.line())
+        self._status = status
+        self._live.start()
 
     def close(self) -> None:
-        self._bar.stop()
+        self._live.stop()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self._status is None:
+            return
+        first, *rest = panel(self._status, options.max_width)
+        text = Text(_writable(first, console), no_wrap=True, overflow="crop")
+        text.stylize("bar.complete", 0, first.count(FULL))
+        yield text
+        for line in rest:
+            yield Text(_writable(line, console), no_wrap=True, overflow="crop", style="dim")
+
+
+class Notebook:
+    """Three lines under a notebook's cell that change in place, notes above them.
+
+    Args:
+      display: ``IPython.display.display``.
+      interval: seconds between two changes at least.
+    """
+
+    def __init__(self, display: Any, interval: float = 0.5):
+        self._display, self._interval, self._last = display, interval, -1e9
+        self._handle: Any = None
+        self._status: Status | None = None
+
+    def note(self, text: str) -> None:
+        print(one_line(text))
+
+    def update(self, status: Status) -> None:
+        self._status, now = status, time.monotonic()
+        if now - self._last >= self._interval:
+            self._last = now
+            self._show(status)
+
+    def close(self) -> None:
+        if self._status is not None:
+            self._show(self._status)
+
+    def _show(self, status: Status) -> None:
+        text = "\n".join(panel(status, 80))
+        bundle = {"text/plain": text, "text/html": f"<pre>{escape(text)}</pre>"}
+        if self._handle is None:
+            self._handle = self._display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
 
 
 def for_console(console: Console | None = None) -> Progress:
     """Live on a terminal, lines in a log."""
     console = console or Console()
     return Live(console) if console.is_terminal else Lines(console)
+
+
+def chosen_progress(progress: Progress | bool | None) -> Progress:
+    """What the ``progress`` of ``sbt.run`` means.
+
+    None and True stand for a panel in a notebook, or on standard error where that is a terminal;
+    elsewhere a script's output is its own, and nothing is shown. False shows nothing. Of several
+    processes only the first shows anything.
+    """
+    if progress is not None and not isinstance(progress, bool):
+        return progress
+    if progress is False or not hosts.writes():
+        return Silent()
+    if "IPython" in sys.modules:  # in a kernel it is; nothing else needs it
+        from IPython import get_ipython  # type: ignore[import-not-found,unused-ignore]
+        from IPython.display import display  # type: ignore[import-not-found,unused-ignore]
+
+        if getattr(get_ipython(), "kernel", None) is not None:
+            return Notebook(display)
+    console = Console(stderr=True)
+    return Live(console) if console.is_terminal else Silent()
+
+
+def _print(console: Console, text: str) -> None:
+    for line in text.splitlines():
+        console.print(Text(_writable(printable(line), console)), soft_wrap=True)
+
+
+def _writable(text: str, console: Console) -> str:
+    """The text with what the terminal's encoding lacks replaced."""
+    if not console.encoding.lower().startswith("utf"):
+        text = text.translate(ASCII)
+    return text.encode(console.encoding, "replace").decode(console.encoding)
 
 
 def si(value: float) -> str:
@@ -154,6 +276,6 @@ def describe(settings: dict[str, Any]) -> str:
             if exponent == int(exponent) and exponent != 0:
                 return f"2^{int(exponent)}"
             return f"{value:.3g}"
-        return str(value)
+        return one_line(value)
 
-    return ", ".join(f"{name} {text(value)}" for name, value in settings.items())
+    return ", ".join(f"{one_line(name)} {text(value)}" for name, value in settings.items())

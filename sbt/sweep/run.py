@@ -23,7 +23,7 @@ from sbt.sweep.observe import make_observer
 from sbt.sweep.passes import Interrupted, Pass
 from sbt.sweep.prepare import Sweep, prepare
 from sbt.sweep.problem import Parts
-from sbt.sweep.progress import Progress, Silent, si
+from sbt.sweep.progress import Progress, chosen_progress, si
 from sbt.sweep.seats import epoch_ends, plan_of
 from sbt.sweep.subject import chosen
 
@@ -37,7 +37,7 @@ def run(
     module: Any = None,
     dataset: Dataset | None = None,
     rule: own.MakeRule | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> xr.Dataset:
     """Trains every run of a config's grid.
 
@@ -51,7 +51,8 @@ def run(
       rule: your own update rule instead of ``config.rule``: a function of the learning rate (and of
         hyperparameters with defaults, which can be swept) that gives an optax transformation, such
         as ``optax.sgd``. Hyperparameters come from ``config.rule``, by name.
-      progress: shows the progress; None: silent.
+      progress: shows the progress; None: a panel in a notebook or, from a script, on a terminal's
+        standard error; False: silent.
 
     Returns:
       A dataset over the swept axes and ``epoch``, with ``train_loss``, ``train_accuracy``,
@@ -66,13 +67,14 @@ def run(
         if rule is not None:
             config = dict(config) | {"rule": own.section(config.get("rule") or {})}
         sweep = prepare(config, Parts(module, dataset))
+        shown = chosen_progress(progress)
         if workdir is None:
-            return _train(sweep, None, progress or Silent())
+            return _train(sweep, None, shown)
         with directories.locked(Path(workdir), sweep.config) as directory:
             meta = directories.read_json(directory / "meta.json") or {}
             if meta.get("status") == "done":
                 return results.load(directory)
-            return _train(sweep, directory, progress or Silent())
+            return _train(sweep, directory, shown)
 
 
 def _train(sweep: Sweep, directory: Path | None, progress: Progress) -> xr.Dataset:
