@@ -132,7 +132,7 @@ def default() -> ConfigDict:
     config.checkpoint.final_weights = False  # keep the trained weights of every run
 
     config.report = _section()
-    config.report.last_epochs = 5  # reported accuracy: median over so many last evaluations
+    config.report.last_epochs = 5  # reported accuracy: median over their evaluations
     config.report.margin = 0.05  # stable range: within this much of the best cell
     config.report.curves_base_lr = optional(float)  # learning curves at this η̃; None: the best
     config.report.figure = ""  # the paper's figure that this reproduces, such as "fig01"

@@ -22,7 +22,7 @@ class Recorder:
       axes: swept axes with their values, in order.
       epochs: length of the longest run.
       chance: accuracy of a guess on the (first) data set.
-      last_epochs: the reported accuracy is the median over so many last evaluations.
+      last_epochs: the reported accuracy is the median over the evaluations in so many last epochs.
       attrs: kept with the dataset.
     """
 
@@ -93,8 +93,9 @@ class Recorder:
     def dataset(self) -> xr.Dataset:
         """Everything so far; unfinished cells are NaN."""
         dims = tuple(self.axes)
-        accuracy = last_median(self.curves["test_accuracy"], self.attrs["last_epochs"])
-        accuracy = np.where(self.finished, accuracy, np.nan)
+        curves, last = self.curves["test_accuracy"], self.attrs["last_epochs"]
+        ends = np.where(self.finished, self.epochs_done, 0)
+        accuracy = last_median(curves, ends, last)
         accuracy = np.where(np.isnan(self.diverged_epoch), accuracy, self.chance)
         epochs = self.curves["test_loss"].shape[-1]
         data: dict[str, Any] = {
@@ -104,7 +105,7 @@ class Recorder:
         data["accuracy"] = (
             dims,
             accuracy,
-            {"long_name": f"test accuracy, median of the last {self.attrs['last_epochs']} epochs"},
+            {"long_name": f"test accuracy, {reported_words(curves, ends, last)}"},
         )
         data["diverged"] = (dims, np.isfinite(self.diverged_epoch))
         data["diverged_epoch"] = (
@@ -137,15 +138,52 @@ def with_measured(dataset: xr.Dataset, measured: Measured) -> xr.Dataset:
     return bare.assign_coords(labels).assign(variables)
 
 
-def last_median(curves: np.ndarray, count: int) -> np.ndarray:
-    """Median over the last ``count`` measured values of the last axis; NaN where there is none."""
-    flat = curves.reshape(-1, curves.shape[-1])
+def last_median(curves: np.ndarray, ends: np.ndarray, count: int) -> np.ndarray:
+    """Median over the evaluations in the last epochs of every run: its reported accuracy.
+
+    What counts are epochs, not evaluations: where only every second epoch is evaluated, five
+    evaluations would reach back over ten epochs, before the last drop of the learning rate perhaps.
+
+    Args:
+      curves: ``(..., epochs)``; NaN where an epoch was not evaluated.
+      ends: ``(...)`` the last epoch of each run, counted from 1; 0 for a run that has not ended.
+      count: last epochs that count; the last one is always evaluated.
+
+    Returns:
+      ``(...)`` medians; NaN where there is no evaluation.
+    """
+    flat = np.where(_in_last_epochs(curves, ends, count), curves, np.nan)
+    flat = flat.reshape(-1, curves.shape[-1])
     result = np.full(len(flat), np.nan)
     for i, curve in enumerate(flat):
-        measured = curve[~np.isnan(curve)]
-        if len(measured):
-            result[i] = np.median(measured[-count:])
+        evaluated = curve[~np.isnan(curve)]
+        if len(evaluated):
+            result[i] = np.median(evaluated)
     return result.reshape(curves.shape[:-1])
+
+
+def reported_words(curves: np.ndarray, ends: np.ndarray, count: int) -> str:
+    """Which evaluations the reported accuracy is the median of.
+
+    The epochs are named where they are the same in all runs that have ended.
+
+    Args:
+      curves, ends, count: as for :func:`last_median`.
+    """
+    words = f"median over the evaluations in the last {count} epochs of a run"
+    words = words.replace("last 1 epochs", "last epoch")
+    counted = _in_last_epochs(curves, ends, count) & ~np.isnan(curves)
+    rows = np.unique(counted.reshape(-1, curves.shape[-1])[np.ravel(ends) > 0], axis=0)
+    if len(rows) != 1 or not rows.any():
+        return words
+    *epochs, last = map(str, np.flatnonzero(rows[0]) + 1)
+    listed = f"epochs {', '.join(epochs)} and {last}" if epochs else f"epoch {last}"
+    return f"{words}: after {listed}"
+
+
+def _in_last_epochs(curves: np.ndarray, ends: np.ndarray, count: int) -> np.ndarray:
+    epoch, ends = np.arange(1, curves.shape[-1] + 1), np.asarray(ends)[..., None]
+    return (epoch > ends - count) & (epoch <= ends)
 
 
 class Best(NamedTuple):

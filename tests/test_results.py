@@ -85,8 +85,8 @@ def test_chance_may_differ_between_runs():
 
 
 def test_epochs_without_an_evaluation():
-    """The reported accuracy is over evaluations, wherever they were."""
-    book = recorder({"seed": (0,)}, epochs=6, last_epochs=2)
+    """The reported accuracy is over the evaluations in the last epochs, and says which."""
+    book = recorder({"seed": (0,)}, epochs=6, last_epochs=4)
     for epoch in range(6):
         values = measured(epoch / 10)
         if epoch % 3 != 2:
@@ -96,14 +96,47 @@ def test_epochs_without_an_evaluation():
     np.testing.assert_array_equal(dataset["test_accuracy"][0], [NAN, NAN, 0.2, NAN, NAN, 0.5])
     assert not np.isnan(dataset["train_accuracy"]).any()
     assert float(dataset["accuracy"][0]) == pytest.approx(0.35)
+    assert dataset["accuracy"].attrs["long_name"] == (
+        "test accuracy, median over the evaluations in the last 4 epochs of a run: "
+        "after epochs 3 and 6"
+    )
 
 
-def test_median_of_the_last_values():
+def test_the_reported_accuracy_does_not_reach_back_before_the_last_epochs():
+    """Eight epochs of which every second is evaluated: the last two hold one evaluation."""
+    book = recorder({"seed": (0, 1)}, epochs=8, last_epochs=2)
+    for epoch in range(8):
+        values = measured(0.2 if epoch < 6 else 0.9)  # the learning rate drops after six
+        if epoch % 2 == 0:
+            del values["test_loss"], values["test_accuracy"]
+        book.record((0,), epoch, values, last=epoch == 7)
+        if epoch < 6:  # under way
+            book.record((1,), epoch, values)
+    accuracy = book.dataset()["accuracy"]
+    np.testing.assert_array_equal(accuracy, [0.9, NAN])
+    assert accuracy.attrs["long_name"].endswith("in the last 2 epochs of a run: after epoch 8")
+
+
+def test_median_over_the_last_epochs():
     curves = np.array([[1.0, 5, 2, 4, 3], [NAN, 1, NAN, 3, NAN], [NAN] * 5])
-    np.testing.assert_array_equal(last_median(curves, 3), [3, 2, NAN])
-    np.testing.assert_array_equal(last_median(curves, 1), [3, 3, NAN])
-    np.testing.assert_array_equal(last_median(curves, 99), [3, 2, NAN])
-    assert last_median(curves.reshape(3, 1, 5), 2).shape == (3, 1)
+    ends = np.array([5, 4, 5])
+    np.testing.assert_array_equal(last_median(curves, ends, 3), [3, 2, NAN])
+    np.testing.assert_array_equal(last_median(curves, ends, 1), [3, 3, NAN])
+    np.testing.assert_array_equal(last_median(curves, ends, 99), [3, 2, NAN])
+    np.testing.assert_array_equal(last_median(curves, np.array([3, 3, 0]), 2), [3.5, 1, NAN])
+    assert last_median(curves.reshape(3, 1, 5), ends[:, None], 2).shape == (3, 1)
+
+
+def test_runs_of_different_lengths_each_end_where_they_end():
+    """A case of two epochs beside one of four: no epoch is named, each has its own last ones."""
+    book = recorder({"case": ("short", "long")}, epochs=4, last_epochs=1)
+    for case, epochs in ((0, 2), (1, 4)):
+        for epoch in range(epochs):
+            book.record((case,), epoch, measured((epoch + 1) / 10), last=epoch == epochs - 1)
+    accuracy = book.dataset()["accuracy"]
+    np.testing.assert_array_equal(accuracy, [0.2, 0.4])
+    words = "test accuracy, median over the evaluations in the last epoch of a run"
+    assert accuracy.attrs["long_name"] == words
 
 
 def test_a_single_run_has_no_axes():

@@ -69,9 +69,10 @@ def dynamics(
         config.data.train_size, config.data.test_size = SMALL_EXAMPLES, 500
         config.model = {"name": small_model}
         config.base_lr = 0.02 if small_model == "alexnet" else 0.01
-        config.sweep.batch_size = SMALL_BATCH_SIZES if len(batch_sizes) > 1 else (64,)
+        sizes = SMALL_BATCH_SIZES
         if small_model != "alexnet":  # fifty times the weights
-            config.data.train_size, config.sweep.batch_size = 512, (32, 128, 512)
+            config.data.train_size, sizes = 512, (32, 128, 512)
+        config.sweep.batch_size = sizes if len(batch_sizes) > 1 else (64,)
         config.measure.update(ConfigDict(dict(small or {})))
     elif variant == "dropout":
         config.measure.mode = "training"

@@ -28,8 +28,15 @@ def get_config(variant: str = "") -> ConfigDict:
         "where": FIRST_FC,
         "gradient_size": {"batch_sizes": (*(2**k for k in range(5, 16)), 50_000), "repeats": 20},
     }
-    sizes = tuple(2**k for k in range(2, 11))
+    sizes = tuple(2**k for k in range(2, 10))
     small = {"gradient_size": {"batch_sizes": sizes, "repeats": 20}}
-    config = dynamics("fig03", variant, measure, batch_sizes=(8192,), small=small)
+    config = dynamics(
+        "fig03",
+        variant,
+        measure,
+        batch_sizes=(8192,),
+        small=small,
+        small_model="alexnet_dropout",
+    )
     config.sweep.seed = (0, 1, 2)
     return config

@@ -27,6 +27,6 @@ def get_config(variant: str = "") -> ConfigDict:
         "where": SECOND_FC,
         "discarded_gradient": {"fractions": tuple(p / 10 for p in range(1, 10)), "examples": 8192},
     }
-    config = dynamics("fig09", variant, measure, batch_sizes=(8192,))
+    config = dynamics("fig09", variant, measure, batch_sizes=(8192,), small_model="alexnet_dropout")
     config.sweep.seed = (0, 1, 2)
     return config

@@ -17,6 +17,7 @@ parts work together, not what the paper measured.
 """
 
 from ml_collections import ConfigDict
+from protocol import after_last_drop
 
 from sbt.config import default
 from sbt.errors import UserError
@@ -50,5 +51,5 @@ def imagenet(figure: str, variant: str) -> ConfigDict:
         config.data.train_size, config.data.test_size = 1024, 500
         config.model.name = "resnet8"
         config.epochs = 6
-        config.report.last_epochs = 2
+        config.report.last_epochs = after_last_drop(config)
     return config

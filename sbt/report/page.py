@@ -262,11 +262,13 @@ def _entry(header: str, value: Any) -> str:
 
 def _method(ds: xr.Dataset, margin: float | None) -> str:
     last = dataset.setting(ds, "report.last_epochs", 5)
+    usual = f"test accuracy, median over the evaluations in the last {last} epochs of a run"
+    of = ds["accuracy"].attrs.get("long_name") or usual
     points = "the margin" if margin is None else f"{100 * margin:g} points"
     return (
         "<h2>Method</h2>"
-        f"<p>Accuracy of a run: median of the test accuracy over its last {last} evaluations; a "
-        "run whose loss was not finite counts at chance. Accuracy of a cell: median over seeds. "
+        f"<p>Accuracy of a run: {escape(str(of))}; a run whose loss was not finite counts at "
+        "chance. Accuracy of a cell: median over seeds. "
         f"{escape(summary.spread_words(ds))}</p>"
         f"<p>Reliable: the loss of every seed stayed finite and the accuracy is within {points} of "
         "the best cell of the grid. Stable range: the contiguous reliable base learning rates "

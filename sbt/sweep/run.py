@@ -56,8 +56,8 @@ def run(
 
     Returns:
       A dataset over the swept axes and ``epoch``, with ``train_loss``, ``train_accuracy``,
-      ``test_loss`` and ``test_accuracy``; and over the axes alone ``accuracy`` (median of the last
-      evaluations), ``diverged``, ``diverged_epoch`` and ``epochs_done``.
+      ``test_loss`` and ``test_accuracy``; and over the axes alone ``accuracy`` (median over the
+      evaluations in the last epochs), ``diverged``, ``diverged_epoch`` and ``epochs_done``.
 
     Raises:
       UserError: before anything compiles, for a config that cannot be run, with the remedy.
