@@ -28,7 +28,7 @@ from sbt.report import (
     tables,
     verdict,
 )
-from sbt.report.verdict import FAILS, HOLDS, OPEN
+from sbt.report.verdict import FAILS, HOLDS, ONE_SEED, OPEN
 
 NAN = np.nan
 CHANCE = 0.1
@@ -305,7 +305,8 @@ def test_best_falls(top, last, spread, expected):
 
 
 def test_best_falls_waits_for_a_wider_grid():
-    found = report.best_falls(grid([[0.3, 0.9, 0.3], [0.3, 0.8, 0.3], [0.6, 0.5, 0.3]]))
+    rows = seeds([0.3, 0.9, 0.3], [0.3, 0.8, 0.3], [0.6, 0.5, 0.3])
+    found = report.best_falls(grid(rows))
     assert found.verdict == OPEN and "end of the base learning rates" in found.numbers
 
 
@@ -317,8 +318,8 @@ def test_verdicts_per_slice_of_further_axes():
 
 
 def test_longer_training():
-    short = grid([[0.3, 0.80, 0.3], [0.3, 0.70, 0.3], [0.3, 0.50, 0.3]])
-    long = grid([[0.3, 0.81, 0.3], [0.3, 0.72, 0.3], [0.3, 0.60, 0.3]])
+    short = grid(seeds([0.3, 0.80, 0.3], [0.3, 0.70, 0.3], [0.3, 0.50, 0.3]))
+    long = grid(seeds([0.3, 0.81, 0.3], [0.3, 0.72, 0.3], [0.3, 0.60, 0.3]))
     found = report.longer_training(short, long)
     assert found.verdict == HOLDS
     assert "2: +1.0, 4: +2.0, 8: +10.0" in found.numbers
@@ -353,6 +354,7 @@ def protocol(rows_of, figure="fig01", epochs=82, **data):
     """The paper's full CIFAR grid with accuracy ``rows_of(m)`` at the middle base LR."""
     values = np.full((11, 13), 0.3)
     values[:, 6] = [rows_of(m) for m in paper.CIFAR_BATCHES]
+    values = np.repeat(values[..., None], 3, axis=-1)  # seeds
     name = f"masters_luschi_2018/{figure}"
     config = {"name": name, "data": {"name": "cifar10", **data}}
     axes = {"batch_size": list(paper.CIFAR_BATCHES), "base_lr": list(paper.CIFAR_RATES)}
@@ -375,16 +377,70 @@ def best_batch_verdict(ds):
 def test_best_batch_sizes_against_the_paper(accuracy, expected):
     found = best_batch_verdict(protocol(accuracy))
     assert found.verdict == expected
-    assert found.scope == "" and "Fig. 1" in found.source
+    assert (found.scope, found.reduced) == ("3 seeds", False) and "Fig. 1" in found.source
 
 
 def test_a_reduced_run_never_speaks_for_the_whole_protocol():
     ds = protocol(lambda m: 0.9 if m <= 8 else 0.7, epochs=4, train_size=5000)
     found = best_batch_verdict(ds.isel(batch_size=slice(0, 9, 2), base_lr=slice(2, 13)))
     assert found.verdict == HOLDS
-    for words in ("5000 training examples", "4 of 82 epochs", "batch sizes 4, 16", "2^-12, 2^-11"):
+    for words in ("5000 training examples", "4 of 82 epochs", "batch sizes 4, 16", "2^-12, 2^-11",
+                  "3 seeds"):  # fmt: skip
         assert words in found.scope
-    assert "reduced run" in str(found)
+    assert found.reduced and "reduced run" in str(found)
+
+
+def test_a_grid_that_is_not_the_papers_says_so_in_every_verdict():
+    """The claims on every grid are the paper's too: another network on other data is less."""
+    config = {"data": {"name": "digits"}, "model": {"name": "convnet"}, "rule": {"name": "adam"}}
+    found = report.verdicts(surface(config=config))
+    assert len(found) == 3 and all(v.reduced for v in found)
+    for v in found:
+        for words in ("digits instead of cifar10", "model convnet", "rule adam", "10 of 82 epochs"):
+            assert words in v.scope
+        assert v.scope.endswith("; 3 seeds")
+
+
+def test_the_scope_names_the_part_that_is_less():
+    """A sweep over rules: plain SGD is the paper's, with momentum it is not."""
+    ds = protocol(lambda m: 0.9)
+    assert paper.scope_of(ds.assign_coords(rule="sgd"), "fig15") == ("3 seeds", False)
+    assert "rule lars instead of sgd" in paper.scope_of(ds.assign_coords(rule="lars"), "fig15")[0]
+    assert "momentum 0.9" in paper.scope_of(ds.assign_coords(momentum=0.9), "fig15")[0]
+    ds = protocol(lambda m: 0.9, figure="fig03")
+    config = json.loads(ds.attrs["config"]) | {
+        "model": {"name": "resnet8"},
+        "report": {"last_epochs": 2},
+    }
+    words, reduced = paper.scope_of(ds.assign_attrs(config=json.dumps(config)), "fig15")
+    assert reduced and "model resnet8 instead of resnet20" in words
+    assert "accuracy from the last 2 epochs instead of 5" in words
+
+
+def test_one_seed_separates_nothing():
+    """Forty points apart, and still not decidable: nothing says what another seed would give."""
+    many = protocol(lambda m: 0.9 if m <= 8 else 0.5)
+    one = many.isel(seed=[0])
+    assert best_batch_verdict(many).verdict == HOLDS
+    found = best_batch_verdict(one)
+    assert found.verdict == ONE_SEED and found.scope == "one seed"
+    assert report.best_falls(one).verdict == ONE_SEED
+    assert report.best_falls(many).verdict == HOLDS
+    assert report.longer_training(one, many).verdict == ONE_SEED
+    best, order = report.verdicts(bn_grid().isel(seed=[0]))
+    assert best.verdict == ONE_SEED and order.verdict == ONE_SEED
+    cell = summary.best_over_lr(one)
+    assert not verdict.separated(one, cell.isel(batch_size=0), cell.isel(batch_size=-1))
+
+
+@pytest.mark.parametrize(
+    "case, best, expected",
+    [("AlexNet", 32, HOLDS), ("AlexNet", 64, FAILS), ("AlexNet BN", 64, HOLDS)],
+)
+def test_fig15_allows_what_fig5_names(case, best, expected):
+    ds = protocol(lambda m: 0.9 if m == best else 0.7, figure="fig15")
+    found = paper_checks.paper_verdicts(ds, 0.05, case)
+    assert [v.verdict for v in found if "best batch size" in v.claim] == [expected]
 
 
 def test_a_grid_on_one_side_of_the_border_decides_nothing():
@@ -422,7 +478,7 @@ def test_learning_curves_coincide(inside, above, expected):
     axes = {"batch_size": list(paper.CIFAR_BATCHES), "base_lr": [2.0**-8]}
     ds = results(np.array(values)[:, None], axes, name="masters_luschi_2018/fig04", epochs=82)
     found = [v for v in report.verdicts(ds) if "coincide" in v.claim]
-    assert [v.verdict for v in found] == [expected] and found[0].scope == ""
+    assert [v.verdict for v in found] == [expected] and found[0].scope == "one seed"
     outcome = paper.OUTCOMES["fig04"]
     other = ds.assign_coords(base_lr=[0.5]).isel(batch_size=slice(0, 8))
     finding = paper_checks.curves_coincide(other, outcome.coincide, outcome.at_base_lr, 0.05)
@@ -438,6 +494,7 @@ def bn_grid(best=8, name="masters_luschi_2018/fig13", data="cifar10"):
         ]
     )
     config = {"name": name, "data": {"name": data}}
+    values = np.repeat(values[..., None], 3, axis=-1)  # seeds
     return results(values, {"batch_size": sizes, "bn_batch": bns}, name=name, config=config)
 
 
@@ -900,7 +957,7 @@ def test_reduced_protocol_is_said_on_the_page(tmp_path):
     ds = protocol(lambda m: 0.9 if m <= 8 else 0.7, epochs=3)
     report.write_report(ds, tmp_path, META)
     text = read_page(tmp_path / "report.html")
-    assert "covers less than the paper's protocol" in text and ": 3 of 82 epochs." in text
+    assert "covers less than the paper's protocol" in text and ": 3 of 82 epochs; 3 seeds." in text
     assert "holds reduced run" in text
 
 
@@ -968,5 +1025,8 @@ def test_rich_text_escapes_and_raises():
 
 
 def test_a_verdict_reads_as_a_sentence():
-    one = verdict.Verdict("Claim", HOLDS, "Numbers.", scope="4 of 82 epochs", subject="rule a")
-    assert str(one) == "Claim [rule a]: holds (on a reduced run: 4 of 82 epochs). Numbers."
+    less = {"scope": "4 of 82 epochs; 3 seeds", "reduced": True}
+    one = verdict.Verdict("Claim", HOLDS, "Numbers.", subject="rule a", **less)
+    words = "(on a reduced run: 4 of 82 epochs; 3 seeds)"
+    assert str(one) == f"Claim [rule a]: holds {words}. Numbers."
+    assert str(verdict.Verdict("C", HOLDS, "N.", scope="3 seeds")) == "C: holds (3 seeds). N."

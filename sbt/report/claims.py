@@ -9,16 +9,18 @@ paper says about it (``sbt.report.paper_checks``).
 import numpy as np
 import xarray as xr
 
-from sbt.report import dataset, paper_checks, scales, summary
+from sbt.report import dataset, paper, paper_checks, scales, summary
 from sbt.report.dataset import BASE_LR, BATCH_SIZE, BN_BATCH
 from sbt.report.verdict import (
     ENOUGH,
     FAILS,
     HOLDS,
+    ONE_SEED,
     OPEN,
     Verdict,
     finished_rows,
     numbers,
+    one_seed,
     percent,
     separated,
     so_far,
@@ -62,7 +64,8 @@ def range_shrinks(ds: xr.Dataset, margin: float, subject: str = "") -> Verdict:
 
     def verdict(word: str, text: str) -> Verdict:
         source = "Masters & Luschi 2018, Fig. 16"
-        return so_far(ds, Verdict(claim, word, text, source, subject=subject))
+        scope, reduced = paper.scope_of(ds, "fig16")
+        return so_far(ds, Verdict(claim, word, text, source, scope, subject, reduced))
 
     span = finished_rows(summary.stable_range(ds, margin))
     rates = ds.sizes.get(BASE_LR, 1)
@@ -88,14 +91,16 @@ def range_shrinks(ds: xr.Dataset, margin: float, subject: str = "") -> Verdict:
 def best_falls(ds: xr.Dataset, subject: str = "") -> Verdict:
     """Whether the largest batch size, at its best base LR, is less accurate than the best cell.
 
-    The difference must exceed the noise (``sbt.report.verdict.separated``). If the largest batch
+    The difference must exceed the noise (``sbt.report.verdict.separated``), which one seed does not
+    show. If the largest batch
     size does best at the end of the base LR grid, a wider grid could lift it: no verdict.
     """
     claim = "The best accuracy falls at large m"
 
     def verdict(word: str, text: str) -> Verdict:
         source = "Masters & Luschi 2018, Fig. 15"
-        return so_far(ds, Verdict(claim, word, text, source, subject=subject))
+        scope, reduced = paper.scope_of(ds, "fig15")
+        return so_far(ds, Verdict(claim, word, text, source, scope, subject, reduced))
 
     rows = finished_rows(summary.best_over_lr(ds))
     rates = ds.sizes.get(BASE_LR, 1)
@@ -108,6 +113,8 @@ def best_falls(ds: xr.Dataset, subject: str = "") -> Verdict:
         f"best {_cell_words(top)}; largest batch size {_cell_words(last)}: "
         f"{100 * drop:.1f} points lower"
     )
+    if one_seed(ds):
+        return verdict(ONE_SEED, measured)
     if separated(ds, top, last):
         if bool(last["edge"]):
             return verdict(OPEN, f"{measured}, but at the end of the base learning rates")
@@ -126,19 +133,26 @@ def longer_training(short: xr.Dataset, long: xr.Dataset) -> Verdict:
     """
     claim = "Longer training helps large m most, which still stay below small m"
     source = "Masters & Luschi 2018, Figs 17 and 18"
+    scopes = [paper.scope_of(ds, figure) for ds, figure in ((short, "fig17"), (long, "fig18"))]
+    scope = "; then ".join(dict.fromkeys(words for words, _ in scopes))
+    reduced = any(less for _, less in scopes)
     a, b = (finished_rows(summary.best_over_lr(ds)) for ds in (short, long))
     common = np.intersect1d(a[BATCH_SIZE].values, b[BATCH_SIZE].values)
     if common.size < ENOUGH:
-        return Verdict(claim, OPEN, f"{common.size} batch sizes finished in both", source)
+        measured = f"{common.size} batch sizes finished in both"
+        return Verdict(claim, OPEN, measured, source, scope, reduced=reduced)
 
     def verdict(word: str) -> Verdict:
-        return so_far(short, so_far(long, Verdict(claim, word, measured, source)))
+        found = Verdict(claim, word, measured, source, scope, reduced=reduced)
+        return so_far(short, so_far(long, found))
 
     a, b = a.sel({BATCH_SIZE: common}), b.sel({BATCH_SIZE: common})
     gain = (b["accuracy"] - a["accuracy"]).values
     measured = "gain in points by batch size: " + ", ".join(
         f"{m:g}: {100 * g:+.1f}" for m, g in zip(common, gain)
     )
+    if one_seed(short) or one_seed(long):
+        return verdict(ONE_SEED)
     last_a, last_b = a.isel({BATCH_SIZE: -1}), b.isel({BATCH_SIZE: -1})
     top = b.isel({BATCH_SIZE: int(np.argmax(b["accuracy"].values))})
     grew, below = separated(long, last_b, last_a), separated(long, top, last_b)

@@ -191,17 +191,20 @@ def _status(ds: xr.Dataset, meta: Mapping[str, Any]) -> str:
 
 
 def _verdict_table(found: Iterable[Verdict]) -> str:
-    rows = []
+    """What was found, each with what it rests on where that is not the same for all."""
+    rows, found = [], list(found)
+    same = len({verdict.scope for verdict in found}) == 1
     for verdict in found:
         kind = {HOLDS: "yes", FAILS: "no"}.get(verdict.verdict, "open")
-        words = escape(verdict.verdict).replace("not decidable on", "not decidable<br>on")
+        words = escape(verdict.verdict).replace("not decidable ", "not decidable<br>")
         where = f"<br><small>{markup.rich(verdict.subject)}</small>" if verdict.subject else ""
-        reduced = "<br><small>reduced run</small>" if verdict.scope else ""
+        reduced = "<br><small>reduced run</small>" if verdict.reduced else ""
+        scope = "" if same else f'<br><small class="quiet">{markup.rich(verdict.scope)}</small>'
         rows.append(
             f"<tr><td>{markup.rich(verdict.claim)}{where}"
             f'<br><small class="quiet">{escape(verdict.source)}</small></td>'
             f'<td><span class="verdict {kind}">{words}</span>{reduced}</td>'
-            f"<td>{markup.rich(verdict.numbers)}</td></tr>"
+            f"<td>{markup.rich(verdict.numbers)}{scope}</td></tr>"
         )
     head = "<thead><tr><th>Statement</th><th>Verdict</th><th>Measured</th></tr></thead>"
     return f"<table>{head}<tbody>{''.join(rows)}</tbody></table>"
@@ -214,14 +217,22 @@ def _verdicts(ds: xr.Dataset, found: list[Verdict]) -> str:
     lead = "<p>Decided by the numbers of this grid, with the rules under “Method”.</p>"
     if outcome is not None:
         says = f"Masters &amp; Luschi (2018), {escape(outcome.name)}: {markup.rich(outcome.says)}."
-        less = paper.reductions(ds, outcome)
         lead += f"<p>{says}</p>"
-        if less:
-            lead += (
-                "<p><b>This run covers less than the paper's protocol</b>: "
-                f"{markup.rich('; '.join(less))}. Its verdicts are about this run alone.</p>"
-            )
-    return VERDICTS + lead + _verdict_table(found)
+    return VERDICTS + lead + _rests_on(found) + _verdict_table(found)
+
+
+def _rests_on(found: Iterable[Verdict]) -> str:
+    """How much of the paper's protocol all verdicts rest on, and how many seeds."""
+    scopes = {(verdict.scope, verdict.reduced) for verdict in found}
+    if len(scopes) > 1:
+        return ""  # each says it
+    [(scope, reduced)] = scopes
+    if not reduced:
+        return f"<p>They rest on {markup.rich(scope)}.</p>"
+    return (
+        "<p><b>This run covers less than the paper's protocol</b>: "
+        f"{markup.rich(scope)}. Its verdicts are about this run alone.</p>"
+    )
 
 
 def _accuracy(ds: xr.Dataset, margin: float) -> str:

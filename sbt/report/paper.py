@@ -6,7 +6,8 @@ beside its outcome, so that a run on less than the protocol is recognised as suc
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import xarray as xr
@@ -18,6 +19,9 @@ PAPER = "masters_luschi_2018"
 CIFAR_BATCHES = tuple(2**k for k in range(1, 12))
 CIFAR_TEST = 10_000
 CIFAR_RATES = tuple(2.0**k for k in range(-12, 1))
+CIFAR_EPOCHS = {"cifar10": 82, "cifar100": 164}
+LAST_EPOCHS = 5
+MODELS = ("alexnet", "resnet8", "resnet20", "resnet32")
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,11 @@ class Outcome:
     Attributes:
       figure: ``fig01`` and so on; ``resnet32_nobn`` for the experiment described without a figure.
       says: the outcome in words.
+      models: networks of the figure, as the config calls them.
       data: data set (TFDS name).
       epochs: budget of every run.
       best: batch sizes named as best; empty where the paper names none.
+      also_best: part of a figure -> batch sizes that another figure names as best for it.
       lr_limit: the largest batch size that can use the base LR that is best overall.
       reach: a batch size called still "quite good".
       fails_from: batch sizes from here on learn at no base LR.
@@ -41,9 +47,11 @@ class Outcome:
 
     figure: str
     says: str
+    models: tuple[str, ...]
     data: str = "cifar10"
     epochs: int = 82
     best: tuple[int, ...] = ()
+    also_best: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     lr_limit: int | None = None
     reach: int | None = None
     fails_from: int | None = None
@@ -59,15 +67,17 @@ class Outcome:
         return f"Fig. {int(digits)}" if digits else "ResNet-32 without BN (section 3.2)"
 
 
+ALEXNET, RESNET32, RESNET50 = ("alexnet",), ("resnet32",), ("resnet50",)
 OUTCOMES: dict[str, Outcome] = {
     outcome.figure: outcome
     for outcome in (
-        Outcome("fig01", "best for m ≤ 8", best=(2, 4, 8)),
-        Outcome("fig02", "best at m = 2 and m = 4", best=(2, 4)),
-        Outcome("fig03", "best at m = 2 and m = 4", best=(2, 4)),
+        Outcome("fig01", "best for m ≤ 8", ALEXNET, best=(2, 4, 8)),
+        Outcome("fig02", "best at m = 2 and m = 4", ("resnet8",), best=(2, 4)),
+        Outcome("fig03", "best at m = 2 and m = 4", ("resnet20",), best=(2, 4)),
         Outcome(
             "resnet32_nobn",
             "m ≥ 16 fails at every base learning rate; m = 2, 4, 8 learn, at best 76 %",
+            RESNET32,
             best=(2, 4, 8),
             fails_from=16,
         ),
@@ -75,37 +85,46 @@ OUTCOMES: dict[str, Outcome] = {
             "fig04",
             "at one base learning rate the learning curves nearly coincide for 4 ≤ m ≤ 64; "
             "larger m are worse",
+            RESNET32,
             coincide=(4, 64),
             at_base_lr=2.0**-8,
         ),
-        Outcome("fig05", "best for m = 8 to 64", best=(8, 16, 32, 64)),
-        Outcome("fig06", "best for m = 4 to 32", best=(4, 8, 16, 32)),
+        Outcome("fig05", "best for m = 8 to 64", ALEXNET, best=(8, 16, 32, 64)),
+        Outcome("fig06", "best for m = 4 to 32", ALEXNET, best=(4, 8, 16, 32)),
         Outcome(
             "fig07",
             "best at m = 4 or 8; the best base learning rate is usable only for m ≤ 16",
+            RESNET32,
             best=(4, 8),
             lr_limit=16,
         ),
         Outcome(
             "fig08",
             "best at m = 4 or 8; the best base learning rate is usable only for m ≤ 16",
+            RESNET32,
             best=(4, 8),
             lr_limit=16,
         ),
         Outcome(
             "fig09",
             "best at m = 4 or 8; the best base learning rate is usable only for m ≤ 8",
+            RESNET32,
             data="cifar100",
             epochs=164,
             best=(4, 8),
             lr_limit=8,
         ),
         Outcome(
-            "fig10", "with warm-up, best at m = 4 or 8, good up to m = 128", best=(4, 8), reach=128
+            "fig10",
+            "with warm-up, best at m = 4 or 8, good up to m = 128",
+            RESNET32,
+            best=(4, 8),
+            reach=128,
         ),
         Outcome(
             "fig11",
             "with warm-up, best for m = 4 to 16",
+            RESNET32,
             data="cifar100",
             epochs=164,
             best=(4, 8, 16),
@@ -113,6 +132,7 @@ OUTCOMES: dict[str, Outcome] = {
         Outcome(
             "fig12",
             "best for m = 16 to 64",
+            RESNET50,
             data="imagenet2012",
             epochs=90,
             best=(16, 32, 64),
@@ -120,27 +140,40 @@ OUTCOMES: dict[str, Outcome] = {
         Outcome(
             "fig13",
             "BN batch 4 or 8 is best for every SGD batch size, and smaller SGD batches are better",
+            RESNET32,
             bn_best=(4, 8),
         ),
         Outcome(
             "fig14",
             "BN batch 16 to 64 is best for every SGD batch size, and smaller SGD batches are "
             "better",
+            RESNET50,
             data="imagenet2012",
             epochs=90,
             bn_best=(16, 32, 64),
         ),
-        Outcome("fig15", "best below m = 32 for every network", best=(2, 4, 8, 16)),
+        Outcome(
+            "fig15",
+            "best at m ≤ 32 for every network (Fig. 5 names m = 8 to 64 for the AlexNet with batch "
+            "norm)",
+            MODELS,
+            best=(2, 4, 8, 16, 32),
+            also_best={"AlexNet BN": (64,)},
+        ),
         Outcome(
             "fig16",
             "the range of stable base learning rates shrinks steadily as m grows",
+            MODELS,
             range_shrinks=True,
         ),
-        Outcome("fig17", "half the epochs of Fig. 8; compared with Figs 8 and 18", epochs=41),
+        Outcome(
+            "fig17", "half the epochs of Fig. 8; compared with Figs 8 and 18", RESNET32, epochs=41
+        ),
         Outcome(
             "fig18",
             "twice the epochs of Fig. 8: longer training helps, mainly large m, which stay below "
             "small m",
+            RESNET32,
             epochs=164,
         ),
     )
@@ -167,15 +200,40 @@ def outcome_of(ds: xr.Dataset) -> Outcome | None:
     return None
 
 
+def scope_of(ds: xr.Dataset, figure: str) -> tuple[str, bool]:
+    """What a verdict on a dataset rests on.
+
+    Args:
+      ds: results, of one part of a grid.
+      figure: the figure that states the claim; one that the dataset itself claims to reproduce goes
+        before it.
+
+    Returns:
+      In words where it covers less than the figure's protocol, and its seeds; and whether it does
+      cover less.
+    """
+    less = reductions(ds, outcome_of(ds) or OUTCOMES[figure])
+    seeds = ds.sizes.get(dataset.SEED, 1)
+    return "; ".join([*less, "one seed" if seeds == 1 else f"{seeds} seeds"]), bool(less)
+
+
 def reductions(ds: xr.Dataset, outcome: Outcome) -> list[str]:
     """In which respects a dataset covers less than the figure's protocol; empty for all of it."""
     less = []
-    data = dataset.setting(ds, "data.name")
-    # The second panel of Fig. 13 is CIFAR-100, with the longer budget.
-    panel_b = outcome.figure == "fig13" and data == "cifar100"
-    epochs = 164 if panel_b else outcome.epochs
-    if data and data != outcome.data and not panel_b and outcome.figure not in ("fig15", "fig16"):
+    data = _chosen(ds, "data")
+    # Fig. 16 and the second panel of Fig. 13 are about CIFAR-100 too, with its longer budget.
+    both = data in CIFAR_EPOCHS and outcome.figure in ("fig13", "fig16")
+    epochs = CIFAR_EPOCHS[data] if both else outcome.epochs
+    if data and data != outcome.data and not both:
         less.append(f"data {data} instead of {outcome.data}")
+    model = _chosen(ds, "model")
+    if model and model not in outcome.models:
+        less.append(f"model {model} instead of {' or '.join(outcome.models)}")
+    rule = _chosen(ds, "rule")
+    if rule and rule != "sgd":
+        less.append(f"rule {rule} instead of sgd")
+    elif _number(ds, "momentum"):
+        less.append(f"momentum {_number(ds, 'momentum'):g}")
     train = dataset.setting(ds, "data.train_size")
     if train:
         less.append(f"{int(train)} training examples")
@@ -185,6 +243,10 @@ def reductions(ds: xr.Dataset, outcome: Outcome) -> list[str]:
     ran = ds.sizes.get(dataset.EPOCH) or dataset.setting(ds, "epochs")
     if ran and ran < epochs:
         less.append(f"{int(ran)} of {epochs} epochs")
+    last = dataset.setting(ds, "report.last_epochs", LAST_EPOCHS)
+    if last < LAST_EPOCHS:
+        epoch = "epoch" if last == 1 else f"{last} epochs"
+        less.append(f"accuracy from the last {epoch} instead of {LAST_EPOCHS}")
     rates = CIFAR_RATES if outcome.at_base_lr is None else (outcome.at_base_lr,)
     grids = [(BATCH_SIZE, CIFAR_BATCHES, "batch sizes")]
     if not outcome.bn_best:
@@ -196,3 +258,22 @@ def reductions(ds: xr.Dataset, outcome: Outcome) -> list[str]:
             names = ", ".join(scales.label(axis, v) for v in missing)
             less.append(f"without the {words} {names}")
     return less
+
+
+def _chosen(ds: xr.Dataset, section: str) -> str:
+    """The model, rule or data set of a part of a grid; empty where it cannot be told."""
+    for axis in (section, f"{section}__name"):
+        if axis in ds.coords:
+            return str(ds[axis].item()) if ds[axis].ndim == 0 else ""
+    # A case may choose it.
+    follows = dataset.setting(ds, "follow", {})
+    if {section, f"{section}__name"} & set(follows):
+        return ""
+    return str(dataset.setting(ds, f"{section}.name", ""))
+
+
+def _number(ds: xr.Dataset, axis: str) -> float:
+    """The value of a rule's number in a part of a grid; 0 where there is none."""
+    if axis in ds.coords:
+        return float(ds[axis]) if ds[axis].ndim == 0 else 0.0
+    return float(dataset.setting(ds, f"rule.{axis}", 0.0))

@@ -5,21 +5,25 @@ learning rates) still gets its verdicts, each with the words in which it is less
 about the run, not about the paper.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import xarray as xr
 
 from sbt.report import dataset, scales, summary
 from sbt.report.dataset import BASE_LR, BATCH_SIZE, BN_BATCH, EPOCH
-from sbt.report.paper import Outcome, outcome_of, reductions
+from sbt.report.paper import Outcome, outcome_of, scope_of
 from sbt.report.verdict import (
     ENOUGH,
     FAILS,
     HOLDS,
+    ONE_SEED,
     OPEN,
     Verdict,
     among,
     finished_rows,
     numbers,
+    one_seed,
     percent,
     separated,
     so_far,
@@ -40,10 +44,11 @@ def paper_verdicts(ds: xr.Dataset, margin: float, subject: str = "") -> list[Ver
         findings += _bn_batches(ds, outcome)
     elif BN_BATCH not in dataset.varying(ds):
         part = dataset.without_singletons(ds, keep=(BATCH_SIZE, BASE_LR))
-        findings += _sweep(part, outcome, margin)
+        best = (*outcome.best, *outcome.also_best.get(subject, ()))
+        findings += _sweep(part, replace(outcome, best=best), margin)
     source = f"Masters & Luschi 2018, {outcome.name}"
-    scope = "; ".join(reductions(ds, outcome))
-    return [so_far(ds, Verdict(*finding, source, scope, subject)) for finding in findings]
+    scope, reduced = scope_of(ds, outcome.figure)
+    return [so_far(ds, Verdict(*finding, source, scope, subject, reduced)) for finding in findings]
 
 
 def _sweep(ds: xr.Dataset, outcome: Outcome, margin: float) -> list[Finding]:
@@ -180,7 +185,8 @@ def _bn_batches(ds: xr.Dataset, outcome: Outcome) -> list[Finding]:
             texts.append(f"m = {m:g}: {text}")
     if not tops:
         return [(claim, OPEN, "nothing has finished"), (order, OPEN, "nothing has finished")]
-    decided = FAILS if FAILS in words else OPEN if OPEN in words or not words else HOLDS
+    decided = next((word for word in (FAILS, ONE_SEED, OPEN) if word in words), HOLDS)
+    decided = decided if words else OPEN
     found = [(claim, decided, "; ".join(texts)), (order, *_falling(ds, tops))]
     if dataset.setting(ds, "data.name") == "cifar100":
         text = ", ".join(f"m = {m:g}: {float(top[BN_BATCH]):g}" for m, top in tops)
@@ -188,6 +194,7 @@ def _bn_batches(ds: xr.Dataset, outcome: Outcome) -> list[Finding]:
         smallest = float(rows[BN_BATCH].min())
         below = [float(top[BN_BATCH]) < m for m, top in tops if m > smallest]
         word = (HOLDS if all(below) else FAILS) if below else OPEN
+        word = ONE_SEED if below and one_seed(ds) else word
         found.append(("The best BN batch is smaller than the SGD batch", word, text))
     return found
 
@@ -196,6 +203,8 @@ def _falling(ds: xr.Dataset, tops: list[tuple[float, xr.Dataset]]) -> tuple[str,
     text = "; ".join(f"m = {m:g}: {percent(top['accuracy'])}" for m, top in tops)
     if len(tops) < ENOUGH:
         return OPEN, f"fewer than {ENOUGH} SGD batches. {text}"
+    if one_seed(ds):
+        return ONE_SEED, text
     cells = [top for _, top in tops]
     rises = any(separated(ds, b, a) for i, a in enumerate(cells) for b in cells[i + 1 :])
     if rises:

@@ -7,11 +7,12 @@ import numpy as np
 import xarray as xr
 
 from sbt.report import scales, summary
-from sbt.report.dataset import BATCH_SIZE, BN_BATCH
+from sbt.report.dataset import BATCH_SIZE, BN_BATCH, SEED
 
 HOLDS = "holds"
 FAILS = "does not hold"
 OPEN = "not decidable on this grid"
+ONE_SEED = "not decidable from one seed"
 # Fewer points than this along an axis show no trend.
 ENOUGH = 3
 
@@ -22,11 +23,12 @@ class Verdict:
 
     Attributes:
       claim: the statement that was checked.
-      verdict: ``holds``, ``does not hold`` or ``not decidable on this grid``.
+      verdict: ``holds``, ``does not hold``, ``not decidable on this grid`` or ``from one seed``.
       numbers: the measurements behind it, or why it cannot be decided.
       source: who states it.
-      scope: where the run covers less than the source's protocol, how; empty if it covers all.
+      scope: what it rests on: where the run covers less than the source's protocol, how; its seeds.
       subject: the part of the grid that was checked; empty for all of it.
+      reduced: whether the run covers less than the source's protocol.
     """
 
     claim: str
@@ -35,18 +37,26 @@ class Verdict:
     source: str = ""
     scope: str = ""
     subject: str = ""
+    reduced: bool = False
 
     def __str__(self) -> str:
         where = f" [{self.subject}]" if self.subject else ""
-        scope = f" (on a reduced run: {self.scope})" if self.scope else ""
+        reduced = "on a reduced run: " * self.reduced
+        scope = f" ({reduced}{self.scope})" if self.scope else ""
         return f"{self.claim}{where}: {self.verdict}{scope}. {self.numbers}"
+
+
+def one_seed(ds: xr.Dataset) -> bool:
+    """Whether nothing tells how much the accuracy of a cell varies from seed to seed."""
+    return ds.sizes.get(SEED, 1) < 2
 
 
 def separated(ds: xr.Dataset, high: xr.Dataset, low: xr.Dataset) -> bool:
     """Whether one cell is better than another beyond the noise.
 
     Their bands over the seeds must not overlap, and their medians must differ by more than one
-    binomial standard error of the test set (``summary.resolution``).
+    binomial standard error of the test set (``summary.resolution``). One seed has no band, and the
+    standard error alone is less than what another seed changes: it separates nothing.
 
     Args:
       ds: the results that both come from.
@@ -54,7 +64,7 @@ def separated(ds: xr.Dataset, high: xr.Dataset, low: xr.Dataset) -> bool:
     """
     gap = float(high["accuracy"] - low["accuracy"])
     apart = float(high["low"]) > float(low["high"])
-    return apart and gap > summary.resolution(ds, float(high["accuracy"]))
+    return not one_seed(ds) and apart and gap > summary.resolution(ds, float(high["accuracy"]))
 
 
 def tied(ds: xr.Dataset, rows: xr.Dataset, axis: str) -> list[float]:
@@ -69,7 +79,7 @@ def among(ds: xr.Dataset, rows: xr.Dataset, axis: str, named: Iterable[float]) -
 
     It holds if the best value and all that tie with it are named, and fails if none of them is and
     every named value was measured. A tie across the border decides nothing, and neither does a
-    grid on which all values are named, or none.
+    grid on which all values are named, or none, or of one seed.
 
     Returns:
       The verdict and the numbers behind it.
@@ -79,9 +89,11 @@ def among(ds: xr.Dataset, rows: xr.Dataset, axis: str, named: Iterable[float]) -
     if not have & set(named) or not have - set(named):
         word = scales.NAMES.get(axis, axis).replace("$", "")
         return OPEN, f"the finished {word} values ({numbers(have)}) do not include both sides"
-    best = tied(ds, rows, axis)
     top = rows.isel({axis: int(np.argmax(rows["accuracy"].values))})
     where = f"best {percent(top['accuracy'])} at {float(top[axis]):g}"
+    if one_seed(ds):
+        return ONE_SEED, where
+    best = tied(ds, rows, axis)
     where += f"; within the noise of it: {numbers(best)}"
     inside = [v for v in best if v in named]
     if len(inside) == len(best):
