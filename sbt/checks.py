@@ -1,36 +1,25 @@
 """What is refused of a config before anything compiles, whatever the data."""
 
-import difflib
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Set
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from sbt.config import TABLES, fields_of, unknown_field
-from sbt.errors import UserError
+from sbt.config import FIELDS, NAMED_SECTIONS, TABLES, fields_of, taken, unknown_field
+from sbt.data.source import SYNTHETIC
+from sbt.errors import UserError, nearest, shown
 from sbt.measurements import MEASUREMENTS
-from sbt.nn.conv import IMPLEMENTATIONS
 from sbt.optim import make_batch_schedule, make_rule, make_schedule
-from sbt.train.gradient import SAMPLES
+from sbt.ranges import NON_NEGATIVE, POSITIVE, check_number
 
-LR_SCALINGS = ("linear", "sqrt", "none")
-STATISTICS = ("running", "batch", "precise")
-PRECISIONS = ("float32", "bfloat16")
+# A directory below runs/, and part of file names.
+NAME = re.compile(r"(?!\.)[^/\\:*?\"<>|\s](?:[^/\\:*?\"<>|]{0,98}[^/\\:*?\"<>|\s.])?")
 
 
 def _require(good: bool, field: str, value: Any, problem: str, remedy: str) -> None:
     if not good:
-        raise UserError(f"config.{field}", f"{value!r} {problem}", remedy)
-
-
-def _number(field: str, value: Any, *, integer: bool = False, least: float | None = None) -> None:
-    kinds = int if integer else (int, float)
-    good = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
-    _require(good, field, value, f"is no {'whole ' * integer}number", "give one")
-    if least is not None:
-        _require(value >= least, field, value, "is too small", f"give {least} or more")
+        raise UserError(f"config.{field}", f"{shown(value)} {problem}", remedy)
 
 
 def validate(config: ConfigDict) -> None:
@@ -39,15 +28,33 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: naming field, value and remedy.
     """
-    _number("batch_size", config.batch_size, integer=True, least=1)
-    _number("base_lr", config.base_lr, least=0.0)
-    _number("seed", config.seed, integer=True, least=0)
-    _require(config.seed < 2**32, "seed", config.seed, "is too large", "give less than 2**32")
-    _number("epochs", config.epochs, integer=True, least=1)
-    for name in ("micro_batch", "bn_batch"):
-        if config[name] is not None:
-            _number(name, config[name], integer=True, least=1)
-    m, g, b = config.batch_size, config.micro_batch, config.bn_batch
+    for path in FIELDS:
+        *sections, leaf = path.split(".")
+        taken(path, (config[sections[0]] if sections else config)[leaf])
+    _require(
+        NAME.fullmatch(config.name) is not None, "name", config.name, "cannot name a directory",
+        "give 1 to 100 characters without / \\ : * ? \" < > |, not beginning or ending with a dot",
+    )  # fmt: skip
+    check_batches(config.batch_size, config.micro_batch, config.bn_batch)
+    strategy = config.engine.strategy
+    head, _, lanes = strategy.partition(":")
+    count = lanes.isdecimal() and len(lanes) < 10 and int(lanes) > 0
+    _require(
+        strategy in ("auto", "measure", "vmap", "map") or (head == "map" and count),
+        "engine.strategy", strategy, "is unknown", "use auto, measure, vmap, map or map:LANES",
+    )  # fmt: skip
+    check_data(config.data)
+    for section in NAMED_SECTIONS:
+        check_section(section, config[section])
+    validate_measure(config.measure)
+
+
+def check_batches(m: int, g: int | None, b: int | None) -> None:
+    """Refuses batch size, micro-batch and batch-norm batch that do not go together.
+
+    Raises:
+      UserError: b or g does not divide m, or b does not divide g.
+    """
     if b is not None:
         _require(b <= m, "bn_batch", b, f"is larger than the batch size {m}", f"give {m} or less")
         _require(m % b == 0, "bn_batch", b, f"does not divide the batch size {m}", "give a divisor")
@@ -55,61 +62,101 @@ def validate(config: ConfigDict) -> None:
         remedy = f"every batch size must be a multiple of the micro-batch: choose a divisor of {m}"
         _require(m % g == 0, "micro_batch", g, f"cannot reach the batch size {m}", remedy)
         if b is not None:
-            _require(g % b == 0, "micro_batch", g, f"is no multiple of bn_batch {b}", "make it one")
-    _choice("lr_scaling", config.lr_scaling, LR_SCALINGS)
-    _choice("evaluate.statistics", config.evaluate.statistics, STATISTICS)
-    _choice("engine.precision", config.engine.precision, PRECISIONS)
-    _number("evaluate.every", config.evaluate.every, integer=True, least=1)
-    if config.evaluate.batch is not None:
-        _number("evaluate.batch", config.evaluate.batch, integer=True, least=1)
-    _number("checkpoint.minutes", config.checkpoint.minutes, least=0.0)
-    _number("checkpoint.keep", config.checkpoint.keep, integer=True, least=1)
-    _number("report.last_epochs", config.report.last_epochs, integer=True, least=1)
-    _number("report.margin", config.report.margin, least=0.0)
-    if config.engine.lanes is not None:
-        _number("engine.lanes", config.engine.lanes, integer=True, least=1)
-    if config.engine.memory_gb is not None:
-        _number("engine.memory_gb", config.engine.memory_gb)
-        good = config.engine.memory_gb > 0
-        _require(
-            good, "engine.memory_gb", config.engine.memory_gb, "is no memory", "give more than 0"
-        )
-    if config.engine.workers is not None:
-        _number("engine.workers", config.engine.workers, integer=True, least=0)
-    strategy = config.engine.strategy
-    head, _, tail = strategy.partition(":")
-    good = strategy in ("auto", "measure", "vmap", "map") or (
-        head == "map" and tail.isdigit() and int(tail) > 0
-    )
-    _require(
-        good, "engine.strategy", strategy, "is unknown", "use auto, measure, vmap, map or map:<n>"
-    )
-    _choice("engine.convolution", config.engine.convolution, ("auto", *IMPLEMENTATIONS))
-    for name in ("data", "local_steps"):
-        _number(f"parallel.{name}", config.parallel[name], integer=True, least=1)
-    _number("parallel.local_from", config.parallel.local_from, least=0.0)
-    _number("copies", config.copies, integer=True, least=1)
-    _choice("sample.name", config.sample.name, SAMPLES)
-    _choice("sample.average", config.sample.average, ("kept", "batch"))
-    _number("sample.fraction", config.sample.fraction, least=0.0)
-    _require(config.sample.fraction < 1, "sample.fraction", config.sample.fraction,
-             "leaves nothing", "give less than 1")  # fmt: skip
-    _number("sample.until", config.sample.until, least=0.0)
-    for section in TABLES:
-        known = fields_of(section, config[section].name)
-        for name, value in config[section].items():
-            if name != "name":
-                if name not in known:
-                    raise unknown_field(f"config.{section}.{name}", name, known)
-                _number(f"{section}.{name}", value, least=0.0)
-    validate_measure(config.measure)
-    make_rule(config.rule)
-    make_schedule(config.schedule)
-    make_batch_schedule(config.batch_schedule)
+            problem = f"is not a multiple of bn_batch {b}"
+            _require(g % b == 0, "micro_batch", g, problem, f"give a multiple of {b}")
 
 
-def _choice(field: str, value: Any, allowed: Sequence[str]) -> None:
-    _require(value in allowed, field, value, "is unknown", f"use {', '.join(allowed)}")
+def check_data(data: Mapping[str, Any]) -> None:
+    """Refuses fields that the section ``data`` does not have under its name.
+
+    Raises:
+      UserError: naming the field, with the nearest names.
+    """
+    known = [path.partition(".")[2] for path in FIELDS if path.startswith("data.")]
+    known += SYNTHETIC if data["name"] == "synthetic" else ()
+    for field in data:
+        if field not in known:
+            raise unknown_field(f"config.data.{field}", field, known)
+
+
+def check_section(section: str, fields: Mapping[str, Any]) -> None:
+    """Refuses what a section with a name cannot take under that name.
+
+    Args:
+      section: of :data:`sbt.config.NAMED_SECTIONS`.
+      fields: its ``name`` and fields.
+
+    Raises:
+      UserError: an unknown name, a field that it does not have, a value that the field cannot take.
+    """
+    known = fields_of(section, fields["name"])
+    if section == "rule":
+        make_rule(fields)
+    elif section == "schedule":
+        make_schedule(fields)
+    elif section == "batch_schedule":
+        make_batch_schedule(fields)
+    for name, value in fields.items():
+        if name != "name" and name not in known:
+            raise unknown_field(f"config.{section}.{name}", name, known)
+        if name != "name" and section in TABLES:
+            check_number(f"config.{section}.{name}", value, NON_NEGATIVE)
+
+
+# What acts only under a condition: fields, what has to hold, of which fields, and in words.
+_IDLE: tuple[tuple[tuple[str, ...], tuple[str, ...], Any, str], ...] = (
+    (
+        ("sample.fraction", "sample.until", "sample.average"),
+        ("sample.name",),
+        lambda name: name != "all",
+        "set config.sample.name to loss or random",
+    ),
+    (
+        ("sample.name",),
+        ("sample.fraction",),
+        lambda fraction: fraction > 0,
+        "set config.sample.fraction to more than 0",
+    ),
+    (
+        ("parallel.local_from",),
+        ("parallel.local_steps",),
+        lambda steps: steps > 1,
+        "set config.parallel.local_steps to more than 1",
+    ),
+    (
+        ("parallel.local_steps",),
+        ("parallel.data",),
+        lambda devices: devices > 1,
+        "set config.parallel.data to more than 1",
+    ),
+    (("engine.workers",), ("data.stream",), bool, "set config.data.stream to True"),
+)
+
+
+def check_effects(config: ConfigDict, varied: Set[str]) -> None:
+    """Refuses settings that change nothing in any run.
+
+    Args:
+      config: complete, valid.
+      varied: dotted paths of the fields that are swept or follow an axis.
+
+    Raises:
+      UserError: a field away from its default, or swept, that has no effect here.
+    """
+    for fields, deciding, acts, remedy in _IDLE:
+        if not varied.isdisjoint(deciding) or acts(*(_get(config, path) for path in deciding)):
+            continue
+        because = ", ".join(f"{path} is {_get(config, path)!r}" for path in deciding)
+        for path in fields:
+            if path in varied or _get(config, path) != FIELDS[path].default:
+                what = "is swept, but has" if path in varied else f"= {_get(config, path)!r} has"
+                problem = f"{what} no effect where {because}"
+                raise UserError(f"config.{path}", problem, f"{remedy}, or leave it out")
+
+
+def _get(config: ConfigDict, path: str) -> Any:
+    section, _, leaf = path.rpartition(".")
+    return (config[section] if section else config)[leaf]
 
 
 def validate_measure(measure: ConfigDict) -> None:
@@ -118,24 +165,24 @@ def validate_measure(measure: ConfigDict) -> None:
     Raises:
       UserError: naming field, value and remedy.
     """
+    for path in FIELDS:
+        if path.startswith("measure."):
+            taken(path, measure[path.partition(".")[2]])
     for name in measure.names:
-        if name not in MEASUREMENTS:
-            near = difflib.get_close_matches(str(name), MEASUREMENTS, n=2, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
-            remedy = f"{hint}Known: {', '.join(MEASUREMENTS)}."
-            raise UserError("config.measure.names", f"{name!r} is no measurement", remedy)
-    _number("measure.every", measure.every, integer=True, least=1)
-    _number("measure.seed", measure.seed, integer=True, least=0)
-    _number("measure.at_once", measure.at_once, integer=True, least=0)
-    for field in ("examples", "batch"):
-        if measure[field] is not None:
-            _number(f"measure.{field}", measure[field], integer=True, least=1)
-    _choice("measure.mode", measure.mode, ("evaluation", "training"))
+        if not isinstance(name, str) or name not in MEASUREMENTS:
+            problem = f"unknown measurement {shown(name)}"
+            raise UserError("config.measure.names", problem, nearest(str(name), MEASUREMENTS))
+    _require(
+        len(set(measure.names)) == len(measure.names), "measure.names", measure.names,
+        "names a measurement twice", "name each once",
+    )  # fmt: skip
     try:
         re.compile(measure.where)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise UserError(
-            "config.measure.where", f"{measure.where!r} is no regular expression", str(error)
+            "config.measure.where",
+            f"{shown(measure.where)} is not a regular expression: {error}",
+            "write part of the path of a weight, such as Dense_0/kernel",
         ) from None
     for name, measurement in MEASUREMENTS.items():
         for field, default in measurement.settings.items():
@@ -147,11 +194,11 @@ def _setting(field: str, value: Any, default: Any) -> None:
     several = isinstance(default, tuple)
     kind = default[0] if several else default
     if several:
+        _require(isinstance(value, tuple), field, value, "is not a tuple", f"give one as {default}")
         _require(len(value) > 0, field, value, "is empty", f"give some, as {default}")
         _require(len(set(value)) == len(value), field, value, "repeats", "give each once")
     for item in value if several else (value,):
         if isinstance(kind, str):
-            _require(isinstance(item, str), field, item, "is no name", f"use one as {default!r}")
+            _require(isinstance(item, str), field, item, "is not a name", f"use one as {default!r}")
         else:
-            _number(field, item, integer=isinstance(kind, int))
-            _require(item > 0, field, item, "is too small", "give more than 0")
+            check_number(f"config.{field}", item, POSITIVE, whole=isinstance(kind, int))

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from sbt.errors import UserCodeError, UserError
-from sbt.experiment import apply_overrides, load_config, repository
+from sbt.experiment import load_config, repository
+from sbt.overrides import apply_overrides
 from sbt.pages import restart_with_large_pages
 
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130

@@ -4,20 +4,30 @@ A config states the *base* learning rate (per example) and the *global* batch si
 derived from the batch size at config time, so that a sweep or an override changes one thing only.
 ``base_lr`` goes from here through :mod:`sbt.sweep.grid` (a value of each run) and
 :func:`sbt.train.step.learning_rate` (times the batch size) into the update rule.
+
+:data:`FIELDS` says of every field what it is and what it takes; :func:`default`,
+:func:`complete`, :mod:`sbt.checks` and ``sbt run --help`` read it there. Fields that depend on a
+name (those of a rule, a model, a schedule, a measurement) stand where that is defined.
 """
 
-import difflib
+import contextlib
+import dataclasses
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict, FrozenConfigDict, config_dict
+from ml_collections import ConfigDict, config_dict
 
-from sbt.errors import UserError
+from sbt.data.imagenet import AUGMENTATIONS as STREAMED_AUGMENTATIONS
+from sbt.data.pipeline import AUGMENTATIONS, NORMALIZATIONS
+from sbt.errors import UserError, nearest, shown
 from sbt.measurements import MEASUREMENTS
 from sbt.models.registry import model_fields
+from sbt.nn.conv import IMPLEMENTATIONS
 from sbt.optim import make_batch_schedule, make_rule, make_schedule
-from sbt.train.gradient import OBJECTIVES
+from sbt.ranges import BELOW_ONE, COUNT, FRACTION, NON_NEGATIVE, POSITIVE, Range, check_number
+from sbt.train.gradient import OBJECTIVES, SAMPLES
 from sbt.train.pace import MOMENTUM_SCHEDULES, NOISE
 
 VOCABULARY = ("batch_size", "base_lr", "seed", "momentum", "weight_decay")
@@ -41,103 +51,180 @@ TABLES: dict[str, Mapping[str, Mapping[str, Any]]] = {
 OPEN_SECTIONS = (*NAMED_SECTIONS, "data", "sweep", "follow")
 
 
-def _section(**fields: Any) -> ConfigDict:
-    """A ConfigDict that keeps the order of its fields: that of the axes is that of the results."""
-    return ConfigDict(fields, sort_keys=False)
+# --- fields --------------------------------------------------------------------------------------
 
 
-def default() -> ConfigDict:
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """What a field of the config is.
+
+    Attributes:
+      default: its value where nobody sets it; a field whose default is None may be None.
+      about: its meaning, in a line.
+      kind: ``int``, ``float``, ``bool``, ``str`` or ``tuple``.
+      allowed: the numbers or the names that it takes; None: all of its kind.
+    """
+
+    default: Any
+    about: str
+    kind: type
+    allowed: Range | tuple[str, ...] | None = None
+
+    @property
+    def takes(self) -> str:
+        """What it takes, in words that follow "give"."""
+        words = {int: "a whole number", float: "a number", str: "a text", tuple: "a tuple"}
+        if self.kind is bool:
+            text = "True or False"
+        elif isinstance(self.allowed, tuple):
+            text = f"one of {', '.join(self.allowed)}"
+        else:
+            text = f"{words[self.kind]} {self.allowed or ''}".strip()
+        return f"{text}, or None" if self.default is None else text
+
+
+def _whole(default: int | None, about: str, allowed: Range = COUNT) -> Field:
+    return Field(default, about, int, allowed)
+
+
+def _number(default: float | None, about: str, allowed: Range = NON_NEGATIVE) -> Field:
+    return Field(default, about, float, allowed)
+
+
+def _text(default: str | None, about: str, allowed: tuple[str, ...] | None = None) -> Field:
+    return Field(default, about, str, allowed)
+
+
+def _switch(default: bool, about: str) -> Field:
+    return Field(default, about, bool)
+
+
+WORKERS, SEED = Range(0, 1024), Range(0, 2**32 - 1)
+# Learning rates are single-precision numbers, and are multiplied by batch sizes.
+RATE = Range(0, 1e20)
+
+FIELDS: dict[str, Field] = {
+    "name": _text("sweep", "of the sweep: its directory under runs/, its title in reports"),
+    "case": _text("", "a label to sweep over; config.follow says what makes a case"),
+    "data.name": _text("digits", "digits, synthetic, cifar10, mnist, any TFDS image set"),
+    "data.data_dir": _text(None, "where prepared TFDS sets lie; None: TFDS's own setting"),
+    "data.train_size": _whole(None, "training examples; None: all"),
+    "data.test_size": _whole(None, "test examples; None: all"),
+    "data.normalize": _text("channel", "how inputs are normalised", NORMALIZATIONS),
+    "data.augment": _text(
+        "none",
+        f"of training images; streamed ones only: {', '.join(STREAMED_AUGMENTATIONS)}",
+        AUGMENTATIONS + STREAMED_AUGMENTATIONS,
+    ),
+    "data.stream": _switch(False, "images stay in files: for sets larger than memory"),
+    "data.image_size": _whole(None, "streamed: side of the square; None: 224", Range(1, 2**14)),
+    "data.resize": _whole(
+        None, "streamed: shorter side at evaluation; None: 256/224 of the square", Range(1, 2**14)
+    ),
+    "model.name": _text("convnet", "and that model's own fields"),
+    "batch_size": _whole(32, "m: examples per weight update, over all devices"),
+    "copies": _whole(
+        1, "inputs made of each example, each augmented anew (batch augmentation)", Range(1, 1024)
+    ),
+    "micro_batch": _whole(None, "g: examples per gradient evaluation; None: planned"),
+    "bn_batch": _whole(None, "b: examples that share batch statistics; None: all m"),
+    "base_lr": _number(2.0**-6, "η̃: learning rate per example; η = m η̃", RATE),
+    "lr_scaling": _text("linear", "η = m η̃; sqrt: √m η̃; none: η̃", ("linear", "sqrt", "none")),
+    "seed": _whole(0, "of weights, order, augmentation and dropout", SEED),
+    "epochs": _whole(10, "passes over the training set"),
+    "rule.name": _text("sgd", "and that rule's own hyperparameters"),
+    "schedule.name": _text("constant", "of the learning rate over progress; and its fields"),
+    "batch_schedule.name": _text("constant", "changes m during training; and its fields"),
+    "momentum_schedule.name": _text("constant", "onecycle: low while η is high; and its fields"),
+    "noise.name": _text("none", "Sato & Iiduka's schedules of η, m and β; and their fields"),
+    "objective.name": _text("standard", "or adversarial, stability; and their fields"),
+    "sample.name": _text("all", "leaves out the smallest losses (loss) or any (random)", SAMPLES),
+    "sample.fraction": _number(0.0, "of every batch that is left out ...", BELOW_ONE),
+    "sample.until": _number(1.0, "... up to this progress", FRACTION),
+    "sample.average": _text(
+        "kept", "divide by the examples kept, or by the whole batch", ("kept", "batch")
+    ),
+    "skip_impossible": _switch(False, "leaves grid points with b > m out, or refuses the grid"),
+    "evaluate.every": _whole(1, "epochs between evaluations; the last is always evaluated"),
+    "evaluate.batch": _whole(None, "examples per evaluation step; None: by platform"),
+    "evaluate.statistics": _text(
+        "running", "of batch norm at test time", ("running", "batch", "precise")
+    ),
+    "engine.strategy": _text("auto", "auto, measure, vmap, map, or map:<lanes at once>"),
+    "engine.convolution": _text("auto", "how convolutions run", ("auto", *IMPLEMENTATIONS)),
+    "engine.lanes": _whole(None, "at most so many in one pass; None: what fits"),
+    "engine.memory_gb": _number(
+        None, "device memory to use; None: 80 % of what is free", Range(0, 1e6, open_low=True)
+    ),
+    "engine.workers": _whole(
+        None, "processes that decode streamed images; None: cores - 1", WORKERS
+    ),
+    "engine.precision": _text("float32", "arithmetic of the model", ("float32", "bfloat16")),
+    "parallel.data": _whole(1, "D: devices that share every batch of a run, and its gradient"),
+    "parallel.local_steps": _whole(1, "updates between averages of the weights (local SGD)"),
+    "parallel.local_from": _number(
+        0.0, "progress from which on; before it gradients are averaged", FRACTION
+    ),
+    "measure.names": Field((), "what is measured on the runs, see `sbt list`", tuple),
+    "measure.every": _whole(1, "epochs between measurements; the last is always measured"),
+    "measure.at_start": _switch(False, "also measure the initial weights, as epoch 0"),
+    "measure.examples": _whole(None, "the first so many of the training set; None: all"),
+    "measure.batch": _whole(None, "examples held at a time; None: as in evaluation"),
+    "measure.where": _text("", "regular expression of the weights that count: Dense_0/kernel"),
+    "measure.mode": _text(
+        "evaluation", "the network as in evaluation or training", ("evaluation", "training")
+    ),
+    "measure.seed": _whole(0, "of directions and batches, the same for all runs", SEED),
+    "measure.at_once": _whole(1, "lanes of a device measured at a time; 0: all", Range(0, 2**20)),
+    "checkpoint.minutes": _number(5.0, "between checkpoints of a running pass", Range(0, 1e6)),
+    "checkpoint.keep": _whole(2, "checkpoints that are kept", Range(1, 10**4)),
+    "checkpoint.final_weights": _switch(False, "keep the trained weights of every run"),
+    "report.last_epochs": _whole(5, "reported accuracy: median over so many last evaluations"),
+    "report.margin": _number(0.05, "stable range: within this much of the best cell", BELOW_ONE),
+    "report.curves_base_lr": _number(None, "learning curves at this η̃; None: the best", POSITIVE),
+    "report.figure": _text("", "the paper's figure that this reproduces, such as fig01"),
+}
+
+
+class Config(ConfigDict):
+    """A ConfigDict that keeps the order of its fields: that of the axes is that of the results.
+
+    It takes values of any type, which :func:`complete` checks, and says which fields it has where
+    one is misspelt.
+    """
+
+    _where = "config"
+
+    def __init__(self, fields: Mapping[str, Any] | None = None, type_safe: bool = False):
+        del type_safe  # with which ConfigDict calls it when it copies
+        super().__init__(None, type_safe=False, sort_keys=False)
+        for key, value in (fields or {}).items():
+            self[key] = value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if self.is_locked and key not in self:
+            raise unknown_field(f"{self._where}.{key}", key, self)
+        if isinstance(value, ConfigDict | dict) and not isinstance(value, Config):
+            value = Config(value)
+        if isinstance(value, Config):
+            object.__setattr__(value, "_where", f"{self._where}.{key}")
+        super().__setitem__(key, value)
+
+
+def default() -> Config:
     """A fresh config with every field at its default: digits, a small convnet, plain SGD."""
-    optional = config_dict.placeholder
-    config = _section()
-    config.name = "sweep"
-    config.case = ""  # a label to sweep over, with the fields that make a case in config.follow
-
-    config.data = _section()
-    config.data.name = "digits"  # digits, synthetic, cifar10, cifar100, mnist, any TFDS image set
-    config.data.data_dir = optional(str)  # where prepared TFDS sets lie; None: TFDS's own setting
-    config.data.train_size = optional(int)  # None: all examples
-    config.data.test_size = optional(int)
-    config.data.normalize = "channel"  # channel, pixel, image, unit, none
-    config.data.augment = "none"  # none, crop_flip, affine; streamed: resized_crop, scale_jitter
-    config.data.stream = False  # images stay in files, for sets that do not fit in memory
-    config.data.image_size = optional(int)  # streamed: side of the square; None: 224
-    config.data.resize = optional(int)  # streamed: shorter side at evaluation; None: 256/224 of it
-
-    config.model = _section(name="convnet")  # and that model's own fields
-
-    config.batch_size = 32  # m: examples per weight update, over all devices
-    config.copies = 1  # inputs made of each example, each augmented anew (batch augmentation)
-    config.micro_batch = optional(int)  # g: examples per gradient evaluation; None: planned
-    config.bn_batch = optional(int)  # b: examples that share batch statistics; None: all m
-    config.base_lr = 2.0**-6  # η̃: learning rate per example; η = m η̃
-    config.lr_scaling = "linear"  # linear: η = m η̃;  sqrt: η = √m η̃;  none: η = η̃
-    config.seed = 0
-    config.epochs = 10
-
-    config.rule = _section(name="sgd")  # and that rule's own hyperparameters
-    config.schedule = _section(name="constant")  # of progress; and that schedule's fields
-
-    config.batch_schedule = _section(name="constant")  # of progress; changes m during training
-    config.momentum_schedule = _section(name="constant")  # constant, onecycle (low while η is high)
-    config.noise = _section(name="none")  # Sato & Iiduka: lr, lr-batch, beta, lr-beta, cosine, exp
-    config.objective = _section(name="standard")  # standard, adversarial, stability
-    config.sample = _section(name="all")  # all, or without the smallest losses: loss; or: random
-    config.sample.fraction = 0.0  # of every SGD batch that is left out ...
-    config.sample.until = 1.0  # ... up to this progress
-    config.sample.average = "kept"  # divide by the examples kept, or by the whole batch: batch
-
-    config.sweep = _section()  # axis -> values; None: not swept
-    for axis in VOCABULARY:
-        config.sweep[axis] = optional(tuple)
-    # Fields that follow an axis: {"base_lr": ("batch_size", ((2, 0.01), (4, 0.02)))}
-    config.follow = _section()
-    config.skip_impossible = False  # leave grid points with b > m out, instead of refusing the grid
-
-    config.evaluate = _section()
-    config.evaluate.every = 1  # epochs between evaluations; the last epoch is always evaluated
-    config.evaluate.batch = optional(int)  # examples per evaluation step; None: by platform
-    config.evaluate.statistics = "running"  # batch norm at test time: running, batch, precise
-
-    config.engine = _section()
-    config.engine.strategy = "auto"  # auto, measure, vmap, map, or map:<lanes at once>
-    config.engine.convolution = "auto"  # auto, direct, packed, im2col, implicit, stock
-    config.engine.lanes = optional(int)  # at most so many lanes in one pass; None: what fits
-    config.engine.memory_gb = optional(float)  # device memory to use; None: 80 % of what is free
-    config.engine.workers = optional(int)  # processes that decode streamed images; None: cores - 1
-    config.engine.precision = "float32"  # arithmetic of the model: float32, bfloat16
-
-    config.parallel = _section()
-    config.parallel.data = 1  # D: devices that share every batch of a run, and its gradient
-    config.parallel.local_steps = 1  # updates between averages of the weights (local SGD)
-    config.parallel.local_from = 0.0  # progress from which on; before it gradients are averaged
-
-    config.measure = _section()
-    config.measure.names = ()  # what is measured on the runs, see `sbt list`
-    config.measure.every = 1  # epochs between measurements; the last epoch is always measured
-    config.measure.at_start = False  # also measure the initial weights, as epoch 0
-    config.measure.examples = optional(int)  # the first so many of the training set; None: all
-    config.measure.batch = optional(int)  # examples held at a time; None: as in evaluation
-    config.measure.where = ""  # regular expression of the leaves that count: Dense_0/kernel
-    config.measure.mode = "evaluation"  # the network as in evaluation, or (dropout) as in training
-    config.measure.seed = 0  # of random directions and batches, the same for all runs
-    config.measure.at_once = 1  # lanes of a device measured at a time; 0: all
+    config = Config()
+    for path, field in FIELDS.items():
+        section, _, leaf = path.rpartition(".")
+        if section and section not in config:
+            config[section] = Config()
+        (config[section] if section else config)[leaf] = field.default
     for name, measurement in MEASUREMENTS.items():
         if measurement.settings:
-            config.measure[name] = _section(**measurement.settings)
-
-    config.checkpoint = _section()
-    config.checkpoint.minutes = 5.0  # between checkpoints of a running pass
-    config.checkpoint.keep = 2
-    config.checkpoint.final_weights = False  # keep the trained weights of every run
-
-    config.report = _section()
-    config.report.last_epochs = 5  # reported accuracy: median over their evaluations
-    config.report.margin = 0.05  # stable range: within this much of the best cell
-    config.report.curves_base_lr = optional(float)  # learning curves at this η̃; None: the best
-    config.report.figure = ""  # the paper's figure that this reproduces, such as "fig01"
-    for section in OPEN_SECTIONS:
-        config[section].unlock()
+            config.measure[name] = Config(measurement.settings)
+    config.sweep = Config(dict.fromkeys(VOCABULARY))  # axis -> values; None: not swept
+    # Fields that follow an axis: {"base_lr": ("batch_size", ((2, 0.01), (4, 0.02)))}
+    config.follow = Config()
     config.lock()
     for section in OPEN_SECTIONS:
         config[section].unlock()
@@ -149,37 +236,49 @@ def default() -> ConfigDict:
 
 def to_json(config: Mapping[str, Any] | Sequence[Any]) -> str:
     """A config, a section or a list of them as JSON, fields in their order."""
-    return json.dumps(_plain(config), indent=1)
+    return json.dumps(_plain(config, "config"), indent=1)
 
 
-def from_json(text: str) -> ConfigDict:
+def from_json(text: str) -> Config:
     """The config that :func:`to_json` wrote; lists become tuples again."""
     config = default()
-    _fill(config, json.loads(text), "config")
+    _fill(config, _plain(json.loads(text), "config"), "config")
     return config
 
 
-def complete(config: Mapping[str, Any]) -> ConfigDict:
-    """A full config from a mapping (or ConfigDict) of some fields; unknown ones are refused.
+def complete(config: Mapping[str, Any] | ConfigDict) -> Config:
+    """A full config from a mapping (or ConfigDict) of some fields.
 
     The chosen model, rule and schedule get their fields with defaults, so that results tell every
     value and every field can be set from the command line.
+
+    Raises:
+      UserError: it is no mapping, a field is unknown, or its value is of another type or out of
+        range.
     """
     full = default()
-    _fill(full, _plain(config), "config")
-    swept = {locate_name(axis).partition(".")[0] for axis in (*full.sweep, *full.follow)}
+    values = _plain(config, "config")
+    if not isinstance(values, dict):
+        remedy = "give sbt.default_config(), or a mapping of some of its fields"
+        raise UserError("config", f"{shown(config)} is not a config", remedy)
+    _fill(full, values, "config")
+    varied = [axis for axis, values in full.sweep.items() if values is not None]
+    swept = {locate_name(axis).partition(".")[0] for axis in (*varied, *full.follow)}
     for section in NAMED_SECTIONS:
         if section in swept:
             continue  # its fields belong to each of the names
         for name, value in fields_of(section, full[section].name).items():
-            if name not in full[section]:
-                full[section][name] = value
-            full[section].unlock()
+            given = full[section].get(name, value)
+            whole = isinstance(given, int) and not isinstance(given, bool)
+            # Lanes differ in floating-point numbers: what may be one is one.
+            full[section][name] = float(given) if whole and isinstance(value, float) else given
     return full
 
 
 def fields_of(section: str, name: str) -> dict[str, Any]:
     """The fields, with defaults, of a named section such as ``model`` under some name."""
+    if not isinstance(name, str):
+        raise UserError(f"config.{section}.name", f"{shown(name)} is not a name", "give a text")
     if section == "rule":
         spec, _ = make_rule({"name": name})
         return {**spec.hyperparameters, **spec.options}
@@ -189,57 +288,127 @@ def fields_of(section: str, name: str) -> dict[str, Any]:
         return dict(make_batch_schedule({"name": name}).parameters)
     if section in TABLES:
         if name not in TABLES[section]:
-            remedy = f"use {', '.join(TABLES[section])}"
-            raise UserError(f"config.{section}.name", f"{name!r} is unknown", remedy)
+            remedy = nearest(name, TABLES[section])
+            raise UserError(f"config.{section}.name", f"{shown(name)} is unknown", remedy)
         return dict(TABLES[section][name])
     return model_fields(name)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, ConfigDict | FrozenConfigDict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if hasattr(value, "item"):  # a numpy scalar
-        return value.item()
+def taken(path: str, value: Any) -> Any:
+    """A value as a field of :data:`FIELDS` takes it: 1 where a number is wanted is 1.0.
+
+    Args:
+      path: key of :data:`FIELDS`.
+      value: of any type.
+
+    Raises:
+      UserError: it is of another type, out of range, or not one of the field's names.
+    """
+    field, where = FIELDS[path], f"config.{path}"
+    remedy = f"give {field.takes}"
+    if value is None and field.default is None:
+        return None
+    if isinstance(field.allowed, Range):
+        try:
+            number = check_number(where, value, field.allowed, whole=field.kind is int)
+        except UserError as error:
+            raise UserError(where, error.problem, remedy) from None
+        return field.kind(number)
+    if isinstance(field.allowed, tuple) and isinstance(value, str) and value not in field.allowed:
+        raise UserError(where, f"{shown(value)} is unknown", nearest(value, field.allowed))
+    if not isinstance(value, field.kind):
+        kinds = {bool: "True or False", str: "a text", tuple: "a tuple"}
+        raise UserError(where, f"{shown(value)} is not {kinds[field.kind]}", remedy)
+    if isinstance(value, str) and any(unicodedata.category(c) in _unfit(path) for c in value):
+        problem = f"{shown(value)} holds characters that do not belong in a text"
+        raise UserError(where, problem, remedy)
     return value
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+def _unfit(path: str) -> tuple[str, ...]:
+    """Categories of characters that a text cannot hold: lone surrogates, which no file can, and
+    control characters, except in labels, whose readers replace them."""
+    return ("Cs",) if path == "case" else ("Cs", "Cc")
 
 
-def _fill(config: ConfigDict, values: Mapping[str, Any], where: str) -> None:
-    section = where.rsplit(".", maxsplit=1)[-1]
+_DEEPEST, _LONGEST = 12, 10**6  # of nested values, and of tuples
+
+
+def _plain(value: Any, where: str, depth: int = 0) -> Any:
+    """A value made of dicts, tuples, text, numbers, truth values and None alone.
+
+    Arrays, lists and ranges are tuples of their values.
+
+    Raises:
+      UserError: anything else.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)  # of NumPy's, which are kinds of these, Python's own
+    if depth > _DEEPEST:
+        raise UserError(where, "is nested too deeply", "give numbers, text, or tuples of them")
+    if isinstance(value, Mapping | ConfigDict) and where.startswith("config.follow."):
+        value = tuple(value.items())  # pairs
+    if isinstance(value, Mapping | ConfigDict):
+        for key in value:
+            if not isinstance(key, str):
+                raise UserError(where, f"{shown(key)} is not the name of a field", "use text")
+        items = _items(value, where)
+        return {key: _plain(item, f"{where}.{key}", depth + 1) for key, item in items}
+    if isinstance(value, list | tuple | range):
+        if len(value) > _LONGEST:
+            remedy = f"give at most {_LONGEST:,}"
+            raise UserError(where, f"{shown(value)} has {len(value):,} values", remedy)
+        return tuple(_plain(item, where, depth + 1) for item in value)
+    if hasattr(value, "shape") and hasattr(value, "tolist"):  # of NumPy and JAX: array or scalar
+        if getattr(value, "size", 0) > _LONGEST:
+            raise UserError(where, f"has {value.size:,} values", f"give at most {_LONGEST:,}")
+        with contextlib.suppress(Exception):  # a traced array has no values
+            return _plain(value.tolist(), where, depth + 1)
+    remedy = "give a number, a text, True, False, None, or a tuple of such"
+    raise UserError(where, f"{shown(value)} is not a value that a config can hold", remedy)
+
+
+def _items(section: Mapping[str, Any] | ConfigDict, where: str) -> list[tuple[str, Any]]:
+    try:
+        return list(section.items())
+    except config_dict.RequiredValueError:
+        raise UserError(where, "has a required field without a value", "set it") from None
+
+
+def _fill(config: Config, values: Mapping[str, Any], where: str) -> None:
+    name = where.rpartition(".")[2]
     for key, value in values.items():
         field = f"{where}.{key}"
-        if key not in config:
-            if section not in OPEN_SECTIONS:
-                raise unknown_field(field, key, config)
-            config[key] = _section(**value) if isinstance(value, Mapping) else _tuples(value)
-        elif isinstance(config.get_ref(key).get(), ConfigDict):
-            if not isinstance(value, Mapping):
-                raise UserError(
-                    field, f"is a section, got {value!r}", "give a mapping of its fields"
-                )
-            if "name" in value and key in NAMED_SECTIONS:
-                config[key] = _section()  # another name has other fields
-                config[key].unlock()
-            _fill(config[key], value, field)
+        path = field.partition(".")[2]
+        if key in config and isinstance(config[key], Config):
+            _fill_section(config, key, value, field)
+        elif path in FIELDS:
+            config[key] = taken(path, value)
+        elif name in ("sweep", "follow") and "." in key:
+            raise UserError(field, "is not an axis", f"write {where}.{key.replace('.', '__')}")
+        elif name == "follow" and value is None:
+            continue  # it follows nothing
+        elif (name in OPEN_SECTIONS and "." not in key) or key in config:
+            config[key] = value
         else:
-            try:
-                config[key] = _tuples(value)
-            except (TypeError, ValueError) as error:
-                raise UserError(field, f"cannot take {value!r}", str(error)) from None
+            raise unknown_field(field, key, config)
 
 
-def unknown_field(field: str, name: str, known: Any) -> UserError:
+def _fill_section(config: Config, key: str, value: Any, field: str) -> None:
+    if not isinstance(value, dict):
+        remedy = f"set its fields, such as {field}.{next(iter(config[key]), 'base_lr')}"
+        raise UserError(field, f"is a section, not {shown(value)}", remedy)
+    if "name" in value and key in NAMED_SECTIONS:
+        config[key] = Config()  # another name has other fields
+    _fill(config[key], value, field)
+
+
+def unknown_field(field: str, name: object, known: Any) -> UserError:
     """The message for a misspelt field, with the nearest names."""
-    near = difflib.get_close_matches(name, [str(k) for k in known], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return UserError(field, "is not a field", f"{hint}Known: {', '.join(sorted(map(str, known)))}.")
+    return UserError(field, "is not a field", nearest(str(name), map(str, known)))
 
 
 def chosen_fields(config: ConfigDict, section: str) -> dict[str, Any]:

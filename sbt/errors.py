@@ -1,10 +1,12 @@
 """What a user's input can cause: what is wrong, where, and how to mend it."""
 
 import contextlib
+import difflib
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Where a traceback's frames are nobody's mistake: this package, Python's own and installed ones.
 _LIBRARIES = (
@@ -28,6 +30,23 @@ class UserError(Exception):
     def __init__(self, field: str, problem: str, remedy: str):
         self.field, self.problem, self.remedy = field, problem, remedy
         super().__init__(f"{field}: {problem}\n  {remedy}")
+
+
+def shown(value: Any) -> str:
+    """A value in a message: on one line, and short, whatever it is."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of a user's own class, or an integer of thousands of digits
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A remedy for a misspelt name: the nearest of those that are known, and all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{hint}Known: {', '.join(known) or 'none'}."
 
 
 class UserCodeError(UserError):

@@ -14,7 +14,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from sbt.errors import UserError
+from sbt.errors import UserError, shown
+
+LARGEST = 3.4e38  # training computes in single precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Range:
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
-        return math.isfinite(value) and above and below
+        return abs(value) <= LARGEST and above and below
 
     def __str__(self) -> str:
         """In words, to follow "give a number": ``of at least 0 and below 1``."""
@@ -49,7 +51,7 @@ class Range:
 
 
 def _text(value: float) -> str:
-    return str(int(value)) if value == int(value) else f"{value:g}"
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:g}"
 
 
 ANY = Range()
@@ -75,13 +77,13 @@ def check_number(field: str, value: Any, allowed: Range, *, whole: bool = False)
     kind = "whole number" if whole else "number"
     remedy = f"give a {kind} {allowed}"
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise UserError(field, f"{value!r} is not a {kind}", remedy)
+        raise UserError(field, f"{shown(value)} is not a {kind}", remedy)
     try:
         good = float(value) in allowed
     except OverflowError:
         good = False
     if not good:
-        raise UserError(field, f"{value!r} is out of range", remedy)
+        raise UserError(field, f"{shown(value)} is out of range", remedy)
     return value
 
 

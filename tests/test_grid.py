@@ -183,7 +183,7 @@ BAD = [
     ("config.schedule.name", "stepz", {"schedule": {"name": "stepz"}}),
     ("config.schedule.drop", "drops", {"schedule": {"name": "steps", "drop": (0.5,)}}),
     ("config.model.name", "alexnett", {"model": {"name": "alexnett"}}),
-    ("model.hiden", "hidden", {"model": {"name": "mlp", "hiden": (3,)}}),
+    ("config.model.hiden", "hidden", {"model": {"name": "mlp", "hiden": (3,)}}),
     ("config.sweep.model", "cnn", {"sweep": {"model": ("mlp", "cnn")}}),
     ("config.sweep.foo__bar", "engine", {"sweep": {"foo__bar": (1, 2)}}),
     ("config.sweep.engine__lane", "lanes", {"sweep": {"engine__lane": (1, 2)}}),

@@ -55,7 +55,7 @@ def dynamics(
       UserError: another variant.
     """
     config = default()
-    config.name = f"gao_zhong_2020/{figure}{'-' * bool(variant)}{variant}"
+    config.name = f"gao_zhong_2020-{figure}{'-' * bool(variant)}{variant}"
     config.data.name = "cifar10"
     config.model = {"name": "alexnet_dropout"}
     config.epochs = epochs

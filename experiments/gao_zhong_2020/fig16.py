@@ -29,7 +29,7 @@ from sbt.errors import UserError
 def get_config(variant: str = "") -> ConfigDict:
     """The grid for accelerators, or ``small``."""
     config = default()
-    config.name = "gao_zhong_2020/fig16"
+    config.name = "gao_zhong_2020-fig16"
     config.data.name = "cifar10"
     config.data.augment = "crop_flip"
     config.model = {"name": "resnet18", "norm": "batch"}

@@ -54,7 +54,7 @@ def study(figure: str, variant: str, *, net: str = "f1", epochs: int = EPOCHS) -
         raise UserError(f"{figure}.py:{variant}", problem, f"use one of {known}, or none")
     name = "f1" if reduced else variant or net
     config = default()
-    config.name = f"keskar_2017/{figure}" + f"-{variant}" * bool(variant)
+    config.name = f"keskar_2017-{figure}" + f"-{variant}" * bool(variant)
     config.data.name = "digits" if variant == "digits" else DATA[name]
     config.data.normalize = "unit"
     config.model = {"name": name}
@@ -96,7 +96,7 @@ def main(
       finish: all that the command does: ``(config, workdir)``.
       argv: arguments; None: of the command line.
     """
-    from sbt.experiment import apply_overrides
+    from sbt.overrides import apply_overrides
 
     variant, workdir, overrides = "", "", []
     rest = list(sys.argv[1:] if argv is None else argv)

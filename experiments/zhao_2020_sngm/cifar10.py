@@ -39,7 +39,7 @@ EPOCHS, WARMUP_EPOCHS = 160, 5
 def get_config(variant: str = "") -> ConfigDict:
     """The grid for accelerators, or ``small``."""
     config = default()
-    config.name = "zhao_2020_sngm/cifar10"
+    config.name = "zhao_2020_sngm-cifar10"
     config.data.name = "cifar10"
     config.data.augment = "crop_flip"
     config.model = {"name": "resnet20", "norm": "batch"}

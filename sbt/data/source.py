@@ -20,7 +20,7 @@ _DIGITS_TRAIN = 1440
 
 _FIELDS = ("name", "data_dir", "train_size", "test_size", "normalize", "augment", "stream")
 _STREAMED = ("image_size", "resize")
-_SYNTHETIC = ("num_classes", "image_shape", "noise")
+SYNTHETIC = ("num_classes", "image_shape", "noise")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def load(data_config: Mapping[str, Any]) -> Dataset:
         raise UserError(
             "config.data.name", f"not a name: {name!r}", "Name a data set, such as 'digits'."
         )
-    _check_fields(data_config, _SYNTHETIC if name == "synthetic" else ())
+    _check_fields(data_config, SYNTHETIC if name == "synthetic" else ())
     if data_config.get("stream"):
         from sbt.data.encoded import open_encoded
 
@@ -97,7 +97,7 @@ def load(data_config: Mapping[str, Any]) -> Dataset:
     if name == "synthetic":
         from sbt.data.synthetic import synthetic
 
-        options = {k: data_config.get(k) for k in _SYNTHETIC}
+        options = {k: data_config.get(k) for k in SYNTHETIC}
         sizes = {"train_size": train_size, "test_size": test_size}
         return synthetic(**{k: v for k, v in (options | sizes).items() if v is not None})
     if name == "digits":

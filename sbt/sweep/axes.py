@@ -1,5 +1,6 @@
 """The swept axes of a config: their values, and the field that each of them varies."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,15 +14,20 @@ from sbt.config import (
     locate_name,
     unknown_field,
 )
-from sbt.errors import UserError
+from sbt.errors import UserError, shown
 from sbt.optim import make_batch_schedule, make_rule, make_schedule
+
+MOST_RUNS = 10**6
+# What a sweep has once, for all of its runs.
+_OF_ALL_RUNS = ("name", "skip_impossible", "parallel.data")
+_SECTIONS_OF_ALL_RUNS = ("sweep", "follow", "engine", "measure", "checkpoint", "report")
 
 
 def axes_of(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
     """The swept axes in order, each with its values.
 
     Raises:
-      UserError: an axis without values, or with a value twice.
+      UserError: an axis without values, or with a value twice; more runs than any machine trains.
     """
     result = {}
     for axis, values in config.sweep.items():
@@ -29,12 +35,22 @@ def axes_of(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
             continue
         field = f"config.sweep.{axis}"
         if isinstance(values, str) or not isinstance(values, Sequence):
-            raise UserError(field, f"{values!r} is no list of values", f"write ({values!r},)")
+            problem = f"{shown(values)} is not a tuple of values"
+            raise UserError(field, problem, f"write ({shown(values)},)")
         if not values:
             raise UserError(field, "the axis has no values", "give at least one, or set it to None")
-        if len(set(values)) < len(values):
-            raise UserError(field, f"a value occurs twice in {tuple(values)}", "list each once")
+        try:
+            repeats = len(set(values)) < len(values)
+        except TypeError:  # a section among the values
+            remedy = "give numbers, text, or tuples of them"
+            raise UserError(field, f"{shown(values)} holds a section", remedy) from None
+        if repeats:
+            raise UserError(field, f"a value occurs twice in {shown(values)}", "list each once")
         result[axis] = tuple(values)
+    if (runs := math.prod(map(len, result.values()))) > MOST_RUNS:
+        sizes = " x ".join(str(len(values)) for values in result.values())
+        remedy = f"a sweep has at most {MOST_RUNS:,} runs: shorten the axes"
+        raise UserError("config.sweep", f"{sizes} = {runs:,} runs", remedy)
     return result
 
 
@@ -42,8 +58,16 @@ def locate(config: ConfigDict, axis: str, where: str = "config.sweep") -> str:
     """The dotted path of the field that an axis varies, ``momentum`` -> ``rule.momentum``.
 
     Raises:
-      UserError: no such field, or several.
+      UserError: no such field, or several, or one that a sweep has once for all of its runs.
     """
+    path = _locate(config, axis, where)
+    if path in _OF_ALL_RUNS or path.partition(".")[0] in _SECTIONS_OF_ALL_RUNS:
+        remedy = f"set config.{path}; an axis varies what may differ between runs"
+        raise UserError(f"{where}.{axis}", f"{path} is one for all runs of a sweep", remedy)
+    return path
+
+
+def _locate(config: ConfigDict, axis: str, where: str) -> str:
     if named := locate_name(axis):
         return named
     if "__" in axis:

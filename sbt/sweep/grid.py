@@ -9,8 +9,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sbt import config as configs
-from sbt.checks import validate
-from sbt.errors import UserError
+from sbt.checks import check_batches, check_data, check_effects, check_section
+from sbt.errors import UserError, shown
 from sbt.optim import make_batch_schedule, make_rule, make_schedule
 from sbt.sweep.axes import assign, axes_of, locate
 
@@ -61,9 +61,7 @@ def with_settings(config: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict
     for path, value in sorted(settings.items(), key=lambda item: not item[0].endswith(".name")):
         section, _, leaf = path.partition(".")
         if leaf == "name" and section in configs.NAMED_SECTIONS:
-            known = configs.fields_of(section, value)
-            for field in [f for f in copy[section] if f != "name" and f not in known]:
-                del copy[section][field]
+            copy[section] = _of_name(copy[section], section, value)
         assign(copy, path, value)
     return copy
 
@@ -81,6 +79,7 @@ def make_grid(config: ConfigDict) -> Grid:
         for value in values:
             _check_value(config, f"config.sweep.{axis}", paths[axis], value)
     follow = _followers(config, axes, paths)
+    check_effects(config, {*paths.values(), *follow})
 
     runs = []
     for index in itertools.product(*(range(len(values)) for values in axes.values())):
@@ -109,25 +108,32 @@ def _followers(
     config: ConfigDict, axes: Mapping[str, tuple[Any, ...]], paths: Mapping[str, str]
 ) -> dict[str, tuple[str, dict[Any, Any]]]:
     """Path of each following field -> the axis that it follows, and its value for each of that."""
-    result = {}
+    result: dict[str, tuple[str, dict[Any, Any]]] = {}
     for name, rule in config.follow.items():
         field = f"config.follow.{name}"
         try:
             axis, pairs = rule
+            values = [value for value, _ in pairs]
             table = dict(pairs)
         except (TypeError, ValueError):
-            remedy = 'write ("batch_size", ((2, 0.1), (4, 0.2)))'
-            raise UserError(field, f"{rule!r} is no (axis, pairs)", remedy) from None
+            remedy = 'write ("batch_size", ((2, 0.1), (4, 0.2))): an axis, and pairs'
+            raise UserError(field, f"{shown(rule)} is not an axis and pairs", remedy) from None
+        if len(table) < len(values):
+            raise UserError(field, f"a value occurs twice in {shown(values)}", "list each once")
         if axis not in axes:
-            raise UserError(field, f"follows {axis!r}, which is not swept", "name a swept axis")
+            remedy = f"swept are {', '.join(axes) or 'none'}"
+            raise UserError(field, f"follows {shown(axis)}, which is not swept", remedy)
         path = locate(config, name, "config.follow")
-        if path in paths.values():
-            raise UserError(field, f"{path} is swept itself", "leave one of the two out")
+        if path in paths.values() or path in result:
+            again = "is swept itself" if path in paths.values() else "is said twice"
+            raise UserError(field, f"{path} {again}", "leave one of the two out")
         missing = [value for value in axes[axis] if value not in table]
         # An axis of rules need not say a field of those rules that have no such field.
         own = configs.locate_name(axis).partition(".")[0] == path.partition(".")[0]
         if missing and not own:
-            raise UserError(field, f"says nothing for {axis} = {missing}", "add these values")
+            raise UserError(
+                field, f"says nothing for {axis} = {shown(missing)}", "add these values"
+            )
         if own:
             _check_own_field(field, path, table)
         for value in (value for value in axes[axis] if value in table):
@@ -149,18 +155,33 @@ def _check_own_field(field: str, path: str, table: Mapping[Any, Any]) -> None:
 def _check_value(
     config: ConfigDict, field: str, path: str, value: Any, beside: Mapping[str, Any] | None = None
 ) -> None:
-    """Every value alone must make a valid config (combinations: see :func:`_impossible`)."""
+    """Every value alone must be one that its field takes (combinations: see :func:`_impossible`).
+
+    Args:
+      config: with nothing swept.
+      field: what the message is about.
+      path: of the field that takes the value.
+      value: of an axis, or of what follows one.
+      beside: path -> value of the axis that it follows: the name of a section may be among them.
+    """
+    section, _, leaf = path.partition(".")
     try:
-        trial = with_settings(config, {**(beside or {}), path: value})
-        if path in ("bn_batch", "micro_batch"):
-            trial.batch_size = value if isinstance(value, int) else trial.batch_size
-        trial.micro_batch = trial.bn_batch = None
-        validate(trial)
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
-        message = str(error).splitlines()[0]
-        raise UserError(field, f"{value!r} is no value for {path}", message) from None
+        if path in configs.FIELDS:
+            configs.taken(path, value)
+        if section in configs.NAMED_SECTIONS:
+            name = {**(beside or {}), path: value}.get(f"{section}.name", config[section].name)
+            check_section(section, {**_of_name(config[section], section, name), leaf: value})
+        elif section == "data":
+            check_data({**config.data, leaf: value})
     except UserError as error:
-        raise UserError(field, f"{value!r}: {error.field} {error.problem}", error.remedy) from None
+        problem = f"{shown(value)}: {error.field} {error.problem}"
+        raise UserError(field, problem, error.remedy) from None
+
+
+def _of_name(fields: Mapping[str, Any], section: str, name: Any) -> dict[str, Any]:
+    """A section under another name, without the fields that this does not know."""
+    known = configs.fields_of(section, name)
+    return {key: value for key, value in fields.items() if key in known} | {"name": name}
 
 
 def _impossible(config: ConfigDict, settings: Mapping[str, Any]) -> UserError | None:
@@ -173,10 +194,8 @@ def _impossible(config: ConfigDict, settings: Mapping[str, Any]) -> UserError | 
 
 @functools.lru_cache(maxsize=4096)
 def _batch_problem(m: int, g: int | None, b: int | None) -> UserError | None:
-    trial = configs.default()
-    trial.batch_size, trial.micro_batch, trial.bn_batch = m, g, b
     try:
-        validate(trial)
+        check_batches(m, g, b)
     except UserError as error:
         return error
     return None
