@@ -179,7 +179,7 @@ FIELDS: dict[str, Field] = {
     "checkpoint.minutes": _number(5.0, "between checkpoints of a running pass", Range(0, 1e6)),
     "checkpoint.keep": _whole(2, "checkpoints that are kept", Range(1, 10**4)),
     "checkpoint.final_weights": _switch(False, "keep the trained weights of every run"),
-    "report.last_epochs": _whole(5, "reported accuracy: median over so many last evaluations"),
+    "report.last_epochs": _whole(5, "reported accuracy: median over the evaluations in these"),
     "report.margin": _number(0.05, "stable range: within this much of the best cell", BELOW_ONE),
     "report.curves_base_lr": _number(None, "learning curves at this η̃; None: the best", POSITIVE),
     "report.figure": _text("", "the paper's figure that this reproduces, such as fig01"),

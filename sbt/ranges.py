@@ -38,7 +38,7 @@ class Range:
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
-        return abs(value) <= LARGEST and above and below
+        return math.isfinite(value) and above and below
 
     def __str__(self) -> str:
         """In words, to follow "give a number": ``of at least 0 and below 1``."""
@@ -79,7 +79,7 @@ def check_number(field: str, value: Any, allowed: Range, *, whole: bool = False)
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise UserError(field, f"{shown(value)} is not a {kind}", remedy)
     try:
-        good = float(value) in allowed
+        good = float(value) in allowed and abs(value) <= LARGEST
     except OverflowError:
         good = False
     if not good:

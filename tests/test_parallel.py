@@ -285,7 +285,7 @@ def test_another_number_of_devices_goes_on(tmp_path, x64):
         (on(8, sweep={}, batch_size=16, bn_batch=4), "bn_batch", "4 examples cannot share"),
         (on(4, sweep={}, batch_size=16, bn_batch=2, micro_batch=8), "micro_batch", "on each of 4"),
         (on(2, model={"name": "mlp"}, bn_batch=None, micro_batch=16), "micro_batch", "each of 2"),
-        (on(0), "parallel.data", "too small"),
+        (on(0), "parallel.data", "0 is out of range"),
         (on(2, sample={"name": "loss", "fraction": 0.3}), "parallel.data", "a part each"),
     ],
 )  # fmt: skip

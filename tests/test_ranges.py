@@ -5,7 +5,7 @@ from typing import Annotated
 
 import pytest
 
-from sbt.errors import UserError
+from sbt.errors import UserError, shown
 from sbt.ranges import ANY, BELOW_ONE, COUNT, FRACTION, POSITIVE, Range, check_number, ranges_of
 
 
@@ -42,7 +42,7 @@ def test_what_is_not_a_number_of_the_range_is_refused_with_field_value_and_remed
     with pytest.raises(UserError) as refusal:
         check_number("config.rule.momentum", value, BELOW_ONE)
     assert refusal.value.field == "config.rule.momentum"
-    assert repr(value) in refusal.value.problem
+    assert shown(value) in refusal.value.problem
     assert refusal.value.remedy == "give a number of at least 0 and below 1"
 
 
