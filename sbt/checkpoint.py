@@ -1,6 +1,5 @@
 """Checkpoints of a running sweep: Orbax writes them, checksums of the files say which are sound."""
 
-import json
 import logging
 import os
 import shutil
@@ -14,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from sbt import files
+from sbt.errors import UserError
 from sbt.parallel import hosts
 
 SUMS = "checksums.json"
@@ -48,16 +49,17 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int = 2, warn: Callable[[str], None] = print):
         # Orbax reports every save at INFO through absl; progress is ours to show.
         logging.getLogger("absl").setLevel(logging.WARNING)
-        directory = Path(directory).absolute()
+        self._directory = directory = Path(directory).absolute()
         self._damaged = directory.with_name(f"{directory.name}.damaged")
-        if hosts.writes():
-            self._set_damaged_aside(directory, warn)
-        hosts.meet("checkpoints are checked")
-        self._manager = ocp.training.Checkpointer(
-            directory,
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
-        )
+        with files.writing(directory.parent, "checkpoints"):
+            if hosts.writes():
+                self._set_damaged_aside(directory, warn)
+            hosts.meet("checkpoints are checked")
+            self._manager = ocp.training.Checkpointer(
+                directory,
+                preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+                cleanup_tmp_directories=True,
+            )
 
     def _set_damaged_aside(self, directory: Path, warn: Callable[[str], None]) -> None:
         found = [path for path in directory.glob("*") if path.name.isdigit()]
@@ -81,13 +83,14 @@ class Checkpoints:
           position: JSON mapping, to find the place again.
         """
         step = 1 + max((c.step for c in self._manager.checkpoints), default=0)
-        self._manager.save(
-            step,
-            {f"{i:05d}": leaf for i, leaf in enumerate(pack(tree))},
-            custom_metadata={"position": dict(position)},
-        )
-        if hosts.writes():
-            seal(next(Path(c.path) for c in self._manager.checkpoints if c.step == step))
+        with files.writing(self._directory.parent, "a checkpoint"):
+            self._manager.save(
+                step,
+                {f"{i:05d}": leaf for i, leaf in enumerate(pack(tree))},
+                custom_metadata={"position": dict(position)},
+            )
+            if hosts.writes():
+                seal(next(Path(c.path) for c in self._manager.checkpoints if c.step == step))
         hosts.meet("a checkpoint is sealed")
 
     def latest(
@@ -133,17 +136,16 @@ def seal(directory: Path) -> None:
 
     Written last and at once, it also says that the directory is complete.
     """
-    temporary = directory / f".{SUMS}"
-    temporary.write_text(json.dumps(_sums(directory)))
-    os.replace(temporary, directory / SUMS)
+    files.write_json(directory / SUMS, _sums(directory))
 
 
 def fault(directory: Path) -> str | None:
     """What is wrong with a sealed directory; None if every file is as it was."""
     try:
-        wanted = dict(json.loads((directory / SUMS).read_text()))
-        found = _sums(directory)
-    except (OSError, TypeError, ValueError):
+        wanted, found = files.read_json(directory / SUMS), _sums(directory)
+    except (OSError, ValueError):
+        wanted = None
+    if wanted is None:
         return f"{SUMS} cannot be read"
     for name, sums in wanted.items():
         if found.get(name) != sums:
@@ -156,7 +158,7 @@ def _sums(directory: Path) -> dict[str, list[int]]:
     return {
         str(path.relative_to(directory)): _size_and_sum(path)
         for path in files
-        if path.name not in (SUMS, f".{SUMS}")
+        if path.name != SUMS and not path.name.startswith(f".{SUMS}")
     }
 
 
@@ -212,18 +214,45 @@ def save_weights(directory: Path, params: Any, stats: Any, runs: list[list[int]]
       params: weights.
       stats: running statistics; may be an empty tree.
       runs: grid position of every row.
+
+    Raises:
+      CannotWrite: the disk is full, or the directory cannot be written.
     """
-    ocp.save(
-        Path(directory).absolute(),
-        {"params": params, "stats": stats},
-        overwrite=True,
-        custom_metadata={"runs": runs},
-    )
+    directory = Path(directory).absolute()
+    with files.writing(directory.parent, "weights"):
+        ocp.save(
+            directory,
+            {"params": params, "stats": stats},
+            overwrite=True,
+            custom_metadata={"runs": runs},
+        )
+        if hosts.writes():
+            seal(directory)
+    hosts.meet("weights are sealed")
+
+
+def is_part(directory: Path) -> bool:
+    """Whether a directory is one that Orbax was writing when it was killed."""
+    return ".orbax-checkpoint-tmp" in directory.name
 
 
 def load_weights(directory: Path) -> tuple[Any, Any, list[list[int]]]:
-    """What :func:`save_weights` kept: weights, statistics, grid positions."""
+    """What :func:`save_weights` kept: weights, statistics, grid positions.
+
+    Raises:
+      UserError: they are damaged. Those written before there were checksums are taken as they are.
+    """
     directory = Path(directory).absolute()
-    saved = ocp.load(directory)
-    runs = ocp.metadata(directory).custom_metadata["runs"]
-    return saved["params"], saved.get("stats") or {}, runs
+    reason = fault(directory) if (directory / SUMS).exists() else None
+    if reason is None:
+        try:
+            saved = ocp.load(directory)
+            runs = ocp.metadata(directory).custom_metadata["runs"]
+            return saved["params"], saved.get("stats") or {}, runs
+        except Exception as error:  # a library's, about files of any content
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    remedy = (
+        f"restore it from a copy, or remove it and {directory.parent.parent / 'results.nc'} and "
+        "give the same sbt run again: it trains these runs again"
+    )
+    raise UserError(str(directory), f"holds damaged weights ({reason})", remedy)

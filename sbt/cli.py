@@ -22,6 +22,7 @@ from typing import Any
 
 from sbt.errors import UserCodeError, UserError
 from sbt.experiment import load_config, repository
+from sbt.files import default_directory, directory_of, writing
 from sbt.overrides import apply_overrides
 from sbt.pages import restart_with_large_pages
 
@@ -131,7 +132,7 @@ def _run(arguments: Sequence[str]) -> int:
 
     devices.prepare()  # before anything asks for a device
 
-    directory = named.get("workdir") or str(Path("runs") / config.name)
+    directory = named["workdir"] if "workdir" in named else default_directory(config.name)
     with hosts.noticing_losses():
         dataset = run(config, directory, progress=for_console() if hosts.writes() else Silent())
     if not hosts.writes():
@@ -179,19 +180,23 @@ def _report(arguments: Sequence[str]) -> int:
         raise UserError("sbt report", "needs a work directory", "write sbt report DIR")
     from sbt.report import write_comparison, write_report
     from sbt.results import load
-    from sbt.workdir import read_json
+    from sbt.workdir import read_meta
 
     paths: list[Path] = []
     datasets, metas = {}, {}
-    for directory in positional:
-        datasets[directory] = load(directory)
-        metas[directory] = read_json(Path(directory) / "meta.json") or {}
-        target = named.get("out", directory) if len(positional) == 1 else directory
-        paths += write_report(datasets[directory], target, metas[directory])
+    directories = {name: directory_of(name, "sbt report") for name in positional}
+    out = directory_of(named["out"], "--out") if "out" in named else None
+    for name, directory in directories.items():
+        datasets[name] = load(directory)
+        metas[name] = read_meta(directory)
+        target = out if out and len(positional) == 1 else directory
+        with writing(target, "the report", "add --out=DIR, a directory that you may write to"):
+            paths += write_report(datasets[name], target, metas[name])
     if len(positional) > 1:
-        labels = {Path(name).name or name: data for name, data in datasets.items()}
-        out = named.get("out") or str(Path(positional[0]).resolve().parent / "comparison")
-        paths += write_comparison(labels, out, metas)
+        labels = {directories[name].name or name: data for name, data in datasets.items()}
+        out = out or directories[positional[0]].resolve().parent / "comparison"
+        with writing(out, "the comparison", "add --out=DIR, a directory that you may write to"):
+            paths += write_comparison(labels, out, metas)
     for path in paths:
         print(path)
     return 0
@@ -199,18 +204,18 @@ def _report(arguments: Sequence[str]) -> int:
 
 def _measure(arguments: Sequence[str]) -> int:
     positional, overrides, _ = _split(arguments)
-    directory = Path(_one(positional, "sbt measure DIR"))
+    directory = directory_of(_one(positional, "sbt measure DIR"), "sbt measure")
     for argument in overrides:
         if not re.match(r"--config\.measure[.=]", argument):
             remedy = "only fields of config.measure can be set here"
             raise UserError(argument, "is what the sweep was trained with", remedy)
-    from sbt.config import from_json
     from sbt.sweep.afterwards import measure_runs
     from sbt.sweep.progress import for_console
+    from sbt.workdir import stored_config
 
-    if not (directory / "config.json").exists():
+    config = stored_config(directory)
+    if config is None:
         raise UserError(str(directory), "holds no sweep (config.json)", "run one: sbt run ...")
-    config = from_json((directory / "config.json").read_text())
     measure = apply_overrides(config, overrides).measure
     measure_runs(directory, measure, progress=for_console())
     print(f"results: {directory}/results.nc    figures: sbt report {directory}")

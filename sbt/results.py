@@ -1,13 +1,17 @@
 """Results: labelled arrays over the grid, written atomically, read back as they were."""
 
+import io
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 import xarray as xr
 
+from sbt import files
 from sbt.errors import UserError
 from sbt.measured import MARK, Measured
 
@@ -250,16 +254,63 @@ def _coordinate(values: tuple[Any, ...]) -> np.ndarray:
     return np.asarray([str(v) for v in values])
 
 
-def write(dataset: xr.Dataset, directory: Path) -> Path:
-    """Writes ``results.nc``; a reader sees the old file or the new one, never a part."""
-    target = Path(directory) / FILE
-    temporary = target.with_name(f".{FILE}.{os.getpid()}")
+# --- files ---------------------------------------------------------------------------------------
+
+# The last line of a file: the checksum of what is before it. It stands behind the end that HDF5 has
+# noted in its first bytes, where no reader of netCDF looks.
+_SEAL = "\nsbt: crc32 {sum:08x} of the {size:016d} bytes before this line\n"
+_SEAL_BYTES = len(_SEAL.format(sum=0, size=0))
+# What makes a netCDF file the results of a sweep.
+_OURS = ("epoch", *CURVES, "accuracy", "diverged", "diverged_epoch", "epochs_done", "finished")
+
+
+def to_bytes(dataset: xr.Dataset) -> bytes:
+    """A netCDF file with its checksum at the end; other tools read it like any other."""
+    # Whole in memory: HDF5 can bring the process down when a disk is full.
+    buffer = io.BytesIO()
+    dataset.to_netcdf(buffer, engine="h5netcdf")
+    data = buffer.getvalue()
+    return data + _seal(data)
+
+
+def _seal(data: bytes) -> bytes:
+    return _SEAL.format(sum=zlib.crc32(data), size=len(data)).encode()
+
+
+def from_bytes(data: bytes) -> xr.Dataset:
+    """The dataset in a netCDF file, with or (older ones) without a checksum at the end.
+
+    Raises:
+      ValueError: the file is damaged; the message says how.
+    """
+    body, seal = data[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
+    if seal == _seal(body):
+        data = body
+    elif seal.startswith(_seal(b"")[:12]) or _is_whole(body):
+        raise ValueError("its checksum does not fit")
     try:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+        with xr.open_dataset(io.BytesIO(data), engine="h5netcdf") as dataset:
+            return dataset.load()
+    except Exception as error:  # a library's, about bytes of any kind
+        raise ValueError((str(error).strip().splitlines() or [type(error).__name__])[0]) from None
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether nothing is missing at the end of an HDF5 file."""
+    try:
+        with h5py.File(io.BytesIO(data)):
+            return True
+    except Exception:  # whatever a library says about bytes of any kind
+        return False
+
+
+def write(dataset: xr.Dataset, directory: Path) -> Path:
+    """Writes ``results.nc``; a reader sees the old file or the new one, never a part.
+
+    Raises:
+      CannotWrite: the disk is full, or the directory cannot be written.
+    """
+    return files.write_bytes(Path(directory) / FILE, to_bytes(dataset))
 
 
 def load(directory: str | os.PathLike[str]) -> xr.Dataset:
@@ -272,17 +323,25 @@ def load(directory: str | os.PathLike[str]) -> xr.Dataset:
       The dataset that ``sbt.run`` returned, in memory.
 
     Raises:
-      UserError: there are no results, or they cannot be read.
+      UserError: there are no results, they are damaged, or they are not those of a sweep.
     """
-    path = Path(directory)
-    path = path / FILE if path.is_dir() else path
-    if not path.exists():
+    path = files.path_of(directory, "directory")
+    try:
+        path = path / FILE if path.is_dir() else path
+        data = path.read_bytes()
+    except FileNotFoundError:
         raise UserError(
             str(directory), "holds no results (results.nc)", "run a sweep there: sbt run ..."
-        )
+        ) from None
+    except OSError as error:
+        remedy = "give a work directory, or a results.nc, that you may read"
+        raise UserError(str(path), f"cannot be read ({error.strerror})", remedy) from None
+    remedy = "restore it from a copy, or remove it and give the same sbt run again: it trains again"
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
-            return dataset.load()
-    except (OSError, ValueError) as error:
-        remedy = "restore it, or remove it and run again"
+        dataset = from_bytes(data)
+    except ValueError as error:
         raise UserError(str(path), f"cannot be read ({error})", remedy) from None
+    if missing := [name for name in _OURS if name not in dataset.variables]:
+        problem = f"is not the results of a sweep (no {', '.join(missing)})"
+        raise UserError(str(path), problem, "give the results.nc that sbt run wrote")
+    return dataset

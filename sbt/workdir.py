@@ -1,47 +1,83 @@
 """The work directory: one config, one process at a time, and a record of where it ran."""
 
+import errno
 import fcntl
 import json
 import os
 import platform
+import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
+import xarray as xr
 from ml_collections import ConfigDict
 
 from sbt import config as configs
+from sbt import results
+from sbt.checkpoint import is_part
 from sbt.errors import UserError
+from sbt.files import read_json, remove_parts, write_json
 from sbt.parallel import hosts
 
 # Sections that say how to compute, keep, measure and show what is trained, not what it is; all but
 # the precision, which does change it.
 NOT_COMPARED = ("engine", "checkpoint", "measure", "report")
 PACKAGES = ("sbt", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+CONFIG, META = "config.json", "meta.json"
+BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # of flock; others say that it has no locks
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that the file is whole at every moment."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
-def read_json(path: Path) -> Any:
-    """The JSON in a file, or None where there is no (readable) file."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
+# --- entering ------------------------------------------------------------------------------------
+
+
+def finished(
+    directory: Path, config: ConfigDict, complete: Callable[[xr.Dataset], bool]
+) -> xr.Dataset | None:
+    """The results of a directory in which nothing is left to do; None where something is.
+
+    Only reads: the directory may lie on a file system that cannot be written.
+
+    Args:
+      directory: there or not.
+      config: of the sweep, compared with the directory's.
+      complete: whether a dataset holds every run of the sweep.
+
+    Raises:
+      UserError: the directory belongs to another config, or its results are damaged.
+    """
+    found = None
+
+    def look() -> None:
+        nonlocal found
+        done = read_meta(directory, lambda text: None).get("status") == "done"
+        if done and (directory / results.FILE).exists():
+            _refuse_another(directory, config)
+            dataset = results.load(directory)
+            found = dataset if complete(dataset) else None
+
+    _by_first(directory, look)
+    (there,) = hosts.of_first(found is not None)
+    if there and found is None:
+        found = results.load(directory)
+    return found
 
 
 @contextmanager
-def locked(directory: Path, config: ConfigDict) -> Iterator[Path]:
+def locked(
+    directory: Path, config: ConfigDict, note: Callable[[str], None] = _tell
+) -> Iterator[Path]:
     """Makes or enters a work directory and keeps other sweeps out of it.
 
     With several processes process 0 does so for all; they must see the same file system.
@@ -49,24 +85,15 @@ def locked(directory: Path, config: ConfigDict) -> Iterator[Path]:
     Args:
       directory: made if it does not exist.
       config: of the sweep; written if the directory is new, compared if it is not.
+      note: told, in one line, where the file system has no locks.
 
     Raises:
       UserError: the directory cannot be written, another process works there, or it belongs to
         another config.
     """
     with ExitStack() as stack:
-        refused = None
-        if hosts.writes():
-            try:
-                stack.enter_context(_locked(directory, config))
-            except UserError as error:
-                refused = error
-        (good,) = hosts.of_first(refused is None)
-        if refused is not None:
-            raise refused
-        if not good:
-            raise UserError(f"--workdir={directory}", "was refused", "see what process 0 says")
-        if not (directory / "config.json").exists():
+        _by_first(directory, lambda: stack.enter_context(_locked(directory, config, note)))
+        if not (directory / CONFIG).exists():
             raise UserError(
                 f"--workdir={directory}",
                 "is not the directory that process 0 works in",
@@ -75,60 +102,150 @@ def locked(directory: Path, config: ConfigDict) -> Iterator[Path]:
         yield directory
 
 
+def _by_first(directory: Path, act: Callable[[], Any]) -> None:
+    """Process 0 acts; where it is refused, all are."""
+    refused = None
+    if hosts.writes():
+        try:
+            act()
+        except UserError as error:
+            refused = error
+    (good,) = hosts.of_first(refused is None)
+    if refused is not None:
+        raise refused
+    if not good:
+        raise UserError(f"--workdir={directory}", "was refused", "see what process 0 says")
+
+
 @contextmanager
-def _locked(directory: Path, config: ConfigDict) -> Iterator[None]:
+def _locked(directory: Path, config: ConfigDict, note: Callable[[str], None]) -> Iterator[None]:
+    field = f"--workdir={directory}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = open(directory / ".lock", "a+")  # noqa: SIM115  closed by `with lock`
     except OSError as error:
         raise UserError(
-            f"--workdir={directory}",
+            field,
             f"cannot be written ({error.strerror})",
             "choose a directory that you may write to",
         ) from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            raise UserError(
-                f"--workdir={directory}",
-                f"is in use by {owner}",
-                "wait for it, stop it, or choose another directory",
-            ) from None
-        lock.seek(0)
-        lock.truncate()
-        lock.write(f"process {os.getpid()} on {platform.node()}")
-        lock.flush()
+        alone = _lock(lock, field, note)
+        if alone:
+            _remove_leftovers(directory)
         _claim(directory, config)
         yield
 
 
+def _lock(lock: IO[str], field: str, note: Callable[[str], None]) -> bool:
+    """Locks the file; False where the file system has no locks."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in BUSY:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise UserError(
+                field,
+                f"is in use by {owner}",
+                "wait for it, stop it, or choose another directory",
+            ) from None
+        note(
+            f"{field}: its file system has no locks ({error.strerror}); see to it that no other "
+            "process works there"
+        )
+        return False
+    with suppress(OSError):  # for the message above alone: a full disk is told of by who needs it
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"process {os.getpid()} on {platform.node()}")
+        lock.flush()
+    return True
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """What writers that were killed left half written."""
+    remove_parts(directory, CONFIG, META, results.FILE)
+    for path in (directory / "weights").glob("*"):
+        if is_part(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+# --- whose it is ---------------------------------------------------------------------------------
+
+
+def stored_config(directory: Path) -> ConfigDict | None:
+    """The config of the sweep in a directory; None where there is none.
+
+    That of the results, whose checksum vouches for it, or before there are any ``config.json``.
+
+    Raises:
+      UserError: what is there is damaged.
+    """
+    stored = _config_of_results(directory) or _config_of_file(directory)
+    return None if stored is None else configs.from_json(json.dumps(stored))
+
+
+def _config_of_results(directory: Path) -> dict[str, Any] | None:
+    if not (directory / results.FILE).exists():
+        return None
+    path = directory / results.FILE
+    try:
+        return dict(json.loads(results.load(directory).attrs["config"]))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            str(path),
+            "is not the results of sbt run (no config among its attributes)",
+            "remove it, or choose another directory",
+        ) from None
+
+
+def _config_of_file(directory: Path) -> dict[str, Any] | None:
+    path = directory / CONFIG
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise UserError(
+            str(path),
+            f"is damaged ({error})",
+            "remove it and give the same command again: results.nc holds the config as well",
+        ) from None
+
+
 def _claim(directory: Path, config: ConfigDict) -> None:
-    path = directory / "config.json"
+    _refuse_another(directory, config)
     text = configs.to_json(config)
-    if path.exists():
-        earlier = read_json(path)
-        if earlier is None:
-            raise UserError(str(path), "is damaged", "restore it, or choose another --workdir")
-        differing = sorted(_differences(_compared(earlier), _compared(json.loads(text))))
-        if differing:
+    if _config_of_file(directory) != json.loads(text):
+        write_json(directory / CONFIG, json.loads(text))
+
+
+def _refuse_another(directory: Path, config: ConfigDict) -> None:
+    """Raises where a directory, or the results in it, belong to another config."""
+    given = _compared(json.loads(configs.to_json(config)))
+    for stored, what in (
+        (_config_of_file(directory), "belongs to another config"),
+        (_config_of_results(directory), "holds the results of another config"),
+    ):
+        if stored is None:
+            continue
+        if differing := sorted(_differences(_compared(stored), given)):
             raise UserError(
                 f"--workdir={directory}",
-                f"belongs to another config; different: {', '.join(differing)}",
+                f"{what}; different: {', '.join(differing)}",
                 "choose another directory, or undo the change",
             )
-    write_json(path, json.loads(text))
 
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
     compared = {key: value for key, value in config.items() if key not in NOT_COMPARED}
     # As far as it only says how many devices share a batch. The weights of local SGD are each
     # device's own, so that there the number matters.
-    parallel = compared.get("parallel", {"local_steps": 1})
-    compared["parallel"] = None if parallel["local_steps"] == 1 else parallel
-    compared["engine"] = {"precision": config.get("engine", {}).get("precision")}
+    parallel = compared.get("parallel")
+    steps = parallel.get("local_steps", 1) if isinstance(parallel, Mapping) else 1
+    compared["parallel"] = None if steps == 1 else parallel
+    engine = config.get("engine")
+    precision = engine.get("precision") if isinstance(engine, Mapping) else None
+    compared["engine"] = {"precision": precision}
     return compared
 
 
@@ -138,6 +255,69 @@ def _differences(a: Any, b: Any, path: str = "config") -> Iterator[str]:
             yield from _differences(a.get(key), b.get(key), f"{path}.{key}")
     elif a != b:
         yield path
+
+
+# --- meta data -----------------------------------------------------------------------------------
+
+_SUM = "checksum"
+_NOT_THE_SAME_START = ("started", "starts")
+
+
+def write_meta(directory: Path, meta: Mapping[str, Any]) -> None:
+    """Writes ``meta.json`` with a checksum over what it says."""
+    write_json(directory / META, {**meta, _SUM: _checksum(meta)})
+
+
+def read_meta(directory: Path, note: Callable[[str], None] = _tell) -> dict[str, Any]:
+    """What ``meta.json`` says; nothing where there is none.
+
+    No result depends on it, so that a damaged one is told of and passed over.
+
+    Args:
+      note: told, in one line, that it is damaged.
+    """
+    path = directory / META
+    try:
+        meta = read_json(path) or {}
+        # Files written before there were checksums have none.
+        if _SUM in meta and meta.pop(_SUM) != _checksum(meta):
+            raise ValueError("its checksum does not fit")
+    except ValueError as error:
+        note(f"{path}: is damaged ({error}) and passed over; remove it, sbt run writes it anew")
+        return {}
+    return meta
+
+
+def _checksum(meta: Mapping[str, Any]) -> str:
+    return f"crc32:{zlib.crc32(json.dumps(meta, sort_keys=True).encode()):08x}"
+
+
+def with_start(meta: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Meta data in which a process that starts to train notes its environment.
+
+    Args:
+      meta: of the directory so far; may be empty.
+      environment: of the process, from :func:`describe_environment`.
+
+    Returns:
+      The meta data with ``environment``'s fields, ``starts``, the number of processes so far, and,
+      if it is not empty, ``earlier_environments``: the other ones that took part, each once.
+    """
+    then = {name: meta[name] for name in environment if name in meta}
+    took_part = [*meta.get("earlier_environments", ()), *([then] if then else ())]
+
+    def same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+        names = (set(a) | set(b)) - {*_NOT_THE_SAME_START}
+        return all(a.get(name) == b.get(name) for name in names)
+
+    earlier: list[Mapping[str, Any]] = []
+    for one in took_part:
+        if not any(same(one, other) for other in (environment, *earlier)):
+            earlier.append(one)
+    kept = {key: value for key, value in meta.items() if key != "earlier_environments"}
+    starts = meta.get("starts", 1 if then else 0) + 1
+    more = {"earlier_environments": earlier} if earlier else {}
+    return kept | dict(environment) | {"starts": starts} | more
 
 
 def describe_environment() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Results: what is recorded, the reported accuracy, and files that are whole at every moment."""
 
+import errno
 import os
 
 import numpy as np
@@ -188,13 +189,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     results.write(filled().dataset(), tmp_path)
     before = (tmp_path / results.FILE).read_bytes()
 
-    def partly(self, path, engine):
-        with open(path, "wb") as file:
-            file.write(b"half")
-        raise OSError("disk full")
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", partly)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
         results.write(recorder().dataset(), tmp_path)
     assert (tmp_path / results.FILE).read_bytes() == before
     assert os.listdir(tmp_path) == [results.FILE]

@@ -16,7 +16,6 @@ released code), two trials, and the sharpness of the first 5000 training images 
 ``:digits`` is the same net on scikit-learn's digits (1440 images) with batches of 32 and 144.
 """
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +25,8 @@ from ml_collections import ConfigDict
 
 from sbt.config import default
 from sbt.errors import UserError
+from sbt.files import write_bytes
+from sbt.results import to_bytes
 
 DATA = {"f1": "mnist", "c1": "cifar10", "c2": "cifar10", "c3": "cifar100", "c4": "cifar100"}
 TRAIN_SIZE = {"mnist": 60000, "cifar10": 50000, "cifar100": 50000, "digits": 1440}
@@ -118,18 +119,14 @@ def main(
 def trained(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, xr.Dataset]:
     """The sweep in a work directory, if one is done there, else that of the config, trained."""
     import sbt
-    from sbt.config import from_json
     from sbt.sweep.progress import for_console
-    from sbt.workdir import read_json
+    from sbt.workdir import read_meta, stored_config
 
-    if (read_json(workdir / "meta.json") or {}).get("status") == "done":
-        return from_json((workdir / "config.json").read_text()), sbt.load(workdir)
+    if read_meta(workdir).get("status") == "done" and (stored := stored_config(workdir)):
+        return stored, sbt.load(workdir)
     return config, sbt.run(config, workdir, progress=for_console())
 
 
 def write(dataset: xr.Dataset, path: Path) -> None:
     """Writes a netCDF file that is whole at every moment."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.to_netcdf(temporary, engine="h5netcdf")
-    os.replace(temporary, path)
+    write_bytes(path, to_bytes(dataset))

@@ -23,7 +23,7 @@ from sbt.bench.record import Cell, Facts, Record, describe_machine, write_record
 from sbt.bench.scaling import measure_scaling
 from sbt.bench.tables import ceiling_line, markdown, rich_table, sentences, skipped
 from sbt.bench.workload import SBT, Setting, Skip, Workload, calibrate, microseconds
-from sbt.report.files import write_text
+from sbt.files import write_text
 from sbt.sweep import devices
 from sbt.sweep.fit import peak_memory
 

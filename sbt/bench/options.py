@@ -11,6 +11,7 @@ from absl import flags
 from sbt.bench.networks import NETWORKS
 from sbt.bench.workload import SBT, Setting
 from sbt.errors import UserError
+from sbt.files import directory_of
 from sbt.nn.conv import IMPLEMENTATIONS
 
 PEERS = ("flax", "flax_scan", "torch", "torch_compile", "torch_func")
@@ -159,7 +160,7 @@ def parse(arguments: Sequence[str], platform: str) -> Options:
         seconds=seconds,
         repeats=repeats,
         cell_seconds=given.cell_seconds,
-        out=Path(given.out),
+        out=directory_of(given.out, "--out"),
         scaling=given.scaling,
     )  # fmt: skip
 

@@ -12,7 +12,8 @@ from typing import Any
 from sbt.bench.ceilings import Ceilings
 from sbt.bench.workload import Setting
 from sbt.errors import UserError
-from sbt.workdir import describe_environment, write_json
+from sbt.files import write_json
+from sbt.workdir import describe_environment
 
 FORMAT = 1
 
@@ -121,9 +122,7 @@ class Record:
 
 def write_record(record: Record, path: Path) -> Path:
     """Writes a record as JSON, whole at every moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"format": FORMAT, **dataclasses.asdict(record)})
-    return path
+    return write_json(path, {"format": FORMAT, **dataclasses.asdict(record)})
 
 
 def read_record(path: Path) -> Record:

@@ -10,11 +10,11 @@ from typing import Any
 import xarray as xr
 
 from sbt.errors import UserError
+from sbt.files import write_text
 from sbt.report import claims, comparisons, dataset, markup, paper, scales, summary, tables
 from sbt.report.choose import MOST_SLICES, default_figures, plane
 from sbt.report.dataset import BASE_LR, BATCH_SIZE
 from sbt.report.figures import sweep_figure
-from sbt.report.files import write_text
 from sbt.report.measured import measured_figures
 from sbt.report.style import Drawing
 from sbt.report.verdict import FAILS, HOLDS, Verdict

@@ -21,7 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from sbt.report.files import atomic_path
+from sbt.files import write_bytes
 
 RC: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -124,13 +124,10 @@ class Drawing:
 
     def save(self, directory: Path | str, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
         """Writes ``directory/name.kind`` for every kind and returns the paths."""
-        written = []
-        for kind in kinds:
-            path = Path(directory) / f"{self.name}.{kind}"
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(self.render(kind))
-            written.append(path)
-        return written
+        return [
+            write_bytes(Path(directory) / f"{self.name}.{kind}", self.render(kind))
+            for kind in kinds
+        ]
 
     def _repr_png_(self) -> bytes:
         return self.render("png")

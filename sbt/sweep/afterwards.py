@@ -11,12 +11,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from sbt import config as configs
 from sbt import results
 from sbt import workdir as directories
-from sbt.checkpoint import load_weights
+from sbt.checkpoint import is_part, load_weights
 from sbt.data import Dataset
 from sbt.errors import UserError
+from sbt.files import directory_of
 from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
 from sbt.sweep import own
 from sbt.sweep.fit import memory_budget
@@ -60,11 +60,10 @@ def measure_runs(
     Raises:
       UserError: no sweep, no weights, nothing to measure, or a measurement that cannot be made.
     """
-    directory = Path(directory)
-    path = directory / "config.json"
-    if not path.exists():
+    directory = directory_of(directory, "directory")
+    config = directories.stored_config(directory)
+    if config is None:
         raise UserError(str(directory), "holds no sweep (config.json)", "run one: sbt run ...")
-    config = configs.from_json(path.read_text())
     wanted = ConfigDict(config).copy_and_resolve_references()
     wanted.measure.update(ConfigDict(dict(measure or {})))
     with own.known(rule), directories.locked(directory, config):
@@ -94,18 +93,20 @@ def _measure(sweep: Sweep, directory: Path, progress: Progress) -> xr.Dataset:
             _measure_cohort(sweep, cohort, there, rows, recorder, seconds, progress)
     dataset = results.with_measured(known, recorder.measured)
     results.write(dataset, directory)
-    meta = directories.read_json(directory / "meta.json") or {}
+    meta = directories.read_meta(directory, progress.note)
     meta["measured"] = {
         "settings": {k: v for k, v in _plain(sweep.config.measure).items() if k != "names"},
         "seconds": {**meta.get("measured", {}).get("seconds", {}), **seconds},
     }
-    directories.write_json(directory / "meta.json", meta)
+    directories.write_meta(directory, meta)
     return dataset
 
 
 def _saved(directory: Path) -> Iterator[dict[tuple[int, ...], Any]]:
     """Weights and statistics of the runs in each file, by grid position."""
-    paths = sorted(path for path in (directory / "weights").glob("*") if path.is_dir())
+    paths = sorted(
+        path for path in (directory / "weights").glob("*") if path.is_dir() and not is_part(path)
+    )
     if not paths:
         raise UserError(
             str(directory),

@@ -65,7 +65,7 @@ class Book:
             "train_seconds": self.train_seconds,
             "memory_peak_bytes": peak_memory(),
         }
-        workdir.write_json(self.directory / "meta.json", self.meta)
+        workdir.write_meta(self.directory, self.meta)
 
     def waiting(self, number: int) -> list[int]:
         """Positions of the runs of a cohort that are not finished."""
@@ -138,18 +138,18 @@ def open_book(sweep: Sweep, directory: Path | None, progress: Progress) -> Book:
             "test_examples": dataset.test_examples,
         },
     )
-    meta = workdir.describe_environment()
-    meta |= {"wall_seconds": 0.0, "compile_seconds": 0.0, "cohorts": []}
-    checkpoints = None
+    checkpoints, earlier = None, {}
     if directory is not None:
-        earlier = workdir.read_json(directory / "meta.json") or {}
-        for name in ("wall_seconds", "compile_seconds"):
-            meta[name] = earlier.get(name, 0.0)
+        earlier = workdir.read_meta(directory, progress.note)
         if (directory / results.FILE).exists():
             recorder.restore(results.load(directory))
         checkpoints = Checkpoints(
             directory / "checkpoints", keep=config.checkpoint.keep, warn=progress.note
         )
+    meta = workdir.with_start(
+        {"wall_seconds": 0.0, "compile_seconds": 0.0} | earlier | {"cohorts": []},
+        workdir.describe_environment(),
+    )
     many = len(sweep.cohorts) > 1
     progress.note(
         f"{config.name}: {sweep.runs} runs in {len(sweep.cohorts)} cohort{'s' * many} on "

@@ -11,10 +11,10 @@ from typing import Any
 import xarray as xr
 from ml_collections import ConfigDict
 
-from sbt import results
 from sbt import workdir as directories
 from sbt.checkpoint import Checkpoint
 from sbt.data import Dataset
+from sbt.files import directory_of
 from sbt.parallel.mesh import by_lane, make_mesh
 from sbt.sweep import own
 from sbt.sweep.book import Book, open_book
@@ -63,18 +63,27 @@ def run(
       UserError: before anything compiles, for a config that cannot be run, with the remedy.
       Interrupted: after SIGTERM or Ctrl-C, once everything is saved.
     """
+    directory = None if workdir is None else directory_of(workdir)
     with own.known(rule):
         if rule is not None:
             config = dict(config) | {"rule": own.section(config.get("rule") or {})}
         sweep = prepare(config, Parts(module, dataset))
         shown = chosen_progress(progress)
-        if workdir is None:
+        if directory is None:
             return _train(sweep, None, shown)
-        with directories.locked(Path(workdir), sweep.config) as directory:
-            meta = directories.read_json(directory / "meta.json") or {}
-            if meta.get("status") == "done":
-                return results.load(directory)
+        kept = directories.finished(directory, sweep.config, functools.partial(_complete, sweep))
+        if kept is not None:
+            return kept
+        with directories.locked(directory, sweep.config):
             return _train(sweep, directory, shown)
+
+
+def _complete(sweep: Sweep, dataset: xr.Dataset) -> bool:
+    """Whether a dataset holds every run of a sweep."""
+    done = dataset["epochs_done"].values
+    return all(
+        done[run.index] >= cohort.config.epochs for cohort in sweep.cohorts for run in cohort.runs
+    )
 
 
 def _train(sweep: Sweep, directory: Path | None, progress: Progress) -> xr.Dataset:
