@@ -7,6 +7,7 @@
   sbt report DIR [DIR ...] [--out DIR]                        figures, tables, verdicts
   sbt bench [--quick] [--models=NAME,NAME ...]                speed, against peers and ceilings
   sbt list                                                    experiments, models, rules
+  sbt COMMAND --help                                          its options, and the config's fields
 
 CONFIG is a Python file with ``get_config()``; ``file.py:variant`` passes it an argument. A tuple is
 written in quotes: --config.sweep.seed='(0, 1, 2)'.
@@ -14,17 +15,17 @@ written in quotes: --config.sweep.seed='(0, 1, 2)'.
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sbt.errors import UserCodeError, UserError
+from sbt.errors import UserCodeError, UserError, nearest
 from sbt.experiment import load_config, repository
 from sbt.files import default_directory, directory_of, writing
 from sbt.overrides import apply_overrides
 from sbt.pages import restart_with_large_pages
+from sbt.usage import help_of, read_arguments
 
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
 
@@ -41,11 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         if command not in COMMANDS:
-            raise UserError(
-                f"sbt {command}", "is no command", f"use one of {', '.join(COMMANDS)}; see sbt help"
-            )
-        if ("--help" in rest or "-h" in rest) and command != "bench":
-            print(__doc__)
+            raise UserError(f"sbt {command}", "is not a command", nearest(command, COMMANDS))
+        if {"--help", "-h"} & set(rest) and command != "bench":
+            print(help_of(command), end="")
             return 0
         return COMMANDS[command](rest)
     except UserError as error:
@@ -68,32 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 # --- commands ------------------------------------------------------------------------------------
 
 
-def _split(arguments: Sequence[str], *options: str) -> tuple[list[str], list[str], dict[str, str]]:
-    """Positional arguments, config overrides, and named options (``--name value`` or ``=``)."""
-    positional, overrides, named = [], [], {}
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("--config."):
-            overrides.append(argument if equals else f"{argument}={rest.pop(0) if rest else ''}")
-        elif argument == "--config" or argument.startswith("--config="):
-            positional.append(value if equals else rest.pop(0))
-        elif argument.startswith("-"):
-            if name not in options:
-                remedy = f"options: {', '.join('--' + o for o in options)}, --config.field=value"
-                raise UserError(argument, "is no option here", remedy)
-            if not equals and not rest:
-                raise UserError(argument, "needs a value", f"write --{name}=VALUE")
-            named[name] = value if equals else rest.pop(0)
-        else:
-            positional.append(argument)
-    return positional, overrides, named
-
-
 def _one(positional: list[str], usage: str) -> str:
     if len(positional) != 1:
-        raise UserError(usage, f"takes one argument, got {len(positional)}", "see sbt help")
+        name = " ".join(usage.split()[:2])
+        raise UserError(usage, f"takes one argument, got {len(positional)}", f"see {name} --help")
     return positional[0]
 
 
@@ -119,9 +96,7 @@ def _telling() -> Iterator[Callable[[str], None]]:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    positional, overrides, named = _split(
-        arguments, "workdir", "coordinator", "processes", "process"
-    )
+    positional, overrides, named = read_arguments("run", arguments)
     from sbt.parallel import hosts
 
     hosts.start(named.get("coordinator"), named.get("processes"), named.get("process"))
@@ -147,7 +122,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _plan(arguments: Sequence[str]) -> int:
-    positional, overrides, _ = _split(arguments)
+    positional, overrides, _ = read_arguments("plan", arguments)
     config = load_config(_one(positional, "sbt plan CONFIG"), overrides)
     from rich.table import Table
 
@@ -175,7 +150,7 @@ def _plan(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    positional, _, named = _split(arguments, "out")
+    positional, _, named = read_arguments("report", arguments)
     if not positional:
         raise UserError("sbt report", "needs a work directory", "write sbt report DIR")
     from sbt.report import write_comparison, write_report
@@ -203,12 +178,8 @@ def _report(arguments: Sequence[str]) -> int:
 
 
 def _measure(arguments: Sequence[str]) -> int:
-    positional, overrides, _ = _split(arguments)
+    positional, overrides, _ = read_arguments("measure", arguments)
     directory = directory_of(_one(positional, "sbt measure DIR"), "sbt measure")
-    for argument in overrides:
-        if not re.match(r"--config\.measure[.=]", argument):
-            remedy = "only fields of config.measure can be set here"
-            raise UserError(argument, "is what the sweep was trained with", remedy)
     from sbt.sweep.afterwards import measure_runs
     from sbt.sweep.progress import for_console
     from sbt.workdir import stored_config

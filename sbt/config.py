@@ -257,22 +257,31 @@ def complete(config: Mapping[str, Any] | ConfigDict) -> Config:
         range.
     """
     full = default()
-    values = _plain(config, "config")
-    if not isinstance(values, dict):
-        remedy = "give sbt.default_config(), or a mapping of some of its fields"
-        raise UserError("config", f"{shown(config)} is not a config", remedy)
-    _fill(full, values, "config")
+    _fill(full, given(config), "config")
     varied = [axis for axis, values in full.sweep.items() if values is not None]
     swept = {locate_name(axis).partition(".")[0] for axis in (*varied, *full.follow)}
     for section in NAMED_SECTIONS:
         if section in swept:
             continue  # its fields belong to each of the names
         for name, value in fields_of(section, full[section].name).items():
-            given = full[section].get(name, value)
-            whole = isinstance(given, int) and not isinstance(given, bool)
-            # Lanes differ in floating-point numbers: what may be one is one.
-            full[section][name] = float(given) if whole and isinstance(value, float) else given
+            own = full[section]
+            own[name] = _as_default(own[name], value) if name in own else value
     return full
+
+
+def given(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    """What a config says, in plain values.
+
+    Raises:
+      UserError: it is not a mapping, or holds what no config can.
+    """
+    values = _plain(config, "config")
+    if not isinstance(values, dict):
+        remedy = "give sbt.default_config() or a mapping of some of its fields"
+        if isinstance(config, str):
+            remedy += "; sbt.experiment.load_config reads an experiment file"
+        raise UserError("config", f"{shown(config)} is not a config", remedy)
+    return values
 
 
 def fields_of(section: str, name: str) -> dict[str, Any]:
@@ -305,23 +314,22 @@ def taken(path: str, value: Any) -> Any:
       UserError: it is of another type, out of range, or not one of the field's names.
     """
     field, where = FIELDS[path], f"config.{path}"
-    remedy = f"give {field.takes}"
     if value is None and field.default is None:
         return None
     if isinstance(field.allowed, Range):
         try:
             number = check_number(where, value, field.allowed, whole=field.kind is int)
         except UserError as error:
-            raise UserError(where, error.problem, remedy) from None
+            raise UserError(where, error.problem, f"give {field.takes}") from None
         return field.kind(number)
     if isinstance(field.allowed, tuple) and isinstance(value, str) and value not in field.allowed:
         raise UserError(where, f"{shown(value)} is unknown", nearest(value, field.allowed))
     if not isinstance(value, field.kind):
         kinds = {bool: "True or False", str: "a text", tuple: "a tuple"}
-        raise UserError(where, f"{shown(value)} is not {kinds[field.kind]}", remedy)
+        raise UserError(where, f"{shown(value)} is not {kinds[field.kind]}", f"give {field.takes}")
     if isinstance(value, str) and any(unicodedata.category(c) in _unfit(path) for c in value):
         problem = f"{shown(value)} holds characters that do not belong in a text"
-        raise UserError(where, problem, remedy)
+        raise UserError(where, problem, f"give {field.takes}")
     return value
 
 
@@ -331,7 +339,7 @@ def _unfit(path: str) -> tuple[str, ...]:
     return ("Cs",) if path == "case" else ("Cs", "Cc")
 
 
-_DEEPEST, _LONGEST = 12, 10**6  # of nested values, and of tuples
+_DEEPEST, _LONGEST, _LONGEST_TEXT = 12, 10**6, 4096  # of nested values, tuples and texts
 
 
 def _plain(value: Any, where: str, depth: int = 0) -> Any:
@@ -346,7 +354,19 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
         return value
     for kind in (str, int, float):
         if isinstance(value, kind):
-            return kind(value)  # of NumPy's, which are kinds of these, Python's own
+            value = kind(value)  # of NumPy's, which are kinds of these, Python's own
+            break
+    if isinstance(value, float):
+        return value
+    if isinstance(value, int):
+        if abs(value) >= 2**63:
+            raise UserError(where, f"{shown(value)} is out of range", "whole numbers have 64 bits")
+        return value
+    if isinstance(value, str):
+        if len(value) > _LONGEST_TEXT:
+            remedy = f"give at most {_LONGEST_TEXT:,} characters"
+            raise UserError(where, f"a text of {len(value):,} characters", remedy)
+        return value
     if depth > _DEEPEST:
         raise UserError(where, "is nested too deeply", "give numbers, text, or tuples of them")
     if isinstance(value, Mapping | ConfigDict) and where.startswith("config.follow."):
@@ -395,6 +415,12 @@ def _fill(config: Config, values: Mapping[str, Any], where: str) -> None:
             config[key] = value
         else:
             raise unknown_field(field, key, config)
+
+
+def _as_default(value: Any, default: Any) -> Any:
+    """1.0 for 1 where the default is such a number: lanes differ in floating-point numbers."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+    return float(value) if whole and isinstance(default, float) else value
 
 
 def _fill_section(config: Config, key: str, value: Any, field: str) -> None:

@@ -112,7 +112,7 @@ def test_impossible_points_can_be_left_out():
 @pytest.mark.parametrize("field", ["bn_batch", "micro_batch"])
 def test_the_batch_size_that_is_swept_counts_not_the_default(field):
     """64 is more than the default of m, which no run has."""
-    config = {**TINY, field: 64}
+    config = {**TINY, **NORMED, field: 64}
     (cohort,) = prepare({**config, "sweep": {"batch_size": (64,)}}, Parts()).cohorts
     assert cohort.batch_sizes == (64,)
     follow = {"batch_size": ("seed", ((0, 64), (5, 64)))}

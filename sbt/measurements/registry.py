@@ -1,6 +1,7 @@
 """The measurements by name: what they cost, where they come from, what can be set."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -31,7 +32,7 @@ class Measurement:
     source: str
     tally: Callable[[Setting], Tally] | None = None
 
-    @property
+    @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """Names of the settings with their defaults."""
         if self.function is None:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from sbt import config as configs
 from sbt.checks import validate
+from sbt.errors import UserError
 from sbt.parallel.mesh import check_data
 from sbt.sweep import devices, feed, subject
 from sbt.sweep.grid import Grid, make_grid, with_settings
@@ -68,4 +69,21 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
         make_program(problem, cohort, "stock")
         feed.check(problem, cohort, measured=bool(subject.chosen(cohort.config)))
         subject.check(problem, cohort, on_cpu)
+    _check_statistics(config, grid, any(c.facts.batch_statistics for c in cohorts))
     return Sweep(config, grid, cohorts, builder)
+
+
+def _check_statistics(config: ConfigDict, grid: Grid, normalised: bool) -> None:
+    """Refuses settings of batch norm where no run's model has any."""
+    if normalised:
+        return
+    varied = {path for run in grid.runs for path in run.settings}
+    for path, value, default in (
+        ("bn_batch", config.bn_batch, None),
+        ("evaluate.statistics", config.evaluate.statistics, "running"),
+    ):
+        if value != default or path in varied:
+            problem = "has no effect: the model has no batch norm"
+            problem = problem if path in varied else f"= {value!r} {problem}"
+            remedy = "leave it out, or choose a model with it (config.model.norm)"
+            raise UserError(f"config.{path}", problem, remedy)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from sbt import workdir as directories
 from sbt.checkpoint import Checkpoint
+from sbt.config import given
 from sbt.data import Dataset
 from sbt.files import directory_of
 from sbt.parallel.mesh import by_lane, make_mesh
@@ -66,7 +67,8 @@ def run(
     directory = None if workdir is None else directory_of(workdir)
     with own.known(rule):
         if rule is not None:
-            config = dict(config) | {"rule": own.section(config.get("rule") or {})}
+            fields = given(config)
+            config = fields | {"rule": own.section(fields.get("rule") or {})}
         sweep = prepare(config, Parts(module, dataset))
         shown = chosen_progress(progress)
         if directory is None:
