@@ -202,13 +202,14 @@ class Config(ConfigDict):
             self[key] = value
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if self.is_locked and key not in self:
+        unfit = not isinstance(key, str) or "." in key
+        if unfit or (self.is_locked and key not in self):
             raise unknown_field(f"{self._where}.{key}", key, self)
         if isinstance(value, ConfigDict | dict) and not isinstance(value, Config):
             value = Config(value)
         if isinstance(value, Config):
             object.__setattr__(value, "_where", f"{self._where}.{key}")
-        super().__setitem__(key, value)
+        self._fields[key] = value
 
 
 def default() -> Config:
@@ -339,7 +340,7 @@ def _unfit(path: str) -> tuple[str, ...]:
     return ("Cs",) if path == "case" else ("Cs", "Cc")
 
 
-_DEEPEST, _LONGEST, _LONGEST_TEXT = 12, 10**6, 4096  # of nested values, tuples and texts
+_DEEPEST, _LONGEST, LONGEST_TEXT = 12, 10**6, 4096  # of nested values, tuples and texts
 
 
 def _plain(value: Any, where: str, depth: int = 0) -> Any:
@@ -363,8 +364,8 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
             raise UserError(where, f"{shown(value)} is out of range", "whole numbers have 64 bits")
         return value
     if isinstance(value, str):
-        if len(value) > _LONGEST_TEXT:
-            remedy = f"give at most {_LONGEST_TEXT:,} characters"
+        if len(value) > LONGEST_TEXT:
+            remedy = f"give at most {LONGEST_TEXT:,} characters"
             raise UserError(where, f"a text of {len(value):,} characters", remedy)
         return value
     if depth > _DEEPEST:

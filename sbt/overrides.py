@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from sbt.config import (
     FIELDS,
+    LONGEST_TEXT,
     NAMED_SECTIONS,
     OPEN_SECTIONS,
     Config,
@@ -37,6 +38,9 @@ def apply_overrides(config: Any, overrides: Sequence[str]) -> Config:
         path = name.partition(".")[2]
         if not equals or not path:
             raise UserError(argument, "sets no field", "write --config.FIELD=VALUE")
+        if len(text) > LONGEST_TEXT:
+            remedy = f"give at most {LONGEST_TEXT:,} characters"
+            raise UserError(f"--{name}", f"a text of {len(text):,} characters", remedy)
         path = "measure.names" if path == "measure" else path
         given.pop(path, None)
         given[path] = text

@@ -1,0 +1,231 @@
+"""Every field of the config, given what nobody means: refused in plain words, or a valid config."""
+
+import itertools
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sbt import config as configs
+from sbt.checks import validate
+from sbt.config import FIELDS, NAMED_SECTIONS, TABLES, complete, from_json, to_json
+from sbt.errors import UserError
+from sbt.measurements import MEASUREMENTS
+from sbt.models.registry import MODELS
+from sbt.optim import BATCH_SCHEDULES, RULES, SCHEDULES
+from sbt.overrides import apply_overrides
+from sbt.sweep.grid import make_grid
+from sbt.sweep.prepare import prepare
+from sbt.sweep.problem import Parts
+
+
+class Hostile:
+    """An object that cannot even be shown."""
+
+    def __repr__(self):
+        raise RuntimeError("no")
+
+
+HOSTILE = (
+    *(None, True, False, 0, 1, -1, 2, 0.0, -0.0, 0.5, 1.0, 1.5, -0.1, 1e308, 10**20, 10**400),
+    *(-(10**400), 10**5000, float("nan"), float("inf"), -float("inf"), 1j, 5e-324, 2**31, 2**63),
+    *(
+        "",
+        "abc",
+        "None",
+        "..",
+        "a/b",
+        "\0",
+        "\n",
+        "\ud800",
+        "(",
+        "x" * 10**5,
+        "1",
+        "𝜂",
+        b"",
+        b"abc",
+    ),
+    *((), (1,), ("a",), (0.5, 0.5), (-1,), (None,), (1, "a"), ((1,), 2), [], [1], {}, {"name": 1}),
+    *({"a": {"b": 1}}, {1: 2}, set(), {1}, frozenset({2}), object(), Hostile(), int, len),
+    *(range(3), range(10**12), iter((1,)), (i for i in (1, 2)), slice(3), Ellipsis, NotImplemented),
+    *(np.float32(0.5), np.int64(3), np.bool_(True), np.str_("a"), np.array(1), np.array([1, 2])),
+    *(np.zeros((2, 0)), np.array([1j]), np.array(["a"]), np.datetime64("2020-01-01")),
+    *(np.array([None, object()]), jnp.ones(()), jnp.arange(3), SimpleNamespace(shape=3), ...),
+)
+TEXTS = (
+    *("", " ", "abc", "None", "none", "True", "true", "0", "1", "-1", "1.5", "1e-3", "2**-8"),
+    *("0x10", "nan", "inf", "-inf", "1e999", "10**20", "10**400", "10**10**10", "9" * 5000),
+    *("1/0", "(-1)**.5", "()", "(1,)", "(1, 2", "[", "[1, 2]", "{}", "{1: 2}", "'a'", '"a', ","),
+    *("'a', 'b'", "a,b", ";", "lambda: 1", "__import__('os')", "range(3)", "range(10**12)", "1j"),
+    *("f'{1}'", "1 if 1 else 2", "(" * 1000, "-" * 5000 + "1", "\0", "\n", "é", "a b", "b'a'"),
+    *("--config.seed=1", "=", "..."),
+)
+
+
+def tells(field, call, start="config"):
+    """What a call gives, or None where it is clearly refused: the message names the field."""
+    try:
+        return call()
+    except UserError as error:
+        message = f"{error.field}: {error.problem} {error.remedy}"
+        assert error.field.removeprefix("--").startswith(start), message
+        assert field.split(".")[-1] in error.field or error.field in f"config.{field}", message
+        assert error.problem and len(error.remedy) > 5 and len(message) < 3000, message
+        for jargon in ("literal", "malformed", "override", "NoneType", "unhashable"):
+            assert jargon not in message, message
+        return None
+
+
+def nested(path, value):
+    """``a.b`` -> {"a": {"b": value}}."""
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    return value
+
+
+def checked(config):
+    """As far as nothing has to be loaded or traced: complete, valid, a grid, and JSON and back."""
+    full = complete(config)
+    validate(full)
+    make_grid(full)
+    assert from_json(to_json(full)).to_dict() == full.to_dict()
+    return full
+
+
+# --- every field, every value ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_a_field_takes_a_value_or_says_why_not(path):
+    for value in HOSTILE:
+        full = tells(path, lambda value=value: checked(nested(path, value)))
+        if full is not None:
+            taken = full
+            for part in path.split("."):
+                taken = taken[part]
+            field = FIELDS[path]
+            assert taken is None or type(taken) is field.kind
+            assert taken is not None or field.default is None
+
+
+def walk_texts(every):
+    for number, path in enumerate(FIELDS):
+        for text in TEXTS[number % every :: every]:
+            argument = f"--config.{path}={text}"
+            tells(path, lambda argument=argument: validate(apply_overrides({}, [argument])))
+
+
+def test_a_field_takes_a_text_of_the_command_line_or_says_why_not():
+    walk_texts(every=4)
+
+
+@pytest.mark.slow
+def test_a_field_takes_any_text_of_the_command_line_or_says_why_not():
+    walk_texts(every=1)
+
+
+def own_fields():
+    """(section, name, field) of every field that depends on a name."""
+    names = {"model": MODELS, "rule": RULES, "schedule": SCHEDULES, **TABLES}
+    names["batch_schedule"] = BATCH_SCHEDULES
+    assert set(names) == set(NAMED_SECTIONS)
+    for section, known in names.items():
+        for name in known:
+            for field in configs.fields_of(section, name):
+                yield section, name, field
+
+
+@pytest.mark.parametrize("section", NAMED_SECTIONS)
+def test_the_name_of_a_section(section):
+    for value in HOSTILE:
+        for config in ({section: {"name": value}}, {section: value}, {"sweep": {section: value}}):
+            tells(section, lambda config=config: checked(config))
+    for text in TEXTS:
+        tells(section, lambda text=text: apply_overrides({}, [f"--config.{section}.name={text}"]))
+        tells(section, lambda text=text: apply_overrides({}, [f"--config.{section}={text}"]))
+
+
+def walk_own_fields(every):
+    """``every``: of all pairs of a field and a value, one in so many."""
+    seen = set()
+    for number, (section, name, field) in enumerate(own_fields()):
+        new = (section, field) not in seen  # models and rules share fields
+        seen.add((section, field))
+        for position, value in enumerate(HOSTILE):
+            if new or (position + number) % every == 0:
+                config = {section: {"name": name, field: value}}
+                tells(f"{section}.{field}", lambda config=config: checked(config))
+        for position, text in enumerate(TEXTS):
+            if (position + number) % every == 0:
+                overrides = [
+                    f"--config.{section}.name={name}",
+                    f"--config.{section}.{field}={text}",
+                ]
+                tells(
+                    f"{section}.{field}",
+                    lambda overrides=overrides: validate(apply_overrides({}, overrides)),
+                )
+
+
+def test_fields_that_depend_on_a_name():
+    walk_own_fields(every=40)
+
+
+@pytest.mark.slow
+def test_all_fields_that_depend_on_a_name():
+    walk_own_fields(every=1)
+
+
+def test_settings_of_measurements():
+    for name, measurement in MEASUREMENTS.items():
+        for setting in measurement.settings:
+            path = f"measure.{name}.{setting}"
+            for value in HOSTILE[::2]:
+                config = {"measure": {"names": (name,), name: {setting: value}}}
+                tells(path, lambda config=config: checked(config))
+            for text in TEXTS[::4]:
+                argument = f"--config.{path}={text}"
+                tells(path, lambda argument=argument: validate(apply_overrides({}, [argument])))
+
+
+def test_axes_and_what_follows_them():
+    for name in ("seed", "base_lr", "momentum", "rule", "case", "channels", "nothing"):
+        for value in HOSTILE:
+            values = (value, (value,), [0.5, value], {"a": value})
+            for config in ({"sweep": {name: v}} for v in values):
+                tells(name, lambda config=config: checked(config))
+            rules = (value, (value, value), ("seed", value), ("seed", ((0, value), (1, value))))
+            for rule in rules:
+                config = {"sweep": {"seed": (0, 1)}, "follow": {name: rule}}
+                tells(name, lambda config=config: checked(config))
+        for text in TEXTS:
+            for section in ("sweep", "follow"):
+                argument = f"--config.{section}.{name}={text}"
+                tells(name, lambda argument=argument: make_grid(apply_overrides({}, [argument])))
+
+
+def test_whole_configs():
+    for value in HOSTILE:
+        tells("config", lambda value=value: complete(value))
+        for section in configs.default():
+            tells(section, lambda section=section, value=value: checked({section: value}))
+
+
+def test_prepare_refuses_as_clearly():
+    """The data and the model are there as well; a sample of fields and values."""
+    tiny = {
+        "data": {"name": "synthetic", "train_size": 32, "test_size": 8, "image_shape": (4, 4, 1)}
+    }
+    tiny |= {"model": {"name": "mlp", "hidden": (3,)}, "batch_size": 4, "epochs": 1}
+    values = (1, 0.5, "abc", 2**31 - 1, (1,))
+    for path, value in itertools.product(FIELDS, values):
+        section, _, leaf = path.rpartition(".")
+        config = {**tiny, **({section: {**tiny.get(section, {}), leaf: value}} if section else
+                             {leaf: value})}  # fmt: skip
+        if path == "data.name":
+            continue  # would look for a data set
+        try:
+            prepare(config, Parts())
+        except UserError as error:
+            assert error.field.startswith("config."), error
