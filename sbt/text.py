@@ -4,7 +4,6 @@ import unicodedata
 
 from rich.cells import cell_len
 
-LONGEST = 60  # characters of a label in a figure
 # A terminal obeys control characters, format characters turn the direction of a line, UTF-8 has no
 # lone surrogates, and XML neither of the two noncharacters.
 _UNFIT = ("Cc", "Cf", "Cs")

@@ -45,13 +45,17 @@ def best_accuracy_summary(
                 row = best[text]
                 panel.plot(row[BATCH_SIZE], row["accuracy"], color="#cccccc", lw=0.7, zorder=1.5)
         for text, look in zip(mine, style.looks(len(mine), ordered=False)):
-            _best_curve(panel, best[text], look, text.removeprefix(prefix) or None)
+            label = style.literal(text.removeprefix(prefix))
+            _best_curve(panel, best[text], look, label or None)
         style.accuracy_axis(panel, None, "best test accuracy")
         scales.set_scale(panel.xaxis, panel, BATCH_SIZE, sizes)
         if count > 1:
             # Below the panel: several panels have no room beside them.
             panel.legend(
-                title=prefix.strip(), loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2
+                title=style.literal(prefix),
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.16),
+                ncols=2,
             )
         if i > 0:
             panel.sharey(panels[0])
@@ -135,7 +139,9 @@ def stable_range_summary(
             panel.plot(x[cut], edge[cut] * 2.0**out, marker=arrow, mfc="white", **dots)
         inside = span["count"].values > 0
         rate = best["best_base_lr"].values
-        panel.plot(x[inside], rate[inside], marker=marker, label=text or None, **dots)
+        panel.plot(
+            x[inside], rate[inside], marker=marker, label=style.literal(text) or None, **dots
+        )
         none = ~inside & span["complete"].values
         if none.any():
             floor = np.full(int(none.sum()), 0.02)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from sbt.text import one_line
+
 SEED = "seed"
 EPOCH = "epoch"
 BATCH_SIZE = "batch_size"
@@ -90,8 +92,8 @@ def facets(ds: xr.Dataset, keep: tuple[str, ...]) -> Iterator[tuple[str, xr.Data
 def _words(axis: str, value: Any) -> str:
     # A case is a name for a whole setting, and says enough.
     if axis == "case":
-        return str(value)
+        return one_line(value)
     # An axis named with its section (schedule__warmup) is known by its field.
     words = axis.rpartition("__")[2].replace("_", " ")
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"{words} {value:g}" if number else f"{words} {value}"
+    return f"{words} {value:g}" if number else one_line(f"{words} {value}")

@@ -40,7 +40,7 @@ def accuracy_vs(
     figure, (panel,) = style.new_figure(style.SINGLE)
     _sweep_panel(panel, ds, x, curves)
     if title:
-        panel.set_title(title)
+        panel.set_title(style.literal(title, style.TITLE))
     note = _note(ds)
     style.footnote(figure, note)
     words = f"{title}. " if title else ""
@@ -83,7 +83,7 @@ def sweep_figure(
     for letter, panel in zip("ab", panels):
         panel.set_title(letter, loc="left", fontweight="bold")
     if title:
-        figure.suptitle(title, fontsize=9.5)
+        figure.suptitle(style.literal(title, style.HEADING), fontsize=9.5)
     note = _note(ds)
     style.footnote(figure, note)
     best = summary.best_cell(ds)
@@ -109,7 +109,7 @@ def bn_batch_figure(ds: xr.Dataset, title: str = "", name: str = "bn_batch") -> 
     figure, (panel,) = style.new_figure(style.SINGLE)
     _sweep_panel(panel, ds, BN_BATCH, BATCH_SIZE, best_lr=True)
     if title:
-        panel.set_title(title)
+        panel.set_title(style.literal(title, style.TITLE))
     note = _note(ds)
     style.footnote(figure, note)
     words = f"{title}. " if title else ""

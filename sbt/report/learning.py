@@ -53,7 +53,8 @@ def learning_curves(
         style.legend(panels[1], scales.title(curves) if curves else "")
     at = ", ".join(f"{scales.plain(a)} {scales.label(a, v)}" for a, v in fixed.items())
     shown = [f"{scales.title(a)} = {scales.label(a, v, math=True)}" for a, v in fixed.items()]
-    heading = "; ".join(part for part in (title, ", ".join(shown)) if part)
+    words = style.literal(title, style.HEADING) if title else ""
+    heading = "; ".join(part for part in (words, ", ".join(shown)) if part)
     if heading:
         figure.suptitle(heading, fontsize=9.5)
     note = summary.spread_words(ds)
@@ -107,7 +108,9 @@ def _curve_panel(panel: Axes, ds: xr.Dataset, curves: str | None, names: Sequenc
         run = ds.isel({curves: i}) if curves else ds
         for faint, variable in enumerate(names):
             text = scales.label(curves, values[i].item(), math=True) if curves else ""
-            text = f"{text} {variable.split('_')[0]}".strip() if len(names) > 1 else text
+            if len(names) > 1:
+                part = variable.split("_")[0]
+                text = f"{text} {part}" if text else part
             # Evaluations may be several epochs apart: the line joins those that there are.
             # A loss that overflowed has no place on the axis.
             row = summary.spread(run[variable].where(np.isfinite(run[variable])))

@@ -2,11 +2,12 @@
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import Any
 
 from sbt.report.style import WIDE, Drawing
+from sbt.text import printable
 
 STYLE = """
 :root { color-scheme: light; }
@@ -17,6 +18,7 @@ h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
 h2 { font-size: 1.15rem; margin: 2.4rem 0 .7rem; border-bottom: 1px solid #bbb;
   padding-bottom: .2rem; }
 h3 { font-size: .95rem; margin: 1.4rem 0 .4rem; }
+h1, h3, p, td, pre, figcaption { overflow-wrap: anywhere; }
 p { margin: .4rem 0; } .quiet { color: #555; }
 .status { border-left: 5px solid #0072b2; background: #f2f6fa; padding: .5rem .9rem;
   margin: 1rem 0; font-size: .92rem; }
@@ -52,10 +54,43 @@ small { font-size: .8em; color: #333; }
 """
 
 
-def rich(text: str) -> str:
-    """Escaped text in which ``2^-8`` becomes a power, and ``m = 8`` and ``5 %`` stay on a line."""
-    kept = re.sub(r"(?<= )([mη]̃?) = (?=\d)|^([mη]̃?) = (?=\d)", _unbroken, escape(text))
-    return re.sub(r"(\d)\^(-?\d+)", _power, re.sub(r"(\d) %", "\\1\u00a0%", kept))
+class Markup(str):
+    """HTML. Any other string is text, and is escaped wherever it meets HTML.
+
+    Only the functions of this module make it: what they are given, from a config or a file, cannot
+    become a tag, whatever it says.
+    """
+
+
+def tag(name: str, *children: str, **attributes: str) -> Markup:
+    """An element; a trailing underscore of an attribute's name is left out.
+
+    >>> tag("p", "a < b", tag("br"), class_="quiet")
+    '<p class="quiet">a &lt; b<br></p>'
+    """
+    named = (f' {key.rstrip("_")}="{escape(value)}"' for key, value in attributes.items())
+    end = "" if name in ("br", "img") else f"</{name}>"
+    return Markup(f"<{name}{''.join(named)}>{join(children)}{end}")
+
+
+def join(parts: Iterable[str], between: str = "") -> Markup:
+    """The parts in one string, those that are text escaped."""
+    return Markup(between.join(part if isinstance(part, Markup) else text(part) for part in parts))
+
+
+def text(words: str) -> Markup:
+    """Escaped text; line breaks stay."""
+    return Markup(escape("\n".join(map(printable, words.split("\n")))))
+
+
+def rich(words: str) -> Markup:
+    """Text in which ``2^-8`` becomes a power, and ``m = 8`` and ``5 %`` stay on a line."""
+    kept = re.sub(r"(?<= )([mη]̃?) = (?=\d)|^([mη]̃?) = (?=\d)", _unbroken, text(words))
+    return Markup(re.sub(r"(\d)\^(-?\d+)", _power, re.sub(r"(\d) %", "\\1\u00a0%", kept)))
+
+
+BREAK = tag("br")
+NOTHING = Markup()
 
 
 def _unbroken(match: re.Match[str]) -> str:
@@ -66,25 +101,28 @@ def _power(match: re.Match[str]) -> str:
     return f"{match[1]}<sup>{match[2].replace('-', '−')}</sup>"
 
 
-def figure(drawing: Drawing, number: int) -> str:
+def figure(drawing: Drawing, number: int) -> Markup:
     """The figure inlined as an SVG image with its caption."""
     data = base64.b64encode(drawing.render("svg")).decode()
     # The same scale for all, so that their text has one size.
     width = min(100.0, 100 * drawing.figure.get_figwidth() / WIDE[0])
-    return (
-        f'<figure id="{escape(drawing.name)}"><img style="width:{width:.0f}%" '
-        f'alt="{escape(drawing.caption)}" src="data:image/svg+xml;base64,{data}">'
-        f"<figcaption><b>Figure {number}.</b> {rich(drawing.caption)}</figcaption></figure>"
+    image = tag(
+        "img",
+        style=f"width:{width:.0f}%",
+        alt=drawing.caption,
+        src=f"data:image/svg+xml;base64,{data}",
     )
+    caption = tag("figcaption", tag("b", f"Figure {number}."), " ", rich(drawing.caption))
+    return tag("figure", image, caption, id=drawing.name)
 
 
-def page(title: str, body: str) -> str:
+def page(title: str, body: Markup) -> Markup:
     """A complete document that loads nothing from anywhere."""
-    return (
+    return Markup(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
-        f"<body>\n{body}\n</body></html>\n"
+        f"<title>{text(title)}</title><style>{STYLE}</style></head>\n"
+        f"<body>\n{join([body])}\n</body></html>\n"
     )
 
 

@@ -58,7 +58,7 @@ def _figure(values: xr.DataArray, at: dict[str, Any]) -> Drawing:
         _panel(panel, values, dim, str(time))
     words = str(values.attrs.get("long_name", values.name)).replace("_", " ")
     units = values.attrs.get("units")
-    drawn[0].set_ylabel(f"{words} [{units}]" if units else words)
+    drawn[0].set_ylabel(style.literal(f"{words} [{units}]" if units else words, style.TITLE))
     where = ", ".join(f"{scales.plain(a)} {scales.label(a, v)}" for a, v in at.items())
     note = summary.spread_words(values.to_dataset(name="value"))
     style.footnote(figure, note)
@@ -82,8 +82,8 @@ def _panel(panel: Axes, values: xr.DataArray, x: str, time: str) -> None:
     preferred = [*reversed(order), *own] if x == time else [*own, *reversed(order)]
     curves = next((d for d in preferred if d != x and values.sizes.get(d, 1) > 1), None)
     rest = {d: -1 if d == time else 0 for d in values.dims if d not in (x, curves, SEED)}
-    shown = ", ".join(f"{scales.title(str(d))} {values[d].values[i]}" for d, i in rest.items()
-                      if values.sizes[d] > 1)  # fmt: skip
+    fixed = {str(d): values[d].values[i] for d, i in rest.items() if values.sizes[d] > 1}
+    shown = ", ".join(f"{scales.title(d)} {style.literal(v)}" for d, v in fixed.items())
     values = values.isel(rest)
     if shown:
         panel.set_title(shown, fontsize=8)

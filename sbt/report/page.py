@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from html import escape
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ from sbt.report import claims, comparisons, dataset, markup, paper, scales, summ
 from sbt.report.choose import MOST_SLICES, default_figures, plane
 from sbt.report.dataset import BASE_LR, BATCH_SIZE
 from sbt.report.figures import sweep_figure
+from sbt.report.markup import BREAK, NOTHING, Markup, tag
 from sbt.report.measured import measured_figures
 from sbt.report.style import Drawing
 from sbt.report.verdict import FAILS, HOLDS, Verdict
+from sbt.text import one_line
 
 DONE = ("done", "finished", "complete")
 
@@ -43,22 +44,22 @@ def write_report(ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any])
     written = _save_figures([*drawings, *measured], directory)
     made = [tables.cell_table(ds), tables.run_table(ds), tables.batch_size_table(ds, margin)]
     written += _save_tables((table for table in made if table is not None), directory)
-    name = str(ds.attrs.get("name") or dataset.setting(ds, "name", "sweep"))
+    name = one_line(ds.attrs.get("name") or dataset.setting(ds, "name", "sweep"))
     parts = [
-        f"<h1>{escape(name)}</h1>",
+        tag("h1", name),
         _subtitle(ds),
         _status(ds, meta),
         _verdicts(ds, found),
-        "<h2>Figures</h2>",
+        tag("h2", "Figures"),
         *(markup.figure(drawing, i + 1) for i, drawing in enumerate(drawings)),
-        "" if drawings else "<p>No run has results yet.</p>",
+        NOTHING if drawings else tag("p", "No run has results yet."),
         *_measured(measured, len(drawings)),
         _accuracy(ds, margin),
         _method(ds, margin),
         _machine(meta),
         _config(ds),
     ]
-    html = markup.page(f"{name}: report", "\n".join(part for part in parts if part))
+    html = markup.page(f"{name}: report", markup.join(filter(None, parts), "\n"))
     return [write_text(directory / "report.html", html), *written]
 
 
@@ -88,39 +89,39 @@ def write_comparison(
         drawings.append(sweep_figure(ds, title=label, name=f"sweep_{i + 1}"))
     sections = []
     for label, ds in datasets.items():
-        section = _verdicts(ds, claims.verdicts(ds))
+        section = _verdicts(ds, claims.verdicts(ds), heading=False)
         if section:
-            sections.append(f"<h3>{escape(label)}</h3>{section.removeprefix(VERDICTS)}")
+            sections += [tag("h3", label), section]
     by_length = sorted(datasets.items(), key=lambda item: item[1].sizes[dataset.EPOCH])
     for (a, short), (b, long) in pairwise(by_length):
         longer = short.sizes[dataset.EPOCH] < long.sizes[dataset.EPOCH]
         if longer and _setting_but_epochs(short) == _setting_but_epochs(long):
             verdict = claims.longer_training(short, long)
-            sections.append(f"<h3>{escape(a)} and {escape(b)}</h3>{_verdict_table([verdict])}")
+            sections += [tag("h3", f"{a} and {b}"), _verdict_table([verdict])]
     written = _save_figures(drawings, directory)
-    status = "".join(
-        f"<p><b>{escape(label)}</b>: {markup.rich(_progress(ds))}</p>"
+    status = (
+        tag("p", tag("b", label), ": ", markup.rich(_progress(ds)))
         for label, ds in datasets.items()
     )
     parts = [
-        "<h1>Comparison</h1>",
-        f'<div class="status">{status}</div>',
-        VERDICTS + "".join(sections) if sections else "",
-        "<h2>Figures</h2>",
+        tag("h1", "Comparison"),
+        tag("div", *status, class_="status"),
+        *([VERDICTS, *sections] if sections else []),
+        tag("h2", "Figures"),
         *(markup.figure(drawing, i + 1) for i, drawing in enumerate(drawings)),
         _method(next(iter(datasets.values())), None),
         _machine(meta),
     ]
-    html = markup.page("Comparison", "\n".join(part for part in parts if part))
+    html = markup.page("Comparison", markup.join(filter(None, parts), "\n"))
     return [write_text(directory / "report.html", html), *written]
 
 
-def _measured(drawings: list[Drawing], before: int) -> list[str]:
+def _measured(drawings: list[Drawing], before: int) -> list[Markup]:
     figures = [markup.figure(drawing, before + i + 1) for i, drawing in enumerate(drawings)]
-    return ["<h2>Measurements</h2>", *figures] if figures else []
+    return [tag("h2", "Measurements"), *figures] if figures else []
 
 
-VERDICTS = "<h2>Verdicts</h2>"
+VERDICTS = tag("h2", "Verdicts")
 
 
 def _slices(datasets: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
@@ -149,7 +150,7 @@ def _save_tables(made: Iterable[tables.Table], directory: Path) -> list[Path]:
     return [write_text(directory / "tables" / f"{t.name}.csv", t.csv()) for t in made]
 
 
-def _subtitle(ds: xr.Dataset) -> str:
+def _subtitle(ds: xr.Dataset) -> Markup:
     words = []
     for path in ("data.name", "model.name", "rule.name", "schedule.name"):
         section, value = path.split(".")[0], dataset.setting(ds, path)
@@ -162,7 +163,7 @@ def _subtitle(ds: xr.Dataset) -> str:
         span = f"{shown[0]} … {shown[-1]} ({len(shown)})" if len(shown) > 5 else ", ".join(shown)
         words.append(f"{scales.plain(axis)} {span}")
     words.append(f"{ds.sizes.get(dataset.SEED, 1)} seeds per cell")
-    return f'<p class="quiet">{markup.rich(" · ".join(words))}</p>'
+    return tag("p", markup.rich(" · ".join(words)), class_="quiet")
 
 
 def _progress(ds: xr.Dataset) -> str:
@@ -176,88 +177,99 @@ def _progress(ds: xr.Dataset) -> str:
     return words
 
 
-def _status(ds: xr.Dataset, meta: Mapping[str, Any]) -> str:
+def _status(ds: xr.Dataset, meta: Mapping[str, Any]) -> Markup:
     status = str(meta.get("status", "")).lower()
     missing = bool(ds["accuracy"].isnull().any())
     words = markup.rich(_progress(ds))
     if status in DONE:
         rest = " The others are not part of the grid." if missing else ""
-        return f'<div class="status">{words}{rest}</div>'
+        return tag("div", words, rest, class_="status")
     if status or missing:
-        lead = f"Partial results: {status}." if status else "Partial results."
-        lead = f"<b>{escape(lead)}</b> What follows rests on the runs so far. "
-        return f'<div class="status partial">{lead}{words}</div>'
-    return f'<div class="status">{words}</div>'
+        lead = tag("b", f"Partial results: {status}." if status else "Partial results.")
+        rests = " What follows rests on the runs so far. "
+        return tag("div", lead, rests, words, class_="status partial")
+    return tag("div", words, class_="status")
 
 
-def _verdict_table(found: Iterable[Verdict]) -> str:
+def _verdict_table(found: Iterable[Verdict]) -> Markup:
     """What was found, each with what it rests on where that is not the same for all."""
     rows, found = [], list(found)
     same = len({verdict.scope for verdict in found}) == 1
     for verdict in found:
         kind = {HOLDS: "yes", FAILS: "no"}.get(verdict.verdict, "open")
-        words = escape(verdict.verdict).replace("not decidable ", "not decidable<br>")
-        where = f"<br><small>{markup.rich(verdict.subject)}</small>" if verdict.subject else ""
-        reduced = "<br><small>reduced run</small>" if verdict.reduced else ""
-        scope = "" if same else f'<br><small class="quiet">{markup.rich(verdict.scope)}</small>'
+        below = [tag("small", markup.rich(verdict.subject))] if verdict.subject else []
+        below.append(tag("small", verdict.source, class_="quiet"))
+        head, open_, rest = verdict.verdict.partition("not decidable ")
+        words = [open_.strip(), rest] if open_ else [head]
+        outcome = tag("span", markup.join(words, BREAK), class_=f"verdict {kind}")
+        reduced = [tag("small", "reduced run")] if verdict.reduced else []
+        scope = [] if same else [tag("small", markup.rich(verdict.scope), class_="quiet")]
         rows.append(
-            f"<tr><td>{markup.rich(verdict.claim)}{where}"
-            f'<br><small class="quiet">{escape(verdict.source)}</small></td>'
-            f'<td><span class="verdict {kind}">{words}</span>{reduced}</td>'
-            f"<td>{markup.rich(verdict.numbers)}{scope}</td></tr>"
+            tag(
+                "tr",
+                tag("td", markup.join([markup.rich(verdict.claim), *below], BREAK)),
+                tag("td", markup.join([outcome, *reduced], BREAK)),
+                tag("td", markup.join([markup.rich(verdict.numbers), *scope], BREAK)),
+            )
         )
-    head = "<thead><tr><th>Statement</th><th>Verdict</th><th>Measured</th></tr></thead>"
-    return f"<table>{head}<tbody>{''.join(rows)}</tbody></table>"
+    names = tag("tr", *(tag("th", word) for word in ("Statement", "Verdict", "Measured")))
+    return tag("table", tag("thead", names), tag("tbody", *rows))
 
 
-def _verdicts(ds: xr.Dataset, found: list[Verdict]) -> str:
+def _verdicts(ds: xr.Dataset, found: list[Verdict], *, heading: bool = True) -> Markup:
     if not found:
-        return ""
+        return NOTHING
     outcome = paper.outcome_of(ds)
-    lead = "<p>Decided by the numbers of this grid, with the rules under “Method”.</p>"
+    lead = [tag("p", "Decided by the numbers of this grid, with the rules under “Method”.")]
     if outcome is not None:
-        says = f"Masters &amp; Luschi (2018), {escape(outcome.name)}: {markup.rich(outcome.says)}."
-        lead += f"<p>{says}</p>"
-    return VERDICTS + lead + _rests_on(found) + _verdict_table(found)
+        says = f"Masters & Luschi (2018), {outcome.name}: {outcome.says}."
+        lead.append(tag("p", markup.rich(says)))
+    parts = [*lead, _rests_on(found), _verdict_table(found)]
+    return markup.join([VERDICTS if heading else NOTHING, *parts])
 
 
-def _rests_on(found: Iterable[Verdict]) -> str:
+def _rests_on(found: Iterable[Verdict]) -> Markup:
     """How much of the paper's protocol all verdicts rest on, and how many seeds."""
     scopes = {(verdict.scope, verdict.reduced) for verdict in found}
     if len(scopes) > 1:
-        return ""  # each says it
+        return NOTHING  # each says it
     [(scope, reduced)] = scopes
     if not reduced:
-        return f"<p>They rest on {markup.rich(scope)}.</p>"
-    return (
-        "<p><b>This run covers less than the paper's protocol</b>: "
-        f"{markup.rich(scope)}. Its verdicts are about this run alone.</p>"
-    )
+        return tag("p", markup.rich(f"They rest on {scope}."))
+    covers = tag("b", "This run covers less than the paper's protocol")
+    return tag("p", covers, markup.rich(f": {scope}. Its verdicts are about this run alone."))
 
 
-def _accuracy(ds: xr.Dataset, margin: float) -> str:
+def _accuracy(ds: xr.Dataset, margin: float) -> Markup:
     if not dataset.axes(ds):
-        return ""
+        return NOTHING
     parts = [
-        "<h2>Accuracy per cell</h2><p>Median over the seeds, in percent. Framed: best; bold: "
-        "reliable (see “Method”); ×n: n seeds diverged; –: no result. Every number is in "
-        "<code>tables/accuracy.csv</code>, every run in <code>tables/runs.csv</code>.</p>"
+        tag("h2", "Accuracy per cell"),
+        tag(
+            "p",
+            "Median over the seeds, in percent. Framed: best; bold: reliable (see “Method”); "
+            "×n: n seeds diverged; –: no result. Every number is in ",
+            tag("code", "tables/accuracy.csv"),
+            ", every run in ",
+            tag("code", "tables/runs.csv"),
+            ".",
+        ),
     ]
     axes = plane(ds)
     down, across = reversed(axes) if len(axes) == 2 else ((axes or dataset.axes(ds))[0], None)
     for i, (title, part) in enumerate(dataset.facets(ds, axes)):
         if i == MOST_SLICES:
-            parts.append("<p>Further slices are in the CSV file.</p>")
+            parts.append(tag("p", "Further slices are in the CSV file."))
             break
-        heading = f"<h3>{escape(title)}</h3>" if title else ""
         grid = tables.grid_html(part, down, across, margin)
-        parts.append(f'{heading}<div class="scroll">{grid}</div>')
+        parts += [tag("h3", title)] if title else []
+        parts.append(tag("div", grid, class_="scroll"))
     table = tables.batch_size_table(ds, margin)
     if table is not None:
         rows = [[_entry(h, v) for h, v in zip(table.header, row)] for row in table.rows]
         html = tables.html_table([h.replace("_", " ") for h in table.header], rows, "numbers")
-        parts.append(f'<h3>Per batch size</h3><div class="scroll">{html}</div>')
-    return "\n".join(parts)
+        parts += [tag("h3", "Per batch size"), tag("div", html, class_="scroll")]
+    return markup.join(parts, "\n")
 
 
 def _entry(header: str, value: Any) -> str:
@@ -271,34 +283,38 @@ def _entry(header: str, value: Any) -> str:
     return scales.label(BASE_LR if rate else header, value)
 
 
-def _method(ds: xr.Dataset, margin: float | None) -> str:
+def _method(ds: xr.Dataset, margin: float | None) -> Markup:
     last = dataset.setting(ds, "report.last_epochs", 5)
     usual = f"test accuracy, median over the evaluations in the last {last} epochs of a run"
     of = ds["accuracy"].attrs.get("long_name") or usual
     points = "the margin" if margin is None else f"{100 * margin:g} points"
-    return (
-        "<h2>Method</h2>"
-        f"<p>Accuracy of a run: {escape(str(of))}; a run whose loss was not finite counts at "
-        "chance. Accuracy of a cell: median over seeds. "
-        f"{escape(summary.spread_words(ds))}</p>"
-        f"<p>Reliable: the loss of every seed stayed finite and the accuracy is within {points} of "
+    of_runs = (
+        f"Accuracy of a run: {of}; a run whose loss was not finite counts at chance. Accuracy of a "
+        f"cell: median over seeds. {summary.spread_words(ds)}"
+    )
+    ranges = (
+        f"Reliable: the loss of every seed stayed finite and the accuracy is within {points} of "
         "the best cell of the grid. Stable range: the contiguous reliable base learning rates "
         "around the most accurate one. The paper states no numeric rule; this one is ours, and "
-        "the verdict on the range is given at two margins.</p>"
-        "<p>Better: the bands of the two cells do not overlap and their medians differ by more "
-        "than one binomial standard error of the test set (half a point if its size is unknown). "
-        f"At least three finished {escape(scales.plain(BATCH_SIZE))}s decide a trend.</p>"
+        "the verdict on the range is given at two margins."
     )
+    better = (
+        "Better: the bands of the two cells do not overlap and their medians differ by more "
+        "than one binomial standard error of the test set (half a point if its size is unknown). "
+        f"At least three finished {scales.plain(BATCH_SIZE)}s decide a trend."
+    )
+    return markup.join([tag("h2", "Method"), *(tag("p", p) for p in (of_runs, ranges, better))])
 
 
-def _machine(meta: Mapping[str, Any]) -> str:
+def _machine(meta: Mapping[str, Any]) -> Markup:
     rows = list(markup.flat(meta))
-    return f"<h2>Hardware and speed</h2>{tables.html_table(('', ''), rows)}" if rows else ""
+    table = [tag("h2", "Hardware and speed"), tables.html_table(("", ""), rows)]
+    return markup.join(table if rows else [])
 
 
-def _config(ds: xr.Dataset) -> str:
+def _config(ds: xr.Dataset) -> Markup:
     config = dataset.config_of(ds)
     text = "\n".join(
         json.dumps({key: config[key]}, indent=1, default=str)[2:-2] for key in sorted(config)
     )
-    return f"<h2>Configuration</h2><pre>{escape(text)}</pre>" if config else ""
+    return markup.join([tag("h2", "Configuration"), tag("pre", text)] if config else [])

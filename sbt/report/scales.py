@@ -7,6 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from sbt.report.style import LONGEST, TITLE, literal
+from sbt.text import one_line
+
 LOG2_AXES = ("batch_size", "base_lr", "bn_batch", "micro_batch")
 NAMES = {
     "batch_size": "batch size $m$",
@@ -18,6 +21,7 @@ NAMES = {
     "gradient_batch": "batch size of the gradient $n$",
     "fraction": "discarded fraction",
 }
+MOST_CHARACTERS = 40  # of the names along an abscissa; more are turned
 PLAIN_SYMBOLS = {"batch_size": "m", "base_lr": "η̃", "bn_batch": "b"}
 SYMBOLS = {"batch_size": "$m$", "base_lr": r"$\tilde{\eta}$", "bn_batch": "$b$"}
 
@@ -36,7 +40,7 @@ def label(axis: str, value: Any, *, math: bool = False) -> str:
     With ``math``, in matplotlib's notation.
     """
     if isinstance(value, str | bytes | bool):
-        return str(value)
+        return literal(value) if math else one_line(value)
     number = float(value)
     k = exponent(number)
     if axis == "base_lr" and k is not None:
@@ -45,14 +49,14 @@ def label(axis: str, value: Any, *, math: bool = False) -> str:
 
 
 def title(axis: str) -> str:
-    """The axis in words, for an axis label."""
-    return NAMES.get(axis, axis.replace("_", " "))
+    """The axis in words, for an axis label, in matplotlib's notation."""
+    return NAMES.get(axis) or literal(axis.replace("_", " "), TITLE)
 
 
 def plain(axis: str | None) -> str:
     """The axis in words without notation, for captions."""
     names = {"base_lr": "base learning rate", "bn_batch": "BN batch"}
-    return names.get(axis or "", (axis or "").replace("_", " "))
+    return names.get(axis or "", one_line((axis or "").replace("_", " ")))
 
 
 def scale_of(axis: str, values: np.ndarray) -> str:
@@ -115,5 +119,8 @@ def set_scale(target: Axis, panel: Axes, axis: str, values: np.ndarray, most: in
     ends = 2.0**ends if scale in ("log2", "log") else ends
     limit = panel.set_xlim if name == "x" else panel.set_ylim
     limit(float(ends[0]), float(ends[1]))
-    if name == "x" and not np.issubdtype(values.dtype, np.number) and values.size > 4:
-        target.set_tick_params(rotation=30)
+    if name == "x" and not np.issubdtype(values.dtype, np.number):
+        longest = max((len(str(value)) for value in values.tolist()), default=0)
+        if values.size * min(longest, LONGEST) > MOST_CHARACTERS or values.size > 4:
+            for mark in target.get_majorticklabels():
+                mark.set(rotation=30, ha="right", rotation_mode="anchor")

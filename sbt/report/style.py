@@ -7,6 +7,8 @@ a grey print. Figures are plain ``matplotlib.figure.Figure`` objects: no pyplot,
 
 import functools
 import io
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +21,20 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import FuncFormatter
 
 from sbt.files import write_bytes
+from sbt.text import fitted, one_line, printable
 
+OTHER_SCRIPTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
+    *("PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Noto Emoji", "Symbola"),
+)
 RC: dict[str, Any] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
+    # The first comes with matplotlib; the others are asked for characters that it lacks.
+    "font.sans-serif": ["DejaVu Sans", *(f for f in OTHER_SCRIPTS if f in get_font_names())],
     "mathtext.fontset": "dejavusans",
     "font.size": 8.5,
     "axes.titlesize": 9.5,
@@ -66,6 +75,9 @@ UNORDERED = (
     *("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
     *("#882255", "#999933", "#332288", "#888888"),
 )
+# Columns of text: of a curve's label, of a panel's title or axis, of a heading across the figure.
+LONGEST, TITLE, HEADING = 24, 48, 100
+LONGEST_STEM = 100
 WIDE = (9.2, 3.7)
 SINGLE = (5.6, 3.7)
 
@@ -81,6 +93,16 @@ def styled(function: F) -> F:
             return function(*args, **kwargs)
 
     return inside  # type: ignore[return-value]
+
+
+def literal(words: object, longest: int = LONGEST) -> str:
+    """Text for a figure as it stands: one line, not too long, and no mathematics in it.
+
+    Matplotlib reads what stands between two ``$`` as TeX, and leaves a label that begins with an
+    underscore out of the legend.
+    """
+    line = fitted(one_line(words), longest).replace("$", r"\$")
+    return f" {line}" if line.startswith("_") else line
 
 
 def pale(colour: str) -> tuple[float, ...]:
@@ -113,20 +135,24 @@ class Drawing:
         if kind in self._rendered:
             return self._rendered[kind]
         buffer = io.BytesIO()
+        caption = printable(self.caption)
         undated: dict[str, dict[str, Any]] = {
-            "svg": {"Date": None, "Description": self.caption},
-            "pdf": {"CreationDate": None, "Subject": self.caption},
-            "png": {"Description": self.caption},
+            "svg": {"Date": None, "Description": caption},
+            "pdf": {"CreationDate": None, "Subject": caption},
+            "png": {"Description": caption},
         }
-        self.figure.savefig(buffer, format=kind, metadata=undated[kind])
+        with warnings.catch_warnings():
+            # A character that no font here has is drawn as a box.
+            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+            self.figure.savefig(buffer, format=kind, metadata=undated[kind])
         self._rendered[kind] = buffer.getvalue()
         return self._rendered[kind]
 
     def save(self, directory: Path | str, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
         """Writes ``directory/name.kind`` for every kind and returns the paths."""
+        stem = re.sub(r"[^\w.-]+", "_", self.name)[:LONGEST_STEM]  # a name may hold anything
         return [
-            write_bytes(Path(directory) / f"{self.name}.{kind}", self.render(kind))
-            for kind in kinds
+            write_bytes(Path(directory) / f"{stem}.{kind}", self.render(kind)) for kind in kinds
         ]
 
     def _repr_png_(self) -> bytes:

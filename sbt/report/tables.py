@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import xarray as xr
 
 from sbt.report import dataset, scales, summary
 from sbt.report.dataset import BASE_LR, BATCH_SIZE, SEED
-from sbt.report.markup import rich
+from sbt.report.markup import Markup, rich, tag
 
 
 @dataclass(frozen=True)
@@ -102,16 +101,14 @@ def batch_size_table(ds: xr.Dataset, margin: float) -> Table | None:
     return Table("batch_sizes", header, rows)
 
 
-def html_table(header: Sequence[str], rows: Iterable[Sequence[Any]], kind: str = "") -> str:
+def html_table(header: Sequence[str], rows: Iterable[Sequence[Any]], kind: str = "") -> Markup:
     """A table of words; numbers and powers of two are set as such."""
-    head = "".join(f"<th>{escape(h)}</th>" for h in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{rich(str(value))}</td>" for value in row) + "</tr>" for row in rows
-    )
-    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    head = tag("tr", *(tag("th", name) for name in header))
+    body = [tag("tr", *(tag("td", rich(str(value))) for value in row)) for row in rows]
+    return tag("table", tag("thead", head), tag("tbody", *body), class_=kind)
 
 
-def grid_html(ds: xr.Dataset, down: str, across: str | None, margin: float) -> str:
+def grid_html(ds: xr.Dataset, down: str, across: str | None, margin: float) -> Markup:
     """Accuracy per cell in percent, shaded, ``down`` against ``across``.
 
     The best cell is framed, reliable cells are bold, a cell with diverged seeds says how many, a
@@ -133,24 +130,24 @@ def grid_html(ds: xr.Dataset, down: str, across: str | None, margin: float) -> s
     )
     names = [scales.PLAIN_SYMBOLS.get(axis, scales.plain(axis)) for axis in shown]
     corner = " ".join(f"{name} {arrow}" for name, arrow in zip(names, "↓→"))
-    lines = [f"<tr><th>{escape(corner)}</th>{''.join(f'<th>{rich(h)}</th>' for h in heads)}</tr>"]
+    lines = [tag("tr", tag("th", corner), *(tag("th", rich(head)) for head in heads))]
     for i, value in enumerate(ds[down].values.tolist()):
         cols = []
         for j in range(median.shape[1]):
             if not np.isfinite(median[i, j]):
-                cols.append("<td>–</td>")
+                cols.append(tag("td", "–"))
                 continue
             # White to a light blue: dark text stays readable on all of it, and in grey.
             depth = (median[i, j] - low) / (high - low) if high > low else 0.0
             colour = ",".join(str(round(255 - depth * (255 - c))) for c in (158, 202, 225))
-            text = f"{100 * median[i, j]:.1f}"
-            text = f"<b>{text}</b>" if bold[i, j] else text
-            count = int(diverged[i, j])
-            text += f"<small> ×{count}</small>" if count else ""
-            frame = ' class="top"' if median[i, j] == high else ""
-            cols.append(f'<td{frame} style="background:rgb({colour})">{text}</td>')
-        lines.append(f"<tr><th>{rich(scales.label(down, value))}</th>{''.join(cols)}</tr>")
-    return f'<table class="grid">{"".join(lines)}</table>'
+            number = f"{100 * median[i, j]:.1f}"
+            parts = [tag("b", number) if bold[i, j] else number]
+            if count := int(diverged[i, j]):
+                parts.append(tag("small", f" ×{count}"))
+            frame = {"class_": "top"} if median[i, j] == high else {}
+            cols.append(tag("td", *parts, style=f"background:rgb({colour})", **frame))
+        lines.append(tag("tr", tag("th", rich(scales.label(down, value))), *cols))
+    return tag("table", *lines, class_="grid")
 
 
 def _point(ds: xr.Dataset, axes: Sequence[str], index: tuple[int, ...]) -> tuple[Any, ...]:

@@ -47,6 +47,7 @@ class Book:
     train_seconds: float = 0.0
     _started: float = dataclasses.field(default_factory=time.monotonic)
     _saved: float = dataclasses.field(default_factory=time.monotonic)
+    _status: Status | None = None
     _compared: int = -1
     _found: tuple[float, str] | None = None
 
@@ -98,20 +99,24 @@ class Book:
     def show(self, number: int, epoch: float, lanes: int, rate: float) -> None:
         """Tells the progress display where the sweep stands."""
         left = self.sweep.work - self.work_done
-        self.progress.update(
-            Status(
-                cohort=number + 1,
-                cohorts=len(self.sweep.cohorts),
-                epoch=epoch,
-                epochs=self.sweep.cohorts[number].config.epochs,
-                lanes=lanes,
-                rate=rate,
-                best=self._best(),
-                diverged=int(np.isfinite(self.recorder.diverged_epoch).sum()),
-                done=self.work_done / self.sweep.work,
-                left=left * self.train_seconds / max(self.examples, 1.0),
-            )
+        self._status = Status(
+            cohort=number + 1,
+            cohorts=len(self.sweep.cohorts),
+            epoch=epoch,
+            epochs=self.sweep.cohorts[number].config.epochs,
+            lanes=lanes,
+            rate=rate,
+            best=self._best(),
+            diverged=int(np.isfinite(self.recorder.diverged_epoch).sum()),
+            done=self.work_done / self.sweep.work,
+            left=left * self.train_seconds / max(self.examples, 1.0),
         )
+        self.progress.update(self._status)
+
+    def show_end(self) -> None:
+        """Tells the display what the last evaluations found: it was last told before them."""
+        if self._status is not None:
+            self.progress.update(dataclasses.replace(self._status, best=self._best()))
 
     def _best(self) -> tuple[float, str] | None:
         evaluated = int(self.recorder.epochs_done.sum())

@@ -167,7 +167,7 @@ class Live:
             return
         first, *rest = panel(self._status, options.max_width)
         text = Text(_writable(first, console), no_wrap=True, overflow="crop")
-        text.stylize("bar.complete", 0, first.count(FULL))
+        text.stylize("green", 0, first.count(FULL))
         yield text
         for line in rest:
             yield Text(_writable(line, console), no_wrap=True, overflow="crop", style="dim")

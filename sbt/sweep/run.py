@@ -101,6 +101,7 @@ def _train(sweep: Sweep, directory: Path | None, progress: Progress) -> xr.Datas
             for number in range(len(sweep.cohorts)):
                 mine = saved if saved and saved.position["cohort"] == number else None
                 _train_cohort(book, number, mine)
+            book.show_end()
         except Interrupted:
             book.write("interrupted")
             raise
