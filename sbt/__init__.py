@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sbt.sweep.afterwards import measure_runs
     from sbt.sweep.run import run
 
+__version__ = "0.1.0"
+
 __all__ = ["UserError", "default_config", "from_arrays", "load", "measure_runs", "run"]
 
 _WHERE = {

@@ -6,7 +6,7 @@
   sbt measure DIR [--config.measure=NAME,NAME ...]            measurements of the saved weights
   sbt report DIR [DIR ...] [--out DIR]                        figures, tables, verdicts
   sbt bench [--quick] [--models=NAME,NAME ...]                speed, against peers and ceilings
-  sbt list                                                    experiments, models, rules
+  sbt list [rules|models|measurements|...]                    what ships, or a section of it
   sbt COMMAND --help                                          its options, and the config's fields
 
 CONFIG is a Python file with ``get_config()``; ``file.py:variant`` passes it an argument. A tuple is
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sbt.errors import UserCodeError, UserError, nearest
-from sbt.experiment import load_config, repository
+from sbt.experiment import load_config
 from sbt.files import default_directory, directory_of, writing
 from sbt.overrides import apply_overrides
 from sbt.pages import restart_with_large_pages
@@ -74,12 +74,13 @@ def _one(positional: list[str], usage: str) -> str:
     return positional[0]
 
 
-def _console() -> Any:
-    """As wide as the terminal; in a file, wide enough for tables."""
+def _console(columns: int = 160) -> Any:
+    """As wide as the terminal (or ``COLUMNS`` says); in a file, so many columns."""
     from rich.console import Console
 
     console = Console()
-    return console if console.is_terminal else Console(width=160)
+    known = console.is_terminal or "COLUMNS" in os.environ
+    return console if known else Console(width=columns)
 
 
 @contextlib.contextmanager
@@ -200,12 +201,12 @@ def _bench(arguments: Sequence[str]) -> int:
 
 
 def _list(arguments: Sequence[str]) -> int:
-    del arguments
-    from sbt.listing import tables
+    positional, _, _ = read_arguments("list", arguments)
+    if len(positional) > 1:
+        raise UserError("sbt list", f"takes one section, got {len(positional)}", "see sbt list --help")
+    from sbt.listing import show
 
-    console = _console()
-    for table in tables(repository() / "experiments"):
-        console.print(table)
+    show(_console(80), *positional)
     return 0
 
 

@@ -3,7 +3,6 @@
 import importlib.machinery
 import importlib.util
 import inspect
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,10 +57,14 @@ def _takes_variant(get_config: object) -> bool:
 
 
 def _find(path: str) -> Path:
-    for root in (Path(), repository()):
-        if (root / path).is_file():
-            return root / path
-        if (root / path).is_dir() and path:
+    """The file of this path: the user's own, else one that ships, with or without its folder."""
+    shipped = Path(path)
+    if shipped.parts[:1] == ("experiments",):
+        shipped = shipped.relative_to("experiments")
+    for file in (Path(path), experiments() / shipped):
+        if file.is_file():
+            return file
+        if file.is_dir() and path:
             remedy = "name a Python file in it; `sbt list` shows those that ship"
             raise UserError(path, "is a directory", remedy)
     raise UserError(
@@ -69,9 +72,11 @@ def _find(path: str) -> Path:
     )
 
 
-def repository() -> Path:
-    """The directory that holds the package, and in a source checkout the experiments."""
-    return Path(__file__).resolve().parent.parent
+def experiments() -> Path:
+    """The directory of the experiments that ship: in the package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "experiments"
+    return inside if inside.is_dir() else package.parent / "experiments"
 
 
 def _import(file: Path) -> ModuleType:
@@ -81,15 +86,37 @@ def _import(file: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     # Experiment files share settings through a neighbouring module.
-    sys.path.insert(0, str(file.parent))
+    folder = file.resolve().parent
+    hidden = {name: sys.modules.pop(name) for name in _namesakes(folder)}
+    sys.path.insert(0, str(folder))
     before = set(sys.modules)
     try:
         with user_code(str(file)):
             spec.loader.exec_module(module)
     finally:
-        sys.path.remove(str(file.parent))
-        # Another paper's neighbour of the same name is another module.
+        sys.path.remove(str(folder))
+        # What was loaded from here is forgotten: another folder's may have the same name.
         for name in set(sys.modules) - before:
-            if str(getattr(sys.modules[name], "__file__", "")).startswith(f"{file.parent}{os.sep}"):
+            if folder in _file(sys.modules[name]).parents:
                 del sys.modules[name]
+        sys.modules.update(hidden)
     return module
+
+
+def _namesakes(folder: Path) -> list[str]:
+    """Loaded modules of a caller's own that have the name of a file in a folder, and are others.
+
+    Libraries are none of them: a neighbour does not stand in for what they import.
+    """
+    found = []
+    for name in {file.stem for file in folder.glob("*.py")} & set(sys.modules):
+        module = sys.modules[name]
+        library = name in sys.stdlib_module_names or "site-packages" in _file(module).parts
+        own = _file(module).is_absolute() and not library and not hasattr(module, "__path__")
+        if own and _file(module).parent != folder and name != "__main__":
+            found.append(name)
+    return found
+
+
+def _file(module: ModuleType) -> Path:
+    return Path(getattr(module, "__file__", None) or "")

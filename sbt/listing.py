@@ -1,13 +1,17 @@
-"""What ships: the tables of ``sbt list``."""
+"""What ships: the sections of ``sbt list``, readable at 80 columns."""
 
 import ast
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from rich.console import Console, Group
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from sbt.config import TABLES
+from sbt.errors import UserError, nearest
+from sbt.experiment import experiments
 from sbt.measurements import MEASUREMENTS
 from sbt.models.registry import describe_models
 from sbt.optim import (
@@ -21,76 +25,111 @@ from sbt.optim import (
 from sbt.optim.schedules import WARMUP_DEFAULTS
 from sbt.train.gradient import SAMPLE_PARAMETERS, SAMPLES
 
+WIDEST_NAME = 28  # columns; longer names have a line of their own
+Entries = Iterator[tuple[str, tuple[str, ...]]]  # a name, and the lines that say what it is
 
-def tables(experiments: Path) -> Iterator[Table]:
-    """Experiments, models, update rules, and what else a config's sections can name.
+
+def show(console: Console, section: str | None = None) -> None:
+    """Prints a section, or all of them.
 
     Args:
-      experiments: directory of the experiment files.
+      console: where to.
+      section: one of :data:`SECTIONS`, in the singular or as a config spells it if you like.
+
+    Raises:
+      UserError: there is no such section.
     """
-    table = Table("experiment", "what it shows", title="Experiments", title_justify="left")
-    for file in sorted(experiments.rglob("*.py")):
-        text = file.read_text()
+    for name in SECTIONS if section is None else (_named(section),):
+        title, entries = SECTIONS[name]
+        console.print(Text(title, style="bold"))
+        console.print(_entries(list(entries())))
+        console.print()
+
+
+def _named(section: str) -> str:
+    wanted = section.removeprefix("config.").replace("-", "_")
+    for name in SECTIONS:
+        if wanted in (name, name.removesuffix("s")):
+            return name
+    if wanted == "measure":
+        return "measurements"
+    raise UserError(f"sbt list {section}", "unknown section", nearest(wanted, SECTIONS))
+
+
+def _entries(entries: list[tuple[str, tuple[str, ...]]]) -> Group:
+    """Names to the left, what they are to the right; names too long for that above it."""
+    column = max((len(n) for n, _ in entries if len(n) <= WIDEST_NAME), default=0)
+    rows: list[Any] = []
+    for name, lines in entries:
+        words = Group(*(Text(line) for line in lines if line))
+        if len(name) > column:
+            rows += [Text(f"  {name}", style="cyan"), Padding(words, (0, 0, 0, column + 4))]
+            continue
+        row = Table.grid(padding=(0, 2, 0, 0))
+        row.add_column(width=column + 2, no_wrap=True)
+        row.add_column(overflow="fold")
+        row.add_row(Text(f"  {name}", style="cyan"), words)
+        rows.append(row)
+    return Group(*rows)
+
+
+def _experiments() -> Entries:
+    root = experiments()
+    for file in sorted(root.rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
         if "def get_config" in text:
-            doc = ast.get_docstring(ast.parse(text)) or ""
-            path = str(file.relative_to(experiments.parent))
-            table.add_row(path, (doc.splitlines() or [""])[0])
-    yield table
+            yield file.relative_to(root).as_posix(), (_first_line(text),)
 
-    table = Table("model", "parameters", "source", title="Models", title_justify="left")
+
+def _first_line(source: str) -> str:
+    return ((ast.get_docstring(ast.parse(source)) or "").splitlines() or [""])[0]
+
+
+def _models() -> Entries:
     for model in describe_models():
-        table.add_row(model.name, f"{model.parameters:,}", model.source)
-    yield table
+        yield model.name, (f"{model.parameters:,} parameters; {model.source}",)
 
-    table = Table(
-        "rule",
-        "hyperparameters, all sweepable",
-        "options, default first",
-        "source",
-        title="Update rules (config.rule)",
-        title_justify="left",
-    )
+
+def _rules() -> Entries:
     for name, spec in RULES.items():
-        table.add_row(name, _numbers(spec.hyperparameters), _options(spec), spec.source)
-    yield table
+        numbers = _numbers(spec.hyperparameters)
+        yield name, (numbers, *_options(spec), spec.source)
 
-    table = Table(
-        "measurement",
-        "what it is",
-        "cost",
-        "settings",
-        "source",
-        title="Measurements (config.measure.names)",
-        title_justify="left",
-    )
+
+def _options(spec: RuleSpec) -> Iterator[str]:
+    """One option a line, its default first; then what the rule asks of the training step."""
+    for option, default in spec.options.items():
+        others = [value for value in spec.choices.get(option, ()) if value != default]
+        yield f"{option}={'|'.join(map(str, (default, *others)))}"
+    if spec.needs:
+        yield f"needs {', '.join(sorted(spec.needs)).replace('_', ' ')}"
+
+
+def _measurements() -> Entries:
     for name, measurement in MEASUREMENTS.items():
-        settings = ", ".join(f"{k}={v}" for k, v in measurement.settings.items())
-        table.add_row(name, measurement.about, measurement.cost, settings, measurement.source)
-    yield table
-
-    table = Table(
-        "section", "name", "fields", title="Schedules and objectives", title_justify="left"
-    )
-    for section, named in _sections().items():
-        for name, fields in named.items():
-            table.add_row(f"config.{section}", name, _numbers(fields))
-    yield table
+        about = f"{measurement.about.rstrip('.')}; {measurement.cost}"
+        yield name, (about, _numbers(measurement.settings), measurement.source)
 
 
-def _sections() -> dict[str, dict[str, Mapping[str, Any]]]:
-    """section -> name -> fields with their defaults."""
-    schedules = {name: make_schedule({"name": name}).parameters for name in SCHEDULES}
-    own = {
-        name: {key: value for key, value in fields.items() if key not in WARMUP_DEFAULTS}
-        for name, fields in schedules.items()
-    }
-    batch = {n: make_batch_schedule({"name": n}).parameters for n in BATCH_SCHEDULES}
-    return {
-        "schedule": {**own, "(each of them)": WARMUP_DEFAULTS},
-        "batch_schedule": dict(batch),
-        **{section: dict(named) for section, named in TABLES.items()},
-        "sample": {name: {} if name == "all" else SAMPLE_PARAMETERS for name in SAMPLES},
-    }
+def _schedules() -> Entries:
+    for name in SCHEDULES:
+        fields = make_schedule({"name": name}).parameters
+        yield name, (_numbers({k: v for k, v in fields.items() if k not in WARMUP_DEFAULTS}),)
+    yield "each of them", (_numbers(WARMUP_DEFAULTS),)
+
+
+def _batch_schedules() -> Entries:
+    for name in BATCH_SCHEDULES:
+        yield name, (_numbers(make_batch_schedule({"name": name}).parameters),)
+
+
+def _samples() -> Entries:
+    for name in SAMPLES:
+        yield name, (_numbers({} if name == "all" else SAMPLE_PARAMETERS),)
+
+
+def _table(section: str) -> Callable[[], Entries]:
+    return lambda: ((name, (_numbers(fields),)) for name, fields in TABLES[section].items())
 
 
 def _numbers(fields: Mapping[str, Any]) -> str:
@@ -100,11 +139,23 @@ def _numbers(fields: Mapping[str, Any]) -> str:
     )
 
 
-def _options(spec: RuleSpec) -> str:
-    """One option a line, then what the rule asks of the training step."""
-    lines = []
-    for option, default in spec.options.items():
-        others = [value for value in spec.choices.get(option, ()) if value != default]
-        lines.append(f"{option}={'|'.join(map(str, (default, *others)))}")
-    lines += [f"needs {need}" for need in sorted(spec.needs)]
-    return "\n".join(lines)
+# Name on the command line -> heading, and what stands under it.
+SECTIONS: dict[str, tuple[str, Callable[[], Entries]]] = {
+    "experiments": ("Experiments: sbt run NAME", _experiments),
+    "models": ("Models (config.model.name)", _models),
+    "rules": ("Update rules (config.rule.name) and their numbers, all sweepable", _rules),
+    "measurements": ("Measurements (config.measure.names) and their settings", _measurements),
+    "schedules": ("Learning rates over time (config.schedule.name)", _schedules),
+    "batch_schedules": (
+        "Batch sizes over time (config.batch_schedule.name)",
+        _batch_schedules,
+    ),
+    "samples": ("Which examples of a batch count (config.sample.name)", _samples),
+    **{
+        f"{section}s": (
+            f"{section.replace('_', ' ').capitalize()} (config.{section}.name)",
+            _table(section),
+        )
+        for section in TABLES
+    },
+}

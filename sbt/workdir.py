@@ -20,8 +20,8 @@ import jax
 import xarray as xr
 from ml_collections import ConfigDict
 
+from sbt import __version__, results
 from sbt import config as configs
-from sbt import results
 from sbt.checkpoint import is_part
 from sbt.errors import UserError
 from sbt.files import read_json, remove_parts, write_json
@@ -30,7 +30,7 @@ from sbt.parallel import hosts
 # Sections that say how to compute, keep, measure and show what is trained, not what it is; all but
 # the precision, which does change it.
 NOT_COMPARED = ("engine", "checkpoint", "measure", "report")
-PACKAGES = ("sbt", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 CONFIG, META = "config.json", "meta.json"
 BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # of flock; others say that it has no locks
 
@@ -322,7 +322,7 @@ def with_start(meta: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[
 
 def describe_environment() -> dict[str, Any]:
     """Versions, source revision and hardware, for ``meta.json``."""
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "sbt": __version__}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)

@@ -104,6 +104,68 @@ def test_list_names_experiments_models_and_rules(capsys):
         assert name in out
 
 
+def test_list_fits_a_terminal_and_takes_a_section(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, everything, _ = run(capsys, "list")
+    assert max(map(len, everything.splitlines())) <= 80
+    for section, name in (
+        ("rules", "sngm"),
+        ("rule", "nesterov=False|True"),
+        ("models", "resnet32"),
+        ("experiments", "masters_luschi_2018/fig01.py"),
+        ("measurements", "hessian_trace"),
+        ("schedules", "after_warmup=False"),
+        ("batch-schedules", "adabatch"),
+        ("config.noise", "lr-batch"),
+    ):
+        code, out, _ = run(capsys, "list", section)
+        assert code == 0
+        assert name in out
+        assert len(out.splitlines()) < len(everything.splitlines()) / 2
+    code, _, err = run(capsys, "list", "ruels")
+    assert code == cli.EXIT_ERROR
+    assert "'ruels'" in err or "ruels" in err
+    assert "rules" in err
+
+
+def test_experiments_that_ship_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (
+        "masters_luschi_2018/fig01.py",
+        "experiments/masters_luschi_2018/fig01.py",
+        "./experiments/masters_luschi_2018/fig01.py:small",
+    ):
+        assert "fig01" in load_config(path).name
+    # The user's own file of that name goes before it.
+    (tmp_path / "quickstart.py").write_text(
+        "import sbt\ndef get_config():\n    return sbt.default_config()"
+    )
+    assert load_config("quickstart.py").name == "sweep"
+    assert load_config("experiments/quickstart.py").name == "quickstart"
+
+
+def test_neighbours_of_an_experiment_are_its_own(tmp_path, monkeypatch):
+    """Whatever the caller has loaded under their names, and without a trace afterwards."""
+    for folder, name in (("a", "first"), ("b", "second")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "shared.py").write_text(f"NAME = {name!r}")
+        (tmp_path / folder / "random.py").write_text("raise RuntimeError('not the library')")
+        (tmp_path / folder / "exp.py").write_text(
+            "import random, shared, sbt\n"
+            "def get_config():\n    config = sbt.default_config()\n"
+            "    config.name = shared.NAME\n    return config"
+        )
+    monkeypatch.syspath_prepend(str(tmp_path / "a"))
+    import random  # noqa: F401  loaded, as in every program
+
+    import shared
+
+    assert load_config(str(tmp_path / "b" / "exp.py")).name == "second"
+    assert load_config(str(tmp_path / "a" / "exp.py")).name == "first"
+    assert sys.modules["shared"] is shared
+    del sys.modules["shared"]
+
+
 REFUSED = [
     ("run nowhere.py", "nowhere.py", "sbt list"),
     ("run {quick} --config.base_rl=1", "base_rl", "base_lr"),

@@ -523,7 +523,8 @@ def first_use(data_dir):
 
 
 @pytest.mark.skipif(
-    not HAS_TENSORFLOW, reason="preparing a set needs TensorFlow: pip install 'sbt[data]'"
+    not HAS_TENSORFLOW,
+    reason="preparing a set needs TensorFlow: the extra 'data'",
 )
 def test_first_use_downloads_prepares_and_reads(loopback, tmp_path):
     data_dir = tmp_path / "tfds"

@@ -135,7 +135,7 @@ def parse(arguments: Sequence[str], platform: str) -> Options:
         needy = next(p for p in peers if p in NEED_TORCH)
         raise UserError(
             f"--peers={needy}", "needs PyTorch, which is not installed",
-            "pip install 'sbt[bench]', or leave it out",
+            "pip install 'small-batch-training[bench]', or leave it out",
         )  # fmt: skip
     repeats = given.repeats if given.repeats is not None else (2 if given.quick else 5)
     seconds = given.seconds if given.seconds is not None else (0.25 if given.quick else 1.0)

@@ -58,7 +58,7 @@ def prepare_in_subprocess(name: str, data_dir: Path) -> None:
             f"{name!r} is not prepared under {data_dir}, and preparing it needs "
             f"{' and '.join(missing)}",
             "Prepare it once, with a network (training itself uses no TensorFlow):\n"
-            f"    pip install {' '.join(_NEEDED.values())}    # the extra 'data' of sbt\n"
+            f"    pip install {' '.join(_NEEDED.values())}    # the extra 'data'\n"
             f"    {command}\n  {elsewhere}",
         )
     print(f"Preparing {name} under {data_dir} (once).", file=sys.stderr)

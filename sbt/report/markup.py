@@ -1,6 +1,7 @@
 """Text, figures and styles of a page that needs nothing but itself."""
 
 import base64
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
@@ -154,6 +155,8 @@ def _words(key: str, value: Any) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds in words: ``1 h 02 min``, ``3 min 12 s``, ``4.2 s``."""
+    if not math.isfinite(seconds):
+        return "?"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -23,6 +23,9 @@ def measured_variables(ds: xr.Dataset) -> list[str]:
         str(name)
         for name, variable in ds.data_vars.items()
         if MARK in variable.attrs
+        and variable.dtype.kind in "biuf"
+        and set(dataset.axes(ds)) <= set(variable.dims)
+        and set(TIMES) & set(variable.dims)
         and not str(name).endswith(COMPANIONS)
         and bool(np.isfinite(variable).any())
     ]

@@ -11,15 +11,18 @@ import xarray as xr
 from sbt.errors import UserError
 from sbt.files import write_text
 from sbt.report import claims, comparisons, dataset, markup, paper, scales, summary, tables
+from sbt.report.checks import checked
 from sbt.report.choose import MOST_SLICES, default_figures, plane
-from sbt.report.dataset import BASE_LR, BATCH_SIZE
+from sbt.report.dataset import BASE_LR, BATCH_SIZE, EPOCH
 from sbt.report.figures import sweep_figure
 from sbt.report.markup import BREAK, NOTHING, Markup, tag
 from sbt.report.measured import measured_figures
 from sbt.report.style import Drawing
 from sbt.report.verdict import FAILS, HOLDS, Verdict
+from sbt.results import best_cell
 from sbt.text import one_line
 
+MOST_NAMED = 12  # values of an axis, in a sentence
 DONE = ("done", "finished", "complete")
 
 
@@ -35,8 +38,11 @@ def write_report(ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any])
 
     Returns:
       The files written, ``report.html`` first.
+
+    Raises:
+      UserError: the dataset is not one that ``sbt.run`` made.
     """
-    directory = Path(directory)
+    directory, ds = Path(directory), checked(ds)
     margin = dataset.margin_of(ds)
     drawings = default_figures(ds, margin)
     found = claims.verdicts(ds, margin)
@@ -80,7 +86,7 @@ def write_comparison(
       UserError: a grid has no axis ``batch_size``.
     """
     directory = Path(directory)
-    datasets = _slices(datasets)
+    datasets = _slices({label: checked(ds) for label, ds in datasets.items()})
     ranged = {k: d for k, d in datasets.items() if BASE_LR in dataset.varying(d)}
     drawings = [comparisons.best_accuracy_summary(datasets)]
     if ranged:
@@ -92,9 +98,9 @@ def write_comparison(
         section = _verdicts(ds, claims.verdicts(ds), heading=False)
         if section:
             sections += [tag("h3", label), section]
-    by_length = sorted(datasets.items(), key=lambda item: item[1].sizes[dataset.EPOCH])
+    by_length = sorted(datasets.items(), key=lambda item: item[1].sizes[EPOCH])
     for (a, short), (b, long) in pairwise(by_length):
-        longer = short.sizes[dataset.EPOCH] < long.sizes[dataset.EPOCH]
+        longer = short.sizes[EPOCH] < long.sizes[EPOCH]
         if longer and _setting_but_epochs(short) == _setting_but_epochs(long):
             verdict = claims.longer_training(short, long)
             sections += [tag("h3", f"{a} and {b}"), _verdict_table([verdict])]
@@ -156,7 +162,7 @@ def _subtitle(ds: xr.Dataset) -> Markup:
         section, value = path.split(".")[0], dataset.setting(ds, path)
         if value:
             words.append(f"{section} {value}")
-    words.append(f"{ds.sizes.get(dataset.EPOCH, 0)} epochs")
+    words.append(f"{ds.sizes.get(EPOCH, 0)} epochs")
     for axis in dataset.axes(ds):
         values = ds[axis].values.tolist()
         shown = [scales.label(axis, v) for v in values]
@@ -169,12 +175,40 @@ def _subtitle(ds: xr.Dataset) -> Markup:
 def _progress(ds: xr.Dataset) -> str:
     total, ended = ds["accuracy"].size, int(ds["accuracy"].notnull().sum())
     diverged = int(ds["diverged"].fillna(False).astype(bool).sum())
-    best = summary.best_cell(ds)
+    best = best_cell(ds)
     words = f"{ended} of {total} runs have results; {diverged} diverged (counted at chance)."
     if best:
-        at = ", ".join(f"{scales.plain(a)} {scales.label(a, best[a])}" for a in dataset.axes(ds))
-        words += f" Best cell: {100 * best['accuracy']:.1f} %" + (f" at {at}." if at else ".")
+        at = ", ".join(f"{scales.plain(a)} {scales.label(a, v)}" for a, v in best.where.items())
+        cell = "Best cell so far, by its latest evaluations" if best.so_far else "Best cell"
+        words += f" {cell}: {100 * best.accuracy:.1f} %" + (f" at {at}." if at else ".")
     return words
+
+
+def _unfinished(ds: xr.Dataset) -> str:
+    """How many runs are in training and how many have not begun, and where they are."""
+    waiting = ds["accuracy"].isnull()
+    seen = ds["train_loss"].notnull().any([d for d in ds["train_loss"].dims if d != EPOCH])
+    begun = waiting & ds["train_loss"].notnull().any(EPOCH)
+    last = int(ds[EPOCH].values[seen.values].max()) if bool(begun.any()) else 0
+    parts = [f"{int(begun.sum())} in training (up to epoch {last} of {ds.sizes[EPOCH]})"] * bool(
+        last
+    )
+    rest = int(waiting.sum()) - int(begun.sum())
+    parts += [f"{rest} not begun"] * bool(rest)
+    words = f" Not finished: {', '.join(parts)}."
+    free = dataset.varying(ds)
+    if not free:
+        return words
+    axis = BATCH_SIZE if BATCH_SIZE in free else free[0]
+    count = waiting.sum([d for d in waiting.dims if d != axis])
+    share = waiting.size // ds.sizes[axis]
+    where = [
+        f"{int(n)} of {share} at {scales.label(axis, v)}"
+        for v, n in zip(ds[axis].values.tolist(), count.values)
+        if n
+    ]
+    shown = where if len(where) <= MOST_NAMED else [*where[:MOST_NAMED], "…"]
+    return f"{words} By {scales.plain(axis)}: {', '.join(shown)}."
 
 
 def _status(ds: xr.Dataset, meta: Mapping[str, Any]) -> Markup:
@@ -187,7 +221,8 @@ def _status(ds: xr.Dataset, meta: Mapping[str, Any]) -> Markup:
     if status or missing:
         lead = tag("b", f"Partial results: {status}." if status else "Partial results.")
         rests = " What follows rests on the runs so far. "
-        return tag("div", lead, rests, words, class_="status partial")
+        open_ = markup.rich(_unfinished(ds)) if missing else NOTHING
+        return tag("div", lead, rests, words, open_, class_="status partial")
     return tag("div", words, class_="status")
 
 

@@ -230,4 +230,5 @@ def banded(
 
 def legend(panel: Axes, heading: str, columns: int = 1) -> None:
     """A compact legend to the right of the panel."""
-    panel.legend(title=heading, loc="upper left", bbox_to_anchor=(1.0, 1.02), ncols=columns)
+    if panel.get_legend_handles_labels()[0]:  # a curve without a name has none
+        panel.legend(title=heading, loc="upper left", bbox_to_anchor=(1.0, 1.02), ncols=columns)
