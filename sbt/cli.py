@@ -125,25 +125,14 @@ def _run(arguments: Sequence[str]) -> int:
 def _plan(arguments: Sequence[str]) -> int:
     positional, overrides, _ = read_arguments("plan", arguments)
     config = load_config(_one(positional, "sbt plan CONFIG"), overrides)
-    from rich.table import Table
-
-    from sbt.sweep.preview import preview
-    from sbt.sweep.progress import duration, si
+    from sbt.sweep.preview import preview, tables
+    from sbt.sweep.progress import duration
 
     with _telling() as note:
         cohorts = preview(config, note)
-    table = Table(title=f"{config.name}: {sum(c.runs for c in cohorts)} runs", title_justify="left")
-    for column in ("cohort", "runs", "batch sizes", "g", "parameters", "strategy", "passes x lanes",
-                   "GB/device", "compile", "training"):  # fmt: skip
-        table.add_column(column)
-    for number, c in enumerate(cohorts):
-        sizes = ", ".join(map(str, c.batch_sizes))
-        table.add_row(
-            f"{number + 1} {c.static}".strip(), str(c.runs), sizes, str(c.micro_batch),
-            si(c.parameters), c.strategy, f"{c.passes} x {c.lanes}",
-            f"{c.bytes_per_device / 2**30:.3f}", duration(c.compile_seconds), duration(c.seconds),
-        )  # fmt: skip
-    _console().print(table)
+    console = _console(80)
+    for part in tables(config.name, cohorts):
+        console.print(part)
     total = sum(c.seconds + c.compile_seconds for c in cohorts)
     peak = max(c.process_bytes for c in cohorts)
     print(f"peak memory {peak / 2**30:.2f} GB, estimated time {duration(total)}, nothing trained")

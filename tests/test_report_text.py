@@ -75,10 +75,10 @@ def test_names_along_the_abscissa_and_in_the_legend():
     assert [t.get_text() for t in panel.get_legend().get_texts()] == [" _a", "b", r"\$"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_any_text_in_figure_and_page(title, name):
-    figure, (panel,) = style.new_figure((2, 1))
+    figure, (panel,) = style.new_figure(style.SINGLE)
     panel.plot([0, 1], label=style.literal(name))
     panel.set_title(style.literal(title))
     style.legend(panel, style.literal(name))

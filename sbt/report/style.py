@@ -142,8 +142,10 @@ class Drawing:
             "png": {"Description": caption},
         }
         with warnings.catch_warnings():
-            # A character that no font here has is drawn as a box.
-            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+            # A character that no font here has is drawn as a box, decorations that leave a panel
+            # no room lie on it: neither is a reason to bother who asked for a report.
+            for message in ("Glyph .* missing from", "constrained_layout not applied"):
+                warnings.filterwarnings("ignore", message, UserWarning)
             self.figure.savefig(buffer, format=kind, metadata=undated[kind])
         self._rendered[kind] = buffer.getvalue()
         return self._rendered[kind]

@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from ml_collections import ConfigDict
+from rich.table import Table
+from rich.text import Text
 
 from sbt.sweep import run as _  # noqa: F401  so that this process holds what a run's holds
 from sbt.sweep.choose import time_ticks
@@ -13,6 +15,12 @@ from sbt.sweep.fit import fit, peak_memory, process_memory
 from sbt.sweep.plan import Cohort
 from sbt.sweep.prepare import prepare
 from sbt.sweep.problem import Parts
+from sbt.sweep.progress import duration, si
+from sbt.text import one_line
+
+# Passes times lanes in each; memory per device.
+COLUMNS = ("", "runs", "m", "g", "params", "strategy", "lanes", "GB", "compile", "training")
+MOST_SIZES = 2  # batch sizes named one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +104,33 @@ def preview(
             )
         )
     return previews
+
+
+def tables(name: str, cohorts: Sequence[CohortPreview]) -> Iterator[Table | Text]:
+    """The plan of a sweep, to print on 80 columns or more."""
+    runs = sum(cohort.runs for cohort in cohorts)
+    yield Text(f"{one_line(name)}: {runs} runs", style="bold")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in COLUMNS:
+        left = column == "strategy"
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
+    for number, c in enumerate(cohorts):
+        table.add_row(
+            str(number + 1), str(c.runs), _sizes(c.batch_sizes), str(c.micro_batch),
+            si(c.parameters), c.strategy, f"{c.passes} x {c.lanes}",
+            f"{c.bytes_per_device / 2**30:.3f}", duration(c.compile_seconds), duration(c.seconds),
+        )  # fmt: skip
+    yield table
+    for number, cohort in enumerate(cohorts):
+        if cohort.static:  # in what it differs from the others
+            yield Text(one_line(f"{number + 1}: {cohort.static}"))
+
+
+def _sizes(sizes: tuple[int, ...]) -> str:
+    """Batch sizes as they are while there are few, else their ends and their number."""
+    if len(sizes) <= MOST_SIZES:
+        return ", ".join(map(str, sizes))
+    return f"{sizes[0]}…{sizes[-1]} ({len(sizes)})"
 
 
 def _static(cohort: Cohort) -> str:
