@@ -192,7 +192,9 @@ def _bench(arguments: Sequence[str]) -> int:
 def _list(arguments: Sequence[str]) -> int:
     positional, _, _ = read_arguments("list", arguments)
     if len(positional) > 1:
-        raise UserError("sbt list", f"takes one section, got {len(positional)}", "see sbt list --help")
+        raise UserError(
+            "sbt list", f"takes one section, got {len(positional)}", "see sbt list --help"
+        )
     from sbt.listing import show
 
     show(_console(80), *positional)
