@@ -1,5 +1,6 @@
 """What is refused of a config before anything compiles, whatever the data."""
 
+import math
 import re
 from collections.abc import Mapping, Set
 from typing import Any
@@ -10,8 +11,9 @@ from sbt.config import FIELDS, NAMED_SECTIONS, TABLES, fields_of, taken, unknown
 from sbt.data.source import SYNTHETIC
 from sbt.errors import UserError, nearest, shown
 from sbt.measurements import MEASUREMENTS
+from sbt.models.registry import build_model
 from sbt.optim import make_batch_schedule, make_rule, make_schedule
-from sbt.ranges import NON_NEGATIVE, POSITIVE, check_number
+from sbt.ranges import NON_NEGATIVE, POSITIVE, Range, check_number
 
 # A directory below runs/, and part of file names.
 NAME = re.compile(r"(?!\.)[^/\\:*?\"<>|\s](?:[^/\\:*?\"<>|]{0,98}[^/\\:*?\"<>|\s.])?")
@@ -73,10 +75,33 @@ def check_data(data: Mapping[str, Any]) -> None:
       UserError: naming the field, with the nearest names.
     """
     known = [path.partition(".")[2] for path in FIELDS if path.startswith("data.")]
-    known += SYNTHETIC if data["name"] == "synthetic" else ()
+    own = SYNTHETIC if data["name"] == "synthetic" else ()
     for field in data:
-        if field not in known:
-            raise unknown_field(f"config.data.{field}", field, known)
+        if field not in (*known, *own):
+            raise unknown_field(f"config.data.{field}", field, (*known, *own))
+    for field in own:
+        if data.get(field) is not None:
+            _check_synthetic(f"config.data.{field}", field, data[field])
+    sizes = (data.get("train_size") or 0) + (data.get("test_size") or 0)
+    shape = data.get("image_shape") or ()
+    if own and sizes * math.prod(shape) > _MOST_PIXELS:
+        problem = f"{sizes:,} images of shape {shape} do not fit in memory"
+        raise UserError("config.data", problem, "choose smaller sizes")
+
+
+_MOST_PIXELS = 2**31  # of a synthetic set, which is made as a whole
+
+
+def _check_synthetic(where: str, field: str, value: Any) -> None:
+    if field == "image_shape":
+        if not isinstance(value, tuple) or not 0 < len(value) <= 4:
+            problem = f"{shown(value)} is not the shape of an image"
+            raise UserError(where, problem, "give a tuple of one to four sizes, such as (8, 8, 1)")
+        for size in value:
+            check_number(where, size, Range(1, 2**14), whole=True)
+        return
+    allowed, whole = (Range(0, 1e6), False) if field == "noise" else (Range(2, 10**5), True)
+    check_number(where, value, allowed, whole=whole)
 
 
 def check_section(section: str, fields: Mapping[str, Any]) -> None:
@@ -90,17 +115,42 @@ def check_section(section: str, fields: Mapping[str, Any]) -> None:
       UserError: an unknown name, a field that it does not have, a value that the field cannot take.
     """
     known = fields_of(section, fields["name"])
+    for name, value in fields.items():
+        if name == "name":
+            continue
+        field = f"config.{section}.{name}"
+        if name not in known:
+            raise unknown_field(field, name, known)
+        _check_kind(field, value, known[name])
+        if section in TABLES:
+            check_number(field, value, NON_NEGATIVE)
     if section == "rule":
         make_rule(fields)
     elif section == "schedule":
         make_schedule(fields)
     elif section == "batch_schedule":
         make_batch_schedule(fields)
-    for name, value in fields.items():
-        if name != "name" and name not in known:
-            raise unknown_field(f"config.{section}.{name}", name, known)
-        if name != "name" and section in TABLES:
-            check_number(f"config.{section}.{name}", value, NON_NEGATIVE)
+    elif section == "model":
+        build_model(fields, num_classes=2)
+
+
+def _check_kind(field: str, value: Any, default: Any) -> None:
+    """Refuses a value that cannot stand where the default does, whatever takes it."""
+    if default is None or value is None:  # what may be left out
+        good = not isinstance(value, Mapping | ConfigDict)
+        wanted = "a number or a text"
+    elif isinstance(default, bool):
+        good, wanted = isinstance(value, bool), "True or False"
+    elif isinstance(default, str):
+        good, wanted = isinstance(value, str), f"a text, such as {default!r}"
+    elif isinstance(default, int | float):
+        several = (tuple,) if field.endswith(".factor") else ()  # one for each drop
+        good = isinstance(value, (int, float, *several)) and not isinstance(value, bool)
+        wanted = f"a number, such as {default}"
+    else:
+        good, wanted = isinstance(value, tuple | int | float), f"a tuple, such as {default}"
+    if not good:
+        raise UserError(field, f"{shown(value)} does not fit", f"give {wanted}")
 
 
 # What acts only under a condition: fields, what has to hold, of which fields, and in words.
@@ -148,8 +198,9 @@ def check_effects(config: ConfigDict, varied: Set[str]) -> None:
             continue
         because = ", ".join(f"{path} is {_get(config, path)!r}" for path in deciding)
         for path in fields:
-            if path in varied or _get(config, path) != FIELDS[path].default:
-                what = "is swept, but has" if path in varied else f"= {_get(config, path)!r} has"
+            value = _get(config, path)
+            if path in varied or value != FIELDS[path].default:
+                what = "is swept, but has" if path in varied else f"{value!r} has"
                 problem = f"{what} no effect where {because}"
                 raise UserError(f"config.{path}", problem, f"{remedy}, or leave it out")
 

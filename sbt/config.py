@@ -361,7 +361,10 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
         return value
     if isinstance(value, int):
         if abs(value) >= 2**63:
-            raise UserError(where, f"{shown(value)} is out of range", "whole numbers have 64 bits")
+            if (path := where.partition(".")[2]) in FIELDS:
+                taken(path, value)  # which says what the field takes
+            remedy = "give a whole number of at most 64 bits"
+            raise UserError(where, f"{shown(value)} is out of range", remedy)
         return value
     if isinstance(value, str):
         if len(value) > LONGEST_TEXT:

@@ -193,11 +193,20 @@ def outcome_of(ds: xr.Dataset) -> Outcome | None:
         qualified = text.split(PAPER)[-1].lstrip("/_.:-") if PAPER in text else ""
         bare = text if ours else ""
         for candidate in (qualified, bare):
-            found = re.match(r"fig0*(\d+)|resnet32_nobn", candidate)
-            if found:
-                key = f"fig{int(found[1]):02d}" if found[1] else found[0]
-                return OUTCOMES.get(key)
+            if re.match(FIGURE, candidate):
+                return outcome_named(candidate)
     return None
+
+
+FIGURE = r"fig0*(\d{1,4})|resnet32_nobn"
+
+
+def outcome_named(figure: str) -> Outcome | None:
+    """The outcome of a figure: ``fig01``, ``masters_luschi_2018/fig01``; None: there is none."""
+    found = re.match(FIGURE, figure.rsplit(PAPER, maxsplit=1)[-1].lstrip("/_.:-"))
+    if not found:
+        return None
+    return OUTCOMES.get(f"fig{int(found[1]):02d}" if found[1] else found[0])
 
 
 def scope_of(ds: xr.Dataset, figure: str) -> tuple[str, bool]:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from sbt import config as configs
 from sbt.checks import validate
-from sbt.errors import UserError
+from sbt.errors import UserError, nearest, shown
 from sbt.parallel.mesh import check_data
 from sbt.sweep import devices, feed, subject
 from sbt.sweep.grid import Grid, make_grid, with_settings
@@ -59,6 +59,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
     else:
         validate(config)
     grid = make_grid(config)
+    _check_figure(config.report.figure)
     devices.prepare()
     builder = Builder(parts)
     on_cpu = jax.default_backend() == "cpu"
@@ -84,6 +85,17 @@ def _check_statistics(config: ConfigDict, grid: Grid, normalised: bool) -> None:
     ):
         if value != default or path in varied:
             problem = "has no effect: the model has no batch norm"
-            problem = problem if path in varied else f"= {value!r} {problem}"
+            problem = problem if path in varied else f"{value!r} {problem}"
             remedy = "leave it out, or choose a model with it (config.model.norm)"
             raise UserError(f"config.{path}", problem, remedy)
+
+
+def _check_figure(figure: str) -> None:
+    """Refuses a figure that no paper's verdicts know."""
+    if not figure:
+        return
+    from sbt.report.paper import OUTCOMES, outcome_named  # draws, which few sweeps need here
+
+    if outcome_named(figure) is None:
+        problem = f"unknown figure {shown(figure)}"
+        raise UserError("config.report.figure", problem, nearest(figure, OUTCOMES))
