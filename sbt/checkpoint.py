@@ -1,10 +1,11 @@
 """Checkpoints of a running sweep: Orbax writes them, checksums of the files say which are sound."""
 
+import contextlib
 import logging
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,10 +84,11 @@ class Checkpoints:
           position: JSON mapping, to find the place again.
         """
         step = 1 + max((c.step for c in self._manager.checkpoints), default=0)
-        with files.writing(self._directory.parent, "a checkpoint"):
+        leaves = pack(tree)
+        with _saving(self._directory, leaves, "a checkpoint"):
             self._manager.save(
                 step,
-                {f"{i:05d}": leaf for i, leaf in enumerate(pack(tree))},
+                {f"{i:05d}": leaf for i, leaf in enumerate(leaves)},
                 custom_metadata={"position": dict(position)},
             )
             if hosts.writes():
@@ -129,6 +131,39 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for pending writes."""
         self._manager.close()
+
+
+# What Orbax writes beside the bytes of the arrays, at most, as measured from 2 to 100 of them.
+_ROOM, _ROOM_PER_LEAF = 1 << 17, 1 << 12
+
+
+@contextlib.contextmanager
+def _saving(parent: Path, leaves: Sequence[Any], what: str) -> Iterator[None]:
+    """For Orbax to save arrays in a subdirectory of ``parent``.
+
+    Its threads fill the terminal when a disk is full, so that room is tried for before; and what it
+    leaves half written then would only take room from whoever tries again.
+
+    Raises:
+      CannotWrite: the disk is full, or the directory cannot be written.
+    """
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # what it logs as errors, it raises too
+    try:
+        with files.writing(parent.parent, what):
+            if hosts.writes():
+                parent.mkdir(parents=True, exist_ok=True)
+                size = sum(leaf.nbytes + _ROOM_PER_LEAF for leaf in leaves)
+                files.make_sure_of_room(parent, size + _ROOM)
+            yield
+    except files.CannotWrite:
+        for path in parent.glob("*"):
+            if is_part(path):
+                shutil.rmtree(path, ignore_errors=True)
+        raise
+    finally:
+        logger.setLevel(level)
 
 
 def seal(directory: Path) -> None:
@@ -219,7 +254,7 @@ def save_weights(directory: Path, params: Any, stats: Any, runs: list[list[int]]
       CannotWrite: the disk is full, or the directory cannot be written.
     """
     directory = Path(directory).absolute()
-    with files.writing(directory.parent, "weights"):
+    with _saving(directory.parent, jax.tree.leaves((params, stats)), "weights"):
         ocp.save(
             directory,
             {"params": params, "stats": stats},

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,20 +113,22 @@ def _is_unicode(text: str) -> bool:
 def writing(directory: Path, what: str, remedy: str | None = None) -> Iterator[None]:
     """Turns what the operating system answers to a writer into one clear message.
 
+    Of several such blocks around a writer the outermost words it.
+
     Args:
       directory: the message is about it.
       what: is written, ``results.nc``.
-      remedy: for the user, unless the storage is full or fails. Also of a writer further inside.
+      remedy: for the user, unless the storage is full or fails.
 
     Raises:
       CannotWrite: for every OSError, and for the errors of libraries that speak of a full disk.
     """
     try:
         yield
-    except CannotWrite as error:
-        if remedy is None or error.full:
-            raise
-        raise CannotWrite(directory, error.problem, remedy, full=False) from None
+    except CannotWrite as error:  # from a writer further inside
+        if error.full or remedy is None:
+            remedy = error.remedy
+        raise CannotWrite(directory, error.problem, remedy, full=error.full) from None
     except UserError:
         raise
     except OSError as error:
@@ -194,6 +197,20 @@ def write_bytes(path: Path, data: bytes) -> Path:
     return path
 
 
+def make_sure_of_room(directory: Path, size: int) -> None:
+    """Raises OSError if so many bytes cannot be written in a directory, as far as can be told."""
+    temporary = directory / f".room.{secrets.token_hex(4)}{PART}"
+    with open(temporary, "xb") as file:
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+        finally:
+            temporary.unlink()
+
+
 def _to_disk(handle: int) -> None:
     try:
         os.fsync(handle)
@@ -235,9 +252,13 @@ def remove_parts(directory: Path, *names: str) -> None:
     """Removes what killed writers left in a directory.
 
     Args:
-      names: of the files that nobody writes now; their parts are removed whatever their age.
+      names: of the files that nobody writes now: their parts go whatever their age. Others may be
+        just being written; they go when they are a minute old.
     """
     with contextlib.suppress(OSError):
         for path in directory.iterdir():
-            if any(path.name.startswith(f".{name}.") for name in names) and path.is_file():
+            if not path.name.startswith(".") or not path.is_file():
+                continue
+            idle = any(path.name.startswith(f".{name}.") for name in names)
+            if idle or (path.name.endswith(PART) and time.time() - path.stat().st_mtime > 60):
                 path.unlink(missing_ok=True)

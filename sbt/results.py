@@ -326,22 +326,26 @@ def load(directory: str | os.PathLike[str]) -> xr.Dataset:
       UserError: there are no results, they are damaged, or they are not those of a sweep.
     """
     path = files.path_of(directory, "directory")
+    another = "give the work directory of a sweep, or its results.nc"
     try:
         path = path / FILE if path.is_dir() else path
+        if path.exists() and not path.is_file():
+            raise UserError(str(path), "is neither a directory nor a file", another)
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
             str(directory), "holds no results (results.nc)", "run a sweep there: sbt run ..."
         ) from None
     except OSError as error:
-        remedy = "give a work directory, or a results.nc, that you may read"
-        raise UserError(str(path), f"cannot be read ({error.strerror})", remedy) from None
+        raise UserError(str(path), f"cannot be read ({error.strerror})", another) from None
     remedy = "restore it from a copy, or remove it and give the same sbt run again: it trains again"
+    if path.name != FILE:
+        remedy = another
     try:
         dataset = from_bytes(data)
     except ValueError as error:
         raise UserError(str(path), f"cannot be read ({error})", remedy) from None
     if missing := [name for name in _OURS if name not in dataset.variables]:
         problem = f"is not the results of a sweep (no {', '.join(missing)})"
-        raise UserError(str(path), problem, "give the results.nc that sbt run wrote")
+        raise UserError(str(path), problem, another)
     return dataset

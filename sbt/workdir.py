@@ -166,6 +166,8 @@ def _lock(lock: IO[str], field: str, note: Callable[[str], None]) -> bool:
 def _remove_leftovers(directory: Path) -> None:
     """What writers that were killed left half written."""
     remove_parts(directory, CONFIG, META, results.FILE)
+    for name in ("figures", "tables", "checkpoints", "weights"):
+        remove_parts(directory / name, "room")
     for path in (directory / "weights").glob("*"):
         if is_part(path):
             shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,363 @@
+"""Work directories that can be trusted: full disks, damage, leftovers, directories only read."""
+
+import errno
+import json
+import os
+import random
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+from lanes import compiling
+
+from sbt import cli, files, results, workdir
+from sbt.checkpoint import fault, load_weights, save_weights
+from sbt.config import complete
+from sbt.errors import UserError
+from sbt.sweep.afterwards import measure_runs
+from sbt.sweep.run import run
+
+CONFIG = {
+    "name": "tiny",
+    "data": {"name": "synthetic", "train_size": 16, "test_size": 8, "num_classes": 3,
+             "image_shape": (2, 2, 1), "normalize": "unit"},
+    "model": {"name": "mlp", "hidden": (3,)},
+    "epochs": 2,
+    "batch_size": 8,
+    "sweep": {"base_lr": (2.0**-9, 2.0**-7)},
+    "checkpoint": {"minutes": 0.0, "final_weights": True},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    with compiling(quickly=True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The directory and the results of a sweep that is done."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    return directory, run(CONFIG, directory)
+
+
+@pytest.fixture
+def done(whole, tmp_path):
+    return shutil.copytree(whole[0], tmp_path / "run")
+
+
+def same(dataset, other):
+    xr.testing.assert_identical(dataset.drop_attrs(), other.drop_attrs())
+
+
+def no_compiling(monkeypatch):
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: pytest.fail("compiled"))
+
+
+def tree(directory):
+    """Every file with its bytes and its time of change."""
+    return {
+        str(path.relative_to(directory)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in [directory, *directory.rglob("*")]
+        if path.is_file()
+    } | {"": directory.stat().st_mtime_ns}
+
+
+# --- only read -----------------------------------------------------------------------------------
+
+
+def test_a_finished_directory_is_only_read(whole, done, monkeypatch):
+    for path in done.rglob("*"):
+        os.utime(path, (1, 1))
+    before = tree(done)
+    no_compiling(monkeypatch)
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for call in ("replace", "mkdir", "unlink"):
+        monkeypatch.setattr(os, call, refuse)
+    monkeypatch.setattr("sbt.workdir.fcntl.flock", refuse)
+    same(run(CONFIG, done), whole[1])
+    assert tree(done) == before
+
+
+def test_a_report_of_a_read_only_directory_says_what_to_do(done, capsys, monkeypatch, tmp_path):
+    def refuse(source, target, replace=os.replace):
+        if done in target.parents:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    before = tree(done)
+    assert cli.main(["report", str(done)]) == cli.EXIT_ERROR
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {done}: ") and "Read-only file system" in err
+    assert "--out" in err and "Traceback" not in err and len(err.splitlines()) == 2
+    assert {name: kept for name, kept in tree(done).items() if name} == {
+        name: kept for name, kept in before.items() if name
+    }
+    assert cli.main(["report", str(done), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize("command", ["report", "measure"])
+def test_what_is_no_work_directory_is_one_line(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("nowhere")
+    for given in ("file", "link", "nothing", "gs://bucket", "x" * 300, "", "~nobody_here/x"):
+        assert cli.main([command, given]) == cli.EXIT_ERROR
+        err = capsys.readouterr().err
+        assert err.startswith("error: ") and len(err.splitlines()) == 2, err
+    os.mkfifo(tmp_path / "fifo")
+    for given in (tmp_path / "fifo", "/dev/null", 3, None, xr.Dataset()):
+        with pytest.raises(UserError):
+            results.load(given)
+
+
+# --- a full disk ---------------------------------------------------------------------------------
+
+
+class Full:
+    """The n-th write of a work directory, and every one after it, meets a full disk."""
+
+    def __init__(self, monkeypatch, at):
+        self.calls, self.at = 0, at
+        for call in ("fsync", "posix_fallocate"):
+            monkeypatch.setattr(os, call, self._wrapped(getattr(os, call)))
+
+    def _wrapped(self, original):
+        def call(*args):
+            self.calls += 1
+            if self.calls > self.at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return original(*args)
+
+        return call
+
+
+def fill_up(whole, directory, monkeypatch, at):
+    """Runs into a full disk, then on to the end with room; False if it was never full."""
+    with monkeypatch.context() as patch:
+        full = Full(patch, at)
+        try:
+            run(CONFIG, directory)
+        except UserError as error:
+            assert error.field == str(directory)
+            assert "No space left on device" in error.problem
+            assert "same command again: it resumes" in error.remedy
+        else:
+            assert full.calls <= at
+            return False
+    assert not [p for p in directory.rglob("*") if p.name.endswith(files.PART) or "tmp" in p.name]
+    same(run(CONFIG, directory), whole[1])
+    (mine,), (theirs,) = ((d / "weights").iterdir() for d in (directory, whole[0]))
+    for a, b in zip(*map(jax.tree.leaves, (load_weights(mine), load_weights(theirs))), strict=True):
+        np.testing.assert_array_equal(a, b)
+    return True
+
+
+@pytest.mark.parametrize("at", [0, 2, 4])
+def test_a_full_disk_is_one_message_and_the_same_call_goes_on(whole, tmp_path, monkeypatch, at):
+    assert fill_up(whole, tmp_path / "run", monkeypatch, at)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_at_any_write(whole, tmp_path, monkeypatch):
+    at = 0
+    while fill_up(whole, tmp_path / str(at), monkeypatch, at):
+        at += 1
+    assert at > 8
+
+
+def test_a_full_disk_while_measuring_and_reporting(done, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        Full(patch, 0)
+        with pytest.raises(UserError, match="No space left on device") as caught:
+            measure_runs(done, {"names": ("distance",)})
+        assert caught.value.field == str(done) and "resumes" in caught.value.remedy
+        out = str(tmp_path / "out")
+        assert cli.main(["report", str(done), "--out", out]) == cli.EXIT_ERROR
+        err = capsys.readouterr().err
+        assert out in err and "No space left" in err and "resumes" in err
+    assert "measured_epoch" not in results.load(done).sizes
+    assert "measured_epoch" in measure_runs(done, {"names": ("distance",)}).sizes
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+
+def damaged(path, rng):
+    """Copies of a file with one bit flipped, cut off, and with a block of zeros at its end."""
+    data = path.read_bytes()
+    yield b""
+    for _ in range(12):
+        if data:
+            at = rng.randrange(len(data))
+            yield data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
+    yield data[: rng.randrange(len(data) + 1)]
+    yield data[: max(0, len(data) - 100)] + bytes(min(100, len(data)))
+
+
+def test_a_damaged_file_of_a_finished_directory_never_gives_other_numbers(whole, done, monkeypatch):
+    """Every file, one damage at a time; what is not refused trains nothing and says the same."""
+    no_compiling(monkeypatch)
+    rng = random.Random(0)
+    _, dataset = whole
+    refused = dict.fromkeys(("results.nc", "config.json", "meta.json"), 0)
+    for name in (*refused, ".lock"):
+        kept = {path: path.read_bytes() for path in done.glob("*") if path.is_file()}
+        for number, data in enumerate(damaged(done / name, rng)):
+            (done / name).write_bytes(data)
+            reads = [lambda: results.load(done), lambda: run(CONFIG, done)]
+            for read in reads[: 2 if number < 4 else 1]:
+                try:
+                    same(read(), dataset)
+                except UserError as error:
+                    assert name in str(error) or name == "config.json", error
+                    refused[name] += 1
+            for path, before in kept.items():
+                path.write_bytes(before)
+    assert refused["results.nc"] == 15 + 4
+    assert refused["meta.json"] == 0  # no result depends on it
+
+
+def test_damaged_weights_are_never_measured(done):
+    rng = random.Random(1)
+    (place,) = (done / "weights").iterdir()
+    for path in [path for path in place.rglob("*") if path.is_file()]:
+        before = path.read_bytes()
+        if not before:
+            continue  # a mark of Orbax's; it has no bit to flip
+        for data in list(damaged(path, rng))[: 1 if path.name == "checksums.json" else 4]:
+            path.write_bytes(data)
+            with pytest.raises(UserError, match="damaged weights") as caught:
+                load_weights(place)
+            assert str(place) in str(caught.value) and "results.nc" in caught.value.remedy
+        path.write_bytes(before)
+    with pytest.raises(UserError, match="damaged weights"):
+        os.remove(next(path for path in place.rglob("*") if path.name.startswith("manifest")))
+        measure_runs(done, {"names": ("distance",)})
+
+
+def test_removing_damaged_results_trains_the_same_again(whole, done):
+    """The remedy of the message about them."""
+    (done / "results.nc").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="remove it and give the same sbt run again"):
+        run(CONFIG, done)
+    (done / "results.nc").unlink()
+    (done / "meta.json").write_text("{")
+    (done / "config.json").unlink()
+    same(run(CONFIG, done), whole[1])
+    assert workdir.read_meta(done)["status"] == "done"
+    assert (done / "config.json").exists()
+
+
+def test_a_damaged_config_is_found_again_in_the_results(whole, done):
+    (done / "config.json").write_text("[1]")
+    with pytest.raises(UserError, match="is damaged") as caught:
+        run(CONFIG, done)
+    assert "remove it" in caught.value.remedy
+    (done / "config.json").unlink()
+    other = {**CONFIG, "epochs": 3}
+    with pytest.raises(UserError, match=r"results of another config; different: config\.epochs"):
+        run(other, done)
+    assert workdir.stored_config(done).to_dict() == complete(CONFIG).to_dict()
+    same(run(CONFIG, done), whole[1])
+
+
+def test_results_of_another_sweep_are_not_taken(whole, done):
+    dataset = whole[1].isel(base_lr=[0])
+    other = json.loads(dataset.attrs["config"])
+    other["sweep"]["base_lr"] = [2.0**-9]
+    results.write(dataset.assign_attrs(config=json.dumps(other)), done)
+    with pytest.raises(UserError, match=r"another config; different: config\.sweep\.base_lr"):
+        run(CONFIG, done)
+    for foreign in (xr.Dataset({"a": ("x", [1.0])}), dataset.drop_vars("epochs_done")):
+        results.write(foreign, done)
+        with pytest.raises(UserError, match="not the results of a sweep"):
+            run(CONFIG, done)
+
+
+def test_directories_from_before_there_were_checksums(whole, done, monkeypatch):
+    whole[1].to_netcdf(done / "results.nc", engine="h5netcdf")
+    meta = json.loads((done / "meta.json").read_text())
+    del meta["checksum"]
+    (done / "meta.json").write_text(json.dumps(meta))
+    (place,) = (done / "weights").iterdir()
+    (place / "checksums.json").unlink()
+    assert len(load_weights(place)[2]) == 2
+    no_compiling(monkeypatch)
+    same(run(CONFIG, done), whole[1])
+    assert workdir.read_meta(done) == meta
+    cut = (done / "results.nc").read_bytes()[:-200]
+    (done / "results.nc").write_bytes(cut)
+    with pytest.raises(UserError, match="cannot be read"):
+        results.load(done)
+
+
+def test_other_tools_read_the_results(whole):
+    with xr.open_dataset(whole[0] / "results.nc", engine="h5netcdf") as dataset:
+        xr.testing.assert_identical(dataset.load(), whole[1])
+
+
+def test_a_block_that_is_lost_with_the_checksum_in_it_is_noticed(done):
+    path = done / "results.nc"
+    data = path.read_bytes()
+    path.write_bytes(data[:-4096] + bytes(4096))
+    with pytest.raises(UserError, match="checksum does not fit"):
+        results.load(done)
+
+
+# --- leftovers -----------------------------------------------------------------------------------
+
+
+def test_leftovers_of_killed_processes_are_swept(whole, done):
+    (done / "meta.json").unlink()  # as before the last write
+    for name in (".results.nc.123", ".meta.json.9", ".config.json.0a1b2c3d.part"):
+        (done / name).write_text("half")
+    (done / "weights" / "cohort000-run00000.orbax-checkpoint-tmp-1").mkdir()
+    same(run(CONFIG, done), whole[1])
+    assert sorted(path.name for path in done.iterdir()) == [
+        ".lock", "checkpoints", "config.json", "meta.json", "results.nc", "weights",
+    ]  # fmt: skip
+    assert [path.name for path in (done / "weights").iterdir()] == ["cohort000-run00000"]
+
+
+def test_a_file_system_without_locks_is_said_once(tmp_path, monkeypatch):
+    for code in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+
+        def flock(*args, code=code):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr("fcntl.flock", flock)
+        notes = []
+        with workdir.locked(tmp_path, complete(CONFIG), notes.append) as directory:
+            assert directory == tmp_path
+        (note,) = notes
+        assert "no locks" in note and os.strerror(code) in note
+
+
+def test_every_version_that_took_part_is_kept():
+    old, new = ({"versions": {"jax": v}, "devices": 1, "started": v} for v in ("1", "2"))
+    meta = workdir.with_start({}, old)
+    assert meta == {**old, "starts": 1}
+    meta = workdir.with_start(meta | {"status": "interrupted"}, {**old, "started": "later"})
+    assert meta == {**old, "started": "later", "starts": 2, "status": "interrupted"}
+    meta = workdir.with_start(meta, new)
+    assert meta["versions"] == {"jax": "2"} and meta["starts"] == 3
+    assert [one["versions"]["jax"] for one in meta["earlier_environments"]] == ["1"]
+    meta = workdir.with_start(meta, old)
+    assert [one["versions"]["jax"] for one in meta["earlier_environments"]] == ["2"]
+    assert workdir.with_start({"versions": {"jax": "0"}}, old)["earlier_environments"] == [
+        {"versions": {"jax": "0"}}  # of a directory that knew the last one only
+    ]
+
+
+def test_weights_are_sealed_as_they_are_kept(tmp_path):
+    save_weights(tmp_path / "weights" / "a", {"w": np.zeros((1, 2), np.float32)}, {}, [[0]])
+    assert fault(tmp_path / "weights" / "a") is None
