@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lanes import compiling
 
 from sbt.nn import conv
 
@@ -47,6 +48,35 @@ def test_value_and_gradients_equal_xla(x64, implementation, size, kernel, stride
 
     for found, expected in zip(passes(ours, x, w), passes(reference, x, w), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("size,kernel,stride,padding", CASES)
+def test_products_with_the_hessian_equal_xla(x64, size, kernel, stride, padding):
+    """Forward over reverse, of images and kernel together, in a compiled loop over directions."""
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(9, *size, 4)), rng.normal(size=(*kernel, 4, 5))
+    along = rng.normal(size=(2, *x.shape)), rng.normal(size=(2, *w.shape))
+
+    def product(run):
+        gradient = jax.grad(lambda x, w: jnp.sum(jnp.sin(run(x, w))), (0, 1))
+        return jax.lax.map(lambda v: jax.jvp(gradient, (x, w), v)[1], along)
+
+    def reference(x, w):
+        return jax.lax.conv_general_dilated(
+            x, w, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    kinds = ("direct", "packed", "im2col", "implicit")
+    ours = [
+        functools.partial(conv.conv2d, strides=stride, padding=padding, implementation=kind)
+        for kind in kinds
+    ]
+    with compiling(quickly=True):
+        products = jax.jit(lambda: [product(run) for run in (reference, *ours)])
+        expected, *found = products.lower().compile()()
+    for kind, of_kind in zip(kinds, found, strict=True):
+        for mine, theirs in zip(of_kind, expected, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9, err_msg=kind)
 
 
 PACKED = [

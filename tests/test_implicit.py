@@ -31,7 +31,10 @@ def test_all_passes_equal_xla(x64, n, size, channels, kernel, strides, pads):
     plan = implicit.forward_plan(x, w, window)
     found = implicit.correlate(x, w, plan, None, interpret=True)
     np.testing.assert_allclose(found, y, atol=1e-12)
-    both = implicit.gradients(x, w, jnp.asarray(g), plan, None, True)
+    both = (
+        implicit.input_gradient(jnp.asarray(w), jnp.asarray(g), plan, None, interpret=True),
+        implicit.kernel_gradient(jnp.asarray(x), jnp.asarray(g), plan, None, interpret=True),
+    )
     for found, expected in zip(both, pull(g), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-12)
 

@@ -36,7 +36,7 @@ def dot_general(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(rows: jax.Array, matrix: jax.Array, precision: Any = None) -> jax.Array:
-    """``rows @ matrix`` with the gradients described above.
+    """``rows @ matrix`` with the gradients described above, over which forward mode can go.
 
     Where the gradient of the rows is not finite, neither is that of the matrix.
 
@@ -51,7 +51,9 @@ def product(rows: jax.Array, matrix: jax.Array, precision: Any = None) -> jax.Ar
 def _forward(rows: Any, matrix: Any, precision: Any) -> tuple[jax.Array, Any]:
     # Of a first layer's input nobody wants the gradient; None stands for that, statically.
     wanted = True if rows.perturbed else None
-    return product(rows.value, matrix.value, precision), (rows.value, matrix.value, wanted)
+    # Not `product`, which has no forward mode: products with the Hessian are forward over reverse.
+    y = jnp.dot(rows.value, matrix.value, precision=precision)
+    return y, (rows.value, matrix.value, wanted)
 
 
 def _backward(precision: Any, residuals: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -11,7 +11,6 @@ Away from NVIDIA GPUs the same numbers come from :func:`sbt.nn.passes.im2col`. T
 not tuned: the kernels' speed has not been measured.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +20,17 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from sbt.nn.norm import accumulation_dtype
-from sbt.nn.passes import Gradients, Strides, Window, im2col, im2col_gradients, with_gradients
+from sbt.nn.passes import (
+    Gradients,
+    Product,
+    Strides,
+    Window,
+    bilinear,
+    slices_input_gradient,
+    slices_kernel_gradient,
+    slices_product,
+    with_gradients,
+)
 
 POSITIONS = 64  # of the output, in one program or one step of a sum
 LEAST_SIDE, MOST_SIDE = 16, 64  # of a block of channels; tensor cores take no fewer than 16
@@ -179,40 +188,48 @@ def _all_taps(plan: Plan) -> list[tuple[int, int]]:
     return [(u, v) for u in range(plan.taps[0]) for v in range(plan.taps[1])]
 
 
-def on_gpu(gpu: Callable[..., Any], elsewhere: Callable[..., Any], *args: jax.Array) -> Any:
-    """``gpu(*args)`` where the program is compiled for an NVIDIA GPU, else ``elsewhere(*args)``."""
-    return lax.platform_dependent(*args, cuda=gpu, default=elsewhere)
+def on_gpu(gpu: Product, elsewhere: Product, a: jax.Array, b: jax.Array) -> jax.Array:
+    """``gpu(a, b)`` where the program is compiled for an NVIDIA GPU, else ``elsewhere(a, b)``.
+
+    The kernels have no forward mode; being products they need none.
+    """
+    run = bilinear(lambda a, b: lax.platform_dependent(a, b, cuda=gpu, default=elsewhere))
+    return run(a, b)
 
 
-def gradients(
-    x: jax.Array, kernel: jax.Array, g: jax.Array, plan: Plan, precision: Any, interpret: bool
-) -> Gradients:
-    """Of input and kernel, by the kernels above."""
-    turned = kernel.transpose(0, 1, 3, 2)
-    return (
-        correlate(g, turned, _transposed(plan), precision, interpret),
-        kernel_gradient(x, g, plan, precision, interpret),
+def input_gradient(
+    kernel: jax.Array, g: jax.Array, plan: Plan, precision: Any, interpret: bool = False
+) -> jax.Array:
+    """The gradient of the images: the same sum, along the plan of who wrote where."""
+    return correlate(g, kernel.transpose(0, 1, 3, 2), _transposed(plan), precision, interpret)
+
+
+def _implicit(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    plan = forward_plan(x, kernel, window)
+    return on_gpu(
+        lambda x, kernel: correlate(x, kernel, plan, window.precision),
+        lambda x, kernel: slices_product(x, kernel, window),
+        x,
+        kernel,
     )
 
 
 def _gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, window: Window) -> Gradients:
     plan = forward_plan(x, kernel, window)
-    return on_gpu(
-        lambda x, kernel, g: gradients(x, kernel, g, plan, window.precision, False),
-        lambda x, kernel, g: im2col_gradients(x, kernel, g, window),
-        x,
+    grad_x = on_gpu(
+        lambda kernel, g: input_gradient(kernel, g, plan, window.precision),
+        lambda kernel, g: slices_input_gradient(x.shape, kernel, g, window),
         kernel,
         g,
     )
-
-
-@with_gradients(_gradients)
-def implicit(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """The convolution; arguments as of :func:`sbt.nn.passes.stock`."""
-    plan = forward_plan(x, kernel, window)
-    return on_gpu(
-        lambda x, kernel: correlate(x, kernel, plan, window.precision),
-        lambda x, kernel: im2col(x, kernel, window),
+    grad_kernel = on_gpu(
+        lambda x, g: kernel_gradient(x, g, plan, window.precision),
+        lambda x, g: slices_kernel_gradient(x, kernel.shape, g, window),
         x,
-        kernel,
+        g,
     )
+    return grad_x, grad_kernel
+
+
+# The convolution; arguments as of `sbt.nn.passes.stock`.
+implicit = with_gradients(_implicit, _gradients)

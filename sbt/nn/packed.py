@@ -41,16 +41,8 @@ def _columns(c_in: int, c_out: int) -> int:
     return max(1, wanted // c_out)
 
 
-def _gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, window: Window) -> Gradients:
-    # XLA joins the zeros between pixels with the convolution, which packing would prevent.
-    run = packed if window.strides == (1, 1) else stock
-    grad_x = input_gradient(run, x.shape, kernel, g, window)
-    return grad_x, _kernel_gradient(x, g, kernel.shape, window)
-
-
-@with_gradients(_gradients)
-def packed(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """The convolution, several output columns as one; arguments as of :func:`passes.stock`."""
+def _packed(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """The convolution, several output columns as one."""
     _, k_w, c_in, c_out = kernel.shape
     low, high = window.pads[1]
     stride = window.strides[1]
@@ -98,3 +90,14 @@ def _examples_at_once(n: int, c_out: int) -> int:
     most = 8 if c_out > FEW_CHANNELS else 32
     parts = [part for part in range(most // 2 + 1, most + 1) if n % part == 0]
     return max(parts, default=n) if n > most else n
+
+
+def _gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, window: Window) -> Gradients:
+    # XLA joins the zeros between pixels with the convolution, which packing would prevent.
+    run = _packed if window.strides == (1, 1) else stock
+    grad_x = input_gradient(run, x.shape, kernel, g, window)
+    return grad_x, _kernel_gradient(x, g, kernel.shape, window)
+
+
+# The convolution with its gradients; arguments as of `passes.stock`.
+packed = with_gradients(_packed, _gradients)

@@ -34,25 +34,41 @@ class Window(NamedTuple):
 
 
 Convolution = Callable[[jax.Array, jax.Array, Window], jax.Array]
+Product = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def with_gradients(
+    convolution: Convolution,
     gradients: Callable[[jax.Array, jax.Array, jax.Array, Window], Gradients],
-) -> Callable[[Convolution], Convolution]:
-    """Decorator: ``gradients(x, kernel, g, window)``, ``g`` that of the output, are the gradients.
+) -> Convolution:
+    """The convolution whose gradients are ``gradients(x, kernel, g, window)``, ``g`` its output's.
 
-    Reverse mode alone, once or again; the operands are what backward keeps.
+    Both functions consist of operations that JAX differentiates itself: so forward mode goes over
+    the gradients and stays among convolutions of the same kinds, which is what products with the
+    Hessian need (forward over reverse). The operands are what backward keeps.
     """
+    run: Any = jax.custom_vjp(convolution, nondiff_argnums=(2,))
+    run.defvjp(
+        # Not `run`: a function with a gradient rule of its own has no forward mode.
+        lambda x, kernel, window: (convolution(x, kernel, window), (x, kernel)),
+        lambda window, kept, g: gradients(kept[0], kept[1], g, window),
+    )
+    return run
 
-    def decorate(convolution: Convolution) -> Convolution:
-        run: Any = jax.custom_vjp(convolution, nondiff_argnums=(2,))
-        run.defvjp(
-            lambda x, kernel, window: (run(x, kernel, window), (x, kernel)),
-            lambda window, kept, g: gradients(kept[0], kept[1], g, window),
-        )
-        return run
 
-    return decorate
+def bilinear(product: Product) -> Product:
+    """The same product with the forward mode that follows from its being linear in each factor.
+
+    For products made of operations without a forward mode, as a kernel written by hand.
+    """
+    run: Any = jax.custom_jvp(product)
+
+    @run.defjvp
+    def derivative(factors: Any, changes: Any) -> tuple[jax.Array, jax.Array]:
+        (a, b), (da, db) = factors, changes
+        return run(a, b), run(da, b) + run(a, db)
+
+    return run
 
 
 def stock(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
@@ -86,12 +102,6 @@ def padded(x: jax.Array, pads: Pads) -> jax.Array:
 def _direct_gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, window: Window) -> Gradients:
     grad_x = input_gradient(stock, x.shape, kernel, g, window)
     return grad_x, kernel_gradient(x, g, kernel.shape, window)
-
-
-@with_gradients(_direct_gradients)
-def direct(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """XLA's convolution, both gradients written as convolutions of the same kind."""
-    return stock(x, kernel, window)
 
 
 def kernel_gradient(
@@ -144,6 +154,10 @@ def kernel_gradient(
     return taps.reshape(k_h, steps * shifts, -1, c_out)[:, :k_w]
 
 
+# XLA's convolution, both gradients written as convolutions of the same kind.
+direct = with_gradients(stock, _direct_gradients)
+
+
 def _side_by_side(g: jax.Array, shifts: int, precision: Any) -> jax.Array:
     """Copies of ``g`` in the channels, each one column further to the right than the one before.
 
@@ -161,21 +175,39 @@ def _side_by_side(g: jax.Array, shifts: int, precision: Any) -> jax.Array:
 # --- im2col: slices and matrix products ----------------------------------------------------------
 
 
-def im2col_gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, window: Window) -> Gradients:
-    """Both gradients of :func:`im2col`, by slices and products as well."""
-    grad_x = input_gradient(im2col, x.shape, kernel, g, window)
-    # The patches, k_h k_w times larger than x, are cheaper to cut again than to keep.
-    patches = _patches(x, kernel.shape, window)
-    grad_kernel = jnp.einsum("nhwk,nhwo->ko", patches, g, precision=window.precision)
-    return grad_x, grad_kernel.reshape(kernel.shape)
-
-
-@with_gradients(im2col_gradients)
-def im2col(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+def slices_product(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """The windows of all positions, next to one another in memory, times the kernel."""
     patches = _patches(x, kernel.shape, window)
     weights = kernel.reshape(-1, kernel.shape[-1])
     return jnp.einsum("nhwk,ko->nhwo", patches, weights, precision=window.precision)
+
+
+def slices_input_gradient(
+    x_shape: tuple[int, ...], kernel: jax.Array, g: jax.Array, window: Window
+) -> jax.Array:
+    """The gradient of the images, by slices and a product as well."""
+    return input_gradient(slices_product, x_shape, kernel, g, window)
+
+
+def slices_kernel_gradient(
+    x: jax.Array, kernel_shape: tuple[int, ...], g: jax.Array, window: Window
+) -> jax.Array:
+    """The gradient of the kernel, likewise."""
+    # The patches, k_h k_w times larger than x, are cheaper to cut again than to keep.
+    patches = _patches(x, kernel_shape, window)
+    grad_kernel = jnp.einsum("nhwk,nhwo->ko", patches, g, precision=window.precision)
+    return grad_kernel.reshape(kernel_shape)
+
+
+def _slices_gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, window: Window) -> Gradients:
+    return (
+        slices_input_gradient(x.shape, kernel, g, window),
+        slices_kernel_gradient(x, kernel.shape, g, window),
+    )
+
+
+# A batched matrix product under `vmap` over kernels.
+im2col = with_gradients(slices_product, _slices_gradients)
 
 
 def _patches(x: jax.Array, kernel_shape: tuple[int, ...], window: Window) -> jax.Array:

@@ -211,10 +211,7 @@ def _example_norms(objective: Objective, params: Any, point: Point, grads: Any) 
 
 
 def _hessian_diagonal(gradient: Callable[[Any], Any], params: Any, key: jax.Array) -> Any:
-    """One Hutchinson sample, v * Hv with random signs v; the update averages over micro-batches.
-
-    Reverse over reverse, since custom convolution gradients have no forward mode.
-    """
+    """One Hutchinson sample, v * Hv with random signs v; the update averages over micro-batches."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
     signs = jax.tree.unflatten(
@@ -225,8 +222,5 @@ def _hessian_diagonal(gradient: Callable[[Any], Any], params: Any, key: jax.Arra
         ],
     )
 
-    def along(params: Any) -> jax.Array:
-        products = jax.tree.map(lambda g, v: jnp.sum(g * v), gradient(params), signs)
-        return jnp.sum(jnp.stack(jax.tree.leaves(products)))
-
-    return jax.tree.map(jnp.multiply, signs, jax.grad(along)(params))
+    product = jax.jvp(gradient, (params,), (signs,))[1]
+    return jax.tree.map(jnp.multiply, signs, product)
