@@ -115,7 +115,7 @@ class Book:
 
     def show_end(self) -> None:
         """Tells the display what the last evaluations found: it was last told before them."""
-        if self._status is not None:
+        if self._status is not None and self._status.best != self._best():
             self.progress.update(dataclasses.replace(self._status, best=self._best()))
 
     def _best(self) -> tuple[float, str] | None:

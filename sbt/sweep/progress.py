@@ -58,7 +58,7 @@ class Status:
         facts = [f"epoch {self.epoch:.1f}/{self.epochs}", f"{self.diverged} diverged"]
         if self.cohorts > 1:
             facts.insert(0, f"cohort {self.cohort}/{self.cohorts}")
-        return (*facts, f"{self.lanes} lanes", f"{si(self.rate)} examples·lanes/s")
+        return (*facts, _many(self.lanes, "lane"), f"{si(self.rate)} examples·lanes/s")
 
     def best_words(self, columns: int | None = None) -> str:
         """The best cell, in words; in so many columns, the longest ones shortened."""
@@ -245,6 +245,10 @@ def _writable(text: str, console: Console) -> str:
     if not console.encoding.lower().startswith("utf"):
         text = text.translate(ASCII)
     return text.encode(console.encoding, "replace").decode(console.encoding)
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def si(value: float) -> str:
