@@ -22,7 +22,7 @@ from typing import Any
 
 from sbt.errors import UserCodeError, UserError, nearest
 from sbt.experiment import load_config
-from sbt.files import default_directory, directory_of, writing
+from sbt.files import OUT_OF_SPACE, default_directory, directory_of, writing
 from sbt.overrides import apply_overrides
 from sbt.pages import restart_with_large_pages
 from sbt.usage import help_of, read_arguments
@@ -44,9 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command not in COMMANDS:
             raise UserError(f"sbt {command}", "is not a command", nearest(command, COMMANDS))
         if {"--help", "-h"} & set(rest) and command != "bench":
-            print(help_of(command), end="")
+            print(help_of(command), end="", flush=True)
             return 0
-        return COMMANDS[command](rest)
+        code = COMMANDS[command](rest)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, UserCodeError):
@@ -61,7 +63,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\ninterrupted{'; ' * bool(saved)}{saved}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.errno not in OUT_OF_SPACE:
+            raise
+        where, remedy = error.filename or "standard output", "make room there, and try again"
+        print(f"error: {where}: {error.strerror}\n  {remedy}", file=sys.stderr)
+        _drop_output()
+        return EXIT_ERROR
+
+
+def _drop_output() -> None:
+    """What nobody can take any more is not tried for again at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # --- commands ------------------------------------------------------------------------------------

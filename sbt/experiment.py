@@ -1,8 +1,10 @@
 """Experiment files: a config from a Python file."""
 
+import contextlib
 import importlib.machinery
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from ml_collections import ConfigDict
 
 from sbt.config import Config
 from sbt.errors import UserError, shown, user_code
+from sbt.files import path_of
 from sbt.overrides import apply_overrides
 
 
@@ -26,7 +29,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> Config:
       UserError: no such file or variant, a field that does not exist, or a value of another type.
       UserCodeError: the file's own code raised.
     """
-    path, colon, variant = spec.partition(":")
+    path, colon, variant = _split(spec)
     if colon and not variant:
         raise UserError(spec, "names no variant", f"write {path}:VARIANT, or {path}")
     module = _import(_find(path))
@@ -46,6 +49,15 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> Config:
     return apply_overrides(config, overrides)
 
 
+def _split(spec: str) -> tuple[str, str, str]:
+    """Path, colon and variant; colons before the end of ``.py`` belong to the path."""
+    if "://" in spec:
+        path_of(spec, "CONFIG")  # which refuses it
+    if found := re.fullmatch(r"(.+?\.py)(?:(:)(.*))?", spec, re.DOTALL):
+        return found[1], found[2] or "", found[3] or ""
+    return spec.partition(":")
+
+
 def _takes_variant(get_config: object) -> bool:
     assert callable(get_config)
     with_name = inspect.signature(get_config)
@@ -61,12 +73,14 @@ def _find(path: str) -> Path:
     shipped = Path(path)
     if shipped.parts[:1] == ("experiments",):
         shipped = shipped.relative_to("experiments")
-    for file in (Path(path), experiments() / shipped):
-        if file.is_file():
-            return file
-        if file.is_dir() and path:
-            remedy = "name a Python file in it; `sbt list` shows those that ship"
-            raise UserError(path, "is a directory", remedy)
+    own = path_of(path, "CONFIG") if path else Path()
+    for file in (own, experiments() / shipped):
+        with contextlib.suppress(OSError):  # too long a name, a directory that may not be read
+            if file.is_file():
+                return file
+            if file.is_dir() and path:
+                remedy = "name a Python file in it; `sbt list` shows those that ship"
+                raise UserError(path, "is a directory", remedy)
     raise UserError(
         path or "CONFIG", "no such file", "see `sbt list` for the experiments that ship"
     )

@@ -330,7 +330,7 @@ def load(directory: str | os.PathLike[str]) -> xr.Dataset:
     try:
         path = path / FILE if path.is_dir() else path
         if path.exists() and not path.is_file():
-            raise UserError(str(path), "is neither a directory nor a file", another)
+            raise UserError(str(path), "is not a regular file", another)
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(

@@ -230,12 +230,19 @@ def _refuse_another(directory: Path, config: ConfigDict) -> None:
     ):
         if stored is None:
             continue
-        if differing := sorted(_differences(_compared(stored), given)):
+        if differing := sorted(_differences(_compared(_completed(stored)), given)):
             raise UserError(
                 f"--workdir={directory}",
                 f"{what}; different: {', '.join(differing)}",
                 "choose another directory, or undo the change",
             )
+
+
+def _completed(stored: dict[str, Any]) -> dict[str, Any]:
+    """With the defaults of the fields that were added since; as it is if it knows others."""
+    with suppress(UserError):
+        return dict(json.loads(configs.to_json(configs.complete(stored))))
+    return stored
 
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -267,3 +267,26 @@ def test_every_experiment_gives_a_valid_config(file):
             continue
         assert set(config) == set(default())
         assert any(values for values in config.sweep.values())
+
+
+def test_a_config_is_found_at_home_and_below_colons(tmp_path, monkeypatch, experiment):
+    home = tmp_path / "a:b"
+    home.mkdir()
+    text = Path(experiment).read_text()
+    (home / "mine.py").write_text(text.replace("'tiny'", "variant or 'plain'"))
+    monkeypatch.setenv("HOME", str(home))
+    assert load_config("~/mine.py").name == "plain"
+    assert load_config(f"{home}/mine.py:small").name == "small"
+    for given in ("gs://bucket/mine.py", "~nobody_here/mine.py", "x" * 300, "a\0.py"):
+        with pytest.raises(UserError):
+            load_config(given)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_output_that_nobody_can_take_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "sbt.cli", "report", "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == cli.EXIT_ERROR
+    assert done.stderr.startswith("error: standard output: No space left")
+    assert len(done.stderr.splitlines()) == 2
