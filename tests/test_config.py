@@ -16,8 +16,8 @@ from sbt.models.registry import MODELS
 from sbt.optim import BATCH_SCHEDULES, RULES, SCHEDULES
 from sbt.overrides import apply_overrides
 from sbt.sweep.grid import make_grid
-from sbt.sweep.parts import Parts
 from sbt.sweep.prepare import prepare
+from sbt.sweep.problem import Parts
 
 
 class Hostile:

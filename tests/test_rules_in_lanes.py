@@ -29,8 +29,8 @@ from sbt.optim.smoothing_degree import degree_of_smoothing
 from sbt.parallel.mesh import make_mesh
 from sbt.sweep.engine import make_engine
 from sbt.sweep.lanes import make_lanes
-from sbt.sweep.parts import Parts
 from sbt.sweep.prepare import prepare
+from sbt.sweep.problem import Parts
 from sbt.sweep.strategy import Strategy
 from sbt.train.gradient import OBJECTIVES
 

@@ -22,10 +22,9 @@ from sbt.sweep.choose import choose_strategy
 from sbt.sweep.engine import make_engine
 from sbt.sweep.fit import memory_budget
 from sbt.sweep.lanes import make_lanes
-from sbt.sweep.parts import Parts
 from sbt.sweep.plan import Cohort
 from sbt.sweep.prepare import prepare
-from sbt.sweep.problem import Problem
+from sbt.sweep.problem import Parts, Problem
 from sbt.train.state import TrainState
 
 EPOCHS = 100_000  # more than any window reaches; a run that ended would cost nothing

@@ -3,21 +3,17 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx, traverse_util
 
-from sbt.errors import UserError, shown
+from sbt.errors import UserError
 
 Params = Any
 Stats = Any
-
-_NO_MESH = jax.sharding.AbstractMesh((), ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +39,8 @@ def as_model(module: Any) -> Model:
       module: one of
 
         - a Linen module, called as ``module(x)`` or with any of the arguments ``train``,
-          ``training``, ``is_train``, ``is_training``, ``deterministic``, ``inference``,
-          ``use_running_average``. ``nn.Dropout`` and ``nn.BatchNorm`` that nobody tells, as in
-          ``nn.Sequential``, are told as well. Its collections may be ``params`` and
-          ``batch_stats``; names of partitioned parameters are ignored.
+          ``training``, ``is_training``, ``deterministic``, ``use_running_average``. Its collections
+          may be ``params`` and ``batch_stats``.
         - an NNX module class, or a function ``rngs -> nnx.Module``: each ``init`` constructs it
           with a stream of the given key. Variables may be ``nnx.Param``, ``nnx.BatchStat`` and rng
           streams; ``train()`` or ``eval()`` is set for every call.
@@ -66,47 +60,28 @@ def as_model(module: Any) -> Model:
     if callable(module) and not (isinstance(module, type) and issubclass(module, nn.Module)):
         return _nnx(module)
     raise UserError(
-        "module",
-        f"{shown(module)} is neither a Linen module nor an NNX module, class or factory",
+        "model",
+        f"{module!r} is neither a Linen module nor an NNX module, class or factory",
         "Pass MyModule(...) of flax.linen, or lambda rngs: MyModule(..., rngs=rngs) of flax.nnx.",
     )
 
 
 def _mode(module_class: type, train: bool) -> dict[str, Any]:
     """Values of those arguments of ``__call__`` that tell training from evaluation."""
-    says_train = dict.fromkeys(("train", "training", "is_train", "is_training"), train)
-    says_eval = dict.fromkeys(("deterministic", "inference", "use_running_average"), not train)
+    says_train = dict.fromkeys(("train", "training", "is_training"), train)
+    says_eval = dict.fromkeys(("deterministic", "use_running_average"), not train)
     known = {**says_train, **says_eval}
     names = inspect.signature(module_class.__call__).parameters
     return {name: known[name] for name in names if name in known}
 
 
-def _tells_layers(train: bool) -> AbstractContextManager[None]:
-    """Context in which layers that behave otherwise in training, and are not told, are told."""
-
-    def intercept(
-        next_fun: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        for kind, field in ((nn.Dropout, "deterministic"), (nn.BatchNorm, "use_running_average")):
-            called = isinstance(context.module, kind) and context.method_name == "__call__"
-            told = len(args) > 1 or kwargs.get(field) is not None
-            if called and not told and getattr(context.module, field) is None:
-                kwargs = {**kwargs, field: not train}
-        return next_fun(*args, **kwargs)
-
-    return nn.intercept_methods(intercept)
-
-
 def _linen(module: nn.Module) -> Model:
     def init(key: jax.Array, x: jax.Array) -> tuple[Params, Stats]:
-        # Names of partitioned axes are those of a mesh of the user's; here lanes have the devices.
-        with jax.sharding.use_abstract_mesh(_NO_MESH), _tells_layers(False):
-            variables = dict(module.init(key, x, **_mode(type(module), train=False)))
-            variables = nn.meta.unbox(variables)
+        variables = nn.meta.unbox(dict(module.init(key, x, **_mode(type(module), train=False))))
         params, stats = variables.pop("params", {}), variables.pop("batch_stats", {})
         if variables:
             raise UserError(
-                "module",
+                "model",
                 f"{type(module).__name__} keeps state in {', '.join(sorted(variables))}",
                 "Collections other than params and batch_stats cannot be trained in lanes.",
             )
@@ -118,14 +93,13 @@ def _linen(module: nn.Module) -> Model:
         # Flax serves streams that were not given (a module's own "noise") from "params".
         rngs = None if key is None else {"dropout": key, "params": jax.random.fold_in(key, 1)}
         # Mutable in evaluation too, for modules that always move their statistics; not kept there.
-        with _tells_layers(train):
-            logits, new = module.apply(
-                {"params": params, "batch_stats": stats},
-                x,
-                rngs=rngs,
-                mutable=["batch_stats"],
-                **_mode(type(module), train),
-            )
+        logits, new = module.apply(
+            {"params": params, "batch_stats": stats},
+            x,
+            rngs=rngs,
+            mutable=["batch_stats"],
+            **_mode(type(module), train),
+        )
         return logits, new.get("batch_stats", stats) if train else stats
 
     return Model(init, apply)
@@ -138,22 +112,18 @@ def _nnx(factory: Callable[..., Any]) -> Model:
         rngs = nnx.Rngs(key)
         module = factory(rngs=rngs) if by_name else factory(rngs)
         if not isinstance(module, nnx.Module):
-            raise UserError("module", f"the factory made {shown(module)}", "Return an nnx.Module.")
-        # While it is traced an array that is no Variable is not among its state.
-        bare = [path for path, v in nnx.iter_graph(module) if isinstance(v, jax.Array | np.ndarray)]
-        others = [path for path, _ in nnx.to_flat_state(_split(module)[-1])]
-        if bare or others:
-            names = sorted({".".join(map(str, path)) for path in [*bare, *others]})
-            raise UserError(
-                "module",
-                f"{type(module).__name__} keeps state in {', '.join(names)}",
-                "Variables other than Param, BatchStat and rng streams cannot be trained in lanes: "
-                "make it an nnx.Param, or a constant that __call__ computes.",
-            )
+            raise UserError("model", f"the factory made {module!r}", "Return an nnx.Module.")
         return module
 
     shapes = nnx.eval_shape(build, jax.random.key(0))
     graph, of_params, of_stats, of_rngs, rest = _split(shapes)
+    if jax.tree.leaves(rest):
+        names = sorted(".".join(map(str, path)) for path, _ in nnx.to_flat_state(rest))
+        raise UserError(
+            "model",
+            f"{type(shapes).__name__} keeps state in {', '.join(names)}",
+            "Variables other than Param, BatchStat and rng streams cannot be trained in lanes.",
+        )
 
     def init(key: jax.Array, x: jax.Array) -> tuple[Params, Stats]:
         del x  # an NNX module knows the shape of its input

@@ -16,9 +16,6 @@ BATCH_SIZE = "batch_size"
 BASE_LR = "base_lr"
 BN_BATCH = "bn_batch"
 
-# Attributes that name a user's own parts, by the field that they take the place of.
-OWN = {"model.name": "own_module", "data.name": "own_data", "rule.name": "own_rule"}
-
 DEFAULT_MARGIN = 0.05
 
 
@@ -30,12 +27,7 @@ def config_of(ds: xr.Dataset) -> dict[str, Any]:
 
 
 def setting(ds: xr.Dataset, path: str, default: Any = None) -> Any:
-    """The config value at a dotted ``path``; ``default`` where the config lacks it or has None.
-
-    The names of a user's own module, data and rule stand in place of those of the config.
-    """
-    if path in OWN and OWN[path] in ds.attrs:
-        return str(ds.attrs[OWN[path]])
+    """The config value at a dotted ``path``; ``default`` where the config lacks it or has None."""
     node: Any = config_of(ds)
     for part in path.split("."):
         if not isinstance(node, Mapping) or node.get(part) is None:

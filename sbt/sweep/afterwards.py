@@ -18,13 +18,13 @@ from sbt.data import Dataset
 from sbt.errors import UserError
 from sbt.files import directory_of
 from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
-from sbt.sweep import own, parts
+from sbt.sweep import own
 from sbt.sweep.fit import memory_budget
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import make_observer
-from sbt.sweep.parts import Parts
 from sbt.sweep.plan import Cohort
 from sbt.sweep.prepare import Sweep, prepare
+from sbt.sweep.problem import Parts
 from sbt.sweep.progress import Progress, chosen_progress, duration
 from sbt.sweep.subject import chosen
 
@@ -67,8 +67,7 @@ def measure_runs(
     wanted = ConfigDict(config).copy_and_resolve_references()
     wanted.measure.update(ConfigDict(dict(measure or {})))
     with own.known(rule), directories.locked(directory, config):
-        sweep = prepare(wanted, Parts(module, dataset, rule))
-        parts.refuse_others(directory, sweep.builder.fingerprints(sweep.cohorts))
+        sweep = prepare(wanted, Parts(module, dataset))
         if not chosen(sweep.config):
             raise UserError(
                 "config.measure.names",

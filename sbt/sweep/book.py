@@ -141,7 +141,6 @@ def open_book(sweep: Sweep, directory: Path | None, progress: Progress) -> Book:
             "config": configs.to_json(config),
             "train_examples": dataset.train_examples,
             "test_examples": dataset.test_examples,
-            **sweep.builder.parts.names(),
         },
     )
     checkpoints, earlier = None, {}

@@ -13,9 +13,8 @@ from sbt.errors import UserError, nearest, shown
 from sbt.parallel.mesh import check_data
 from sbt.sweep import devices, feed, subject
 from sbt.sweep.grid import Grid, make_grid, with_settings
-from sbt.sweep.parts import Parts
 from sbt.sweep.plan import Cohort, make_cohorts
-from sbt.sweep.problem import Builder, make_program
+from sbt.sweep.problem import Builder, Parts, make_program
 
 BATCHES = ("batch_size", "micro_batch", "bn_batch")
 

@@ -12,9 +12,9 @@ from rich.text import Text
 from sbt.sweep import run as _  # noqa: F401  so that this process holds what a run's holds
 from sbt.sweep.choose import time_ticks
 from sbt.sweep.fit import fit, peak_memory, process_memory
-from sbt.sweep.parts import Parts
 from sbt.sweep.plan import Cohort
 from sbt.sweep.prepare import prepare
+from sbt.sweep.problem import Parts
 from sbt.sweep.progress import duration, si
 from sbt.text import one_line
 

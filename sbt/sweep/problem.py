@@ -1,7 +1,7 @@
 """What a config names, built: data, model, rule, schedule; and the facts that planning needs."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,19 +12,30 @@ from ml_collections import ConfigDict
 from sbt import config as configs
 from sbt.data import Dataset, load, make_pipeline
 from sbt.data.encoded import SampledSet
-from sbt.errors import UserError, user_code
+from sbt.errors import UserError
 from sbt.models.adapter import Model, as_model
 from sbt.models.registry import build_model
-from sbt.models.shapes import check_shapes
 from sbt.optim import RuleSpec, make_batch_schedule, make_rule, make_schedule
 from sbt.parallel.mesh import DATA_AXIS
-from sbt.sweep.parts import Fingerprints, Parts, fingerprints, name_of
 from sbt.sweep.plan import Cohort, ModelFacts
 from sbt.train.gradient import EXTRAS, Objective, Point, gradients
 from sbt.train.pace import Pace
 from sbt.train.step import Program
 from sbt.train.tallies import TALLIES
 from sbt.train.tally import Setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A user's own pieces; None where the config names one that ships.
+
+    Attributes:
+      module: a Flax module (Linen, or NNX: see :func:`sbt.models.adapter.as_model`).
+      dataset: arrays, see :func:`sbt.data.from_arrays`.
+    """
+
+    module: Any = None
+    dataset: Dataset | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +82,6 @@ class Builder:
         self._pipelines: dict[str, tuple[Any, Callable[..., Any]]] = {}
         self._facts: dict[str, ModelFacts] = {}
 
-    @property
-    def whose(self) -> str | None:
-        """The user's own module, as messages call it."""
-        return None if self.parts.module is None else name_of(self.parts.module)
-
     def dataset(self, data_config: Mapping[str, Any]) -> Dataset:
         """The data set of a config, or the user's own."""
         if self.parts.dataset is not None:
@@ -121,8 +127,7 @@ class Builder:
                 module = module.clone(bn_axis_name=axis)
             if b is not None and hasattr(module, "bn_batch"):
                 module = module.clone(bn_batch=b)
-            with user_code(f"module {self.whose}"):
-                return as_model(module)
+            return as_model(module)
         fields = dict(config.model)
         if config.evaluate.statistics == "batch":
             fields["bn_eval"] = "batch"
@@ -142,28 +147,8 @@ class Builder:
             [config.model, config.data, config.engine, config.evaluate.statistics, config.bn_batch]
         )
         if key not in self._facts:
-            problem, batch = self.problem(config), config.bn_batch or 8
-            check_shapes(
-                problem.model, problem.example(), problem.dataset.num_classes, batch, self.whose
-            )
-            self._facts[key] = model_facts(problem, batch)
+            self._facts[key] = model_facts(self.problem(config), config.bn_batch or 8)
         return self._facts[key]
-
-    def fingerprints(self, cohorts: Iterable[Cohort]) -> Fingerprints:
-        """What tells the parts of a sweep from others, see :mod:`sbt.sweep.parts`."""
-        cohorts = tuple(cohorts)
-        datasets = {self._data_name(c.config.data): self.dataset(c.config.data) for c in cohorts}
-        problem = self.problem(cohorts[0].config)
-        key = jax.random.key(0)
-        shapes = jax.eval_shape(problem.model.init, key, problem.example())
-        return fingerprints(self.parts, datasets, shapes)
-
-    def _data_name(self, data_config: Mapping[str, Any]) -> str:
-        if self.parts.dataset is not None:
-            return "own"
-        sizes = ((name, data_config.get(name)) for name in ("train_size", "test_size"))
-        told = (f"{name}={size}" for name, size in sizes if size is not None)
-        return " ".join([data_config["name"], *told])
 
 
 def model_facts(problem: Problem, batch: int) -> ModelFacts:

@@ -16,15 +16,14 @@ from sbt.checkpoint import Checkpoint
 from sbt.config import given
 from sbt.data import Dataset
 from sbt.files import directory_of
-from sbt.parallel import hosts
 from sbt.parallel.mesh import by_lane, make_mesh
-from sbt.sweep import own, parts
+from sbt.sweep import own
 from sbt.sweep.book import Book, open_book
 from sbt.sweep.fit import fit
 from sbt.sweep.observe import make_observer
-from sbt.sweep.parts import Parts
 from sbt.sweep.passes import Interrupted, Pass
 from sbt.sweep.prepare import Sweep, prepare
+from sbt.sweep.problem import Parts
 from sbt.sweep.progress import Progress, chosen_progress, si
 from sbt.sweep.seats import epoch_ends, plan_of
 from sbt.sweep.subject import chosen
@@ -70,18 +69,14 @@ def run(
         if rule is not None:
             fields = given(config)
             config = fields | {"rule": own.section(fields.get("rule") or {})}
-        sweep = prepare(config, Parts(module, dataset, rule))
+        sweep = prepare(config, Parts(module, dataset))
         shown = chosen_progress(progress)
         if directory is None:
             return _train(sweep, None, shown)
-        fingerprints = sweep.builder.fingerprints(sweep.cohorts)
-        parts.refuse_others(directory, fingerprints)
         kept = directories.finished(directory, sweep.config, functools.partial(_complete, sweep))
         if kept is not None:
             return kept
         with directories.locked(directory, sweep.config):
-            if hosts.writes():
-                parts.keep(directory, fingerprints)
             return _train(sweep, directory, shown)
 
 
