@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from sbt.config import default
 from sbt.errors import UserError
 
+VARIANTS = ("", "tiny")
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """The quickstart grid; ``:tiny`` is a 12-run version of it for trying things out."""

@@ -33,6 +33,7 @@ RELATIVE = (
     *("sngm", "lars", "clars", "lamb", "percent_delta", "mclr", "cblr", "adam", "conservative"),
 )
 TINY = ("sgd", "sngm", "lars", "mclr", "adam")
+VARIANTS = ("", "tiny")
 
 
 def get_config(variant: str = "") -> ConfigDict:

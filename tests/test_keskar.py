@@ -44,7 +44,7 @@ def test_a_run_is_the_plain_training_with_the_same_batches(sweep):
     config, directory, ds = sweep
     network = solutions.make_network(config)
     for batch_size, seed in ((20, 1), (48, 0)):  # 48 spans epochs
-        train = jax.jit(piggy_back.make_training(network, batch_size, 2))
+        train = jax.jit(piggy_back.make_training(network, batch_size, 2, config.base_lr))
         iterates = train(network.initial(seed), jax.random.key(seed))
         kept = solutions.solutions(directory, ds, batch_size=batch_size, seed=seed)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a[-1], b, atol=2e-5), iterates, kept)
@@ -107,10 +107,10 @@ def test_warm_starts_one_by_one():
     network = solutions.make_network(tiny("fig05_warm_start"))
     key = jax.random.key(3)
     starts = jax.vmap(network.initial)(jnp.arange(3))
-    settings = {"batch_size": 50, "epochs": 2}
+    settings = {"batch_size": 50, "epochs": 2, "learning_rate": 3e-3}
     test = network.scores("test")
     together = piggy_back.from_each(network, starts, key, test, at_once=2, **settings)
-    train = jax.jit(piggy_back.make_training(network, 50, 2))
+    train = jax.jit(piggy_back.make_training(network, 50, 2, 3e-3))
     for i in range(3):
         weights = train(jax.tree.map(lambda a, i=i: a[i], starts), key)
         loss, _ = test(jax.tree.map(lambda a: a[-1], weights))

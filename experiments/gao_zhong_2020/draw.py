@@ -1,4 +1,4 @@
-"""Draws what figures 2, 3, 4, 5, 7 and 9 of Gao & Zhong (2020) show, measurement beside prediction.
+"""Draws what figures 2-5, 7, 9 and 16 of Gao & Zhong (2020) show, measurement beside prediction.
 
     python experiments/gao_zhong_2020/draw.py runs/gz03 gz03.png
 
@@ -76,9 +76,40 @@ def discarded(panel: Axes, ds: xr.Dataset) -> None:
     panel.set(xlabel="discarded fraction p", ylabel="mean |g| over that of the whole batch")
 
 
+def best_training(ds: xr.Dataset) -> xr.DataArray:
+    """Training accuracy at the learning rate at which it ends highest (median over seeds)."""
+    last = ds["train_accuracy"].isel(epoch=-1, drop=True).median("seed").fillna(-1.0)
+    return ds["train_accuracy"].isel(base_lr=last.argmax("base_lr"))
+
+
+def training_accuracy(panel: Axes, ds: xr.Dataset, batch_size: int = 1024) -> None:
+    """Fig. 16: training accuracy of the rules over the epochs at a batch size (or the nearest)."""
+    m = ds["batch_size"].sel(batch_size=batch_size, method="nearest").item()
+    for rule in ds["rule"].values:
+        curve = best_training(ds).sel(rule=rule, batch_size=m)
+        _band(panel, ds["epoch"], 100 * curve, str(rule))
+    panel.set(xlabel="epoch", ylabel="training accuracy [%]", title=f"m = {m}")
+
+
+def training_accuracy_at_the_end(panel: Axes, ds: xr.Dataset) -> None:
+    """Fig. 16's text: training accuracy of the last epoch against the batch size."""
+    for rule in ds["rule"].values:
+        end = best_training(ds).sel(rule=rule).isel(epoch=-1)
+        _band(panel, ds["batch_size"], 100 * end, str(rule))
+    panel.set(xscale="log", xlabel="batch size m", ylabel="training accuracy, last epoch [%]")
+
+
+def _band(panel: Axes, x: xr.DataArray, values: xr.DataArray, label: str) -> None:
+    """Median and range over the seeds."""
+    (line,) = panel.plot(x, values.median("seed"), ".-", label=label)
+    low, high = values.min("seed"), values.max("seed")
+    panel.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
 def draw(source: str, target: str) -> None:
     """Draws what a directory's results hold."""
-    ds = sbt.load(source).median("seed", keep_attrs=True)
+    runs = sbt.load(source)
+    ds = runs.median("seed", keep_attrs=True)
     single = [dim for dim in ds.dims if ds.sizes[dim] == 1 and dim not in ("epoch", "layer")]
     ds = ds.squeeze(single)
     panels = []
@@ -93,6 +124,9 @@ def draw(source: str, target: str) -> None:
         panels.append(lambda panel: strides(panel, ds, "gradient_mean_square", -1.0))
     if "discarded_gradient" in ds:
         panels.append(lambda panel: discarded(panel, ds))
+    if {"rule", "batch_size", "base_lr"} <= set(runs.dims):
+        panels.append(lambda panel: training_accuracy(panel, runs))
+        panels.append(lambda panel: training_accuracy_at_the_end(panel, runs))
     figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
     for panel, fill in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         fill(panel)

@@ -1,7 +1,8 @@
 """What figures 2 to 9 of Gao & Zhong (2020), arXiv 2012.08795, share: AlexNet, CIFAR-10, plain SGD.
 
 Printed: AlexNet with a first and a second fully connected layer and dropout, CIFAR-10, SGD; two
-pairs of batch size and learning rate, 512 with 0.005 and 8192 with 0.05. Not printed, chosen here:
+pairs of batch size and learning rate, 512 with 0.005 and 8192 with 0.05 (``:pairs`` trains these
+two, where a figure is about several batch sizes). Not printed, chosen here:
 no momentum, no weight decay, no augmentation, per-channel normalisation, a learning rate of 0.01 at
 every batch size (so that what changes with the batch size is the gradient), PyTorch's
 initialisation, one seed; 200 epochs where a figure shows training ("first 100 epochs" occurs in the
@@ -11,8 +12,8 @@ out.
 ``:small`` is for two CPU cores and minutes: the first images of the set, and the reduced AlexNet of
 Masters & Luschi (2018), 472,794 parameters instead of 23,272,266, also with two fully connected
 hidden layers but without dropout, at a learning rate of 0.02. Its He initialisation begins with a
-large mean gradient, where PyTorch's begins with hardly any: figures 4 and 7, which are about the
-first updates, keep the paper's network.
+large mean gradient, where PyTorch's begins with hardly any: figures 3, 4, 7 and 9, which are about
+the first updates, keep the paper's network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from sbt.config import default
 from sbt.errors import UserError
 
 BATCH_SIZES = (*(2**k for k in range(5, 16)), 49152)  # 32 ... 32768, and what the paper adds
+PAIRS = {512: 0.005, 8192: 0.05}  # batch size: learning rate, as printed
 SMALL_BATCH_SIZES = (16, 64, 256, 1024)
 SMALL_EXAMPLES = 1024
 FIRST_FC, SECOND_FC = "Dense_0/kernel", "Dense_1/kernel"
@@ -44,7 +46,8 @@ def dynamics(
     Args:
       figure: its number, ``fig03``.
       variant: ``""`` (the paper's network and data), ``dropout`` (the same, measured with the masks
-        of training) or ``small``.
+        of training), ``pairs`` (the same, trained with the two printed pairs of batch size and
+        learning rate; for figures of several batch sizes) or ``small``.
       measure: fields of ``config.measure``.
       epochs: of training.
       batch_sizes: to sweep.
@@ -76,7 +79,11 @@ def dynamics(
         config.measure.update(ConfigDict(dict(small or {})))
     elif variant == "dropout":
         config.measure.mode = "training"
+    elif variant == "pairs" and len(batch_sizes) > 1:
+        config.sweep.batch_size = tuple(PAIRS)
+        config.follow.base_lr = ("batch_size", tuple(PAIRS.items()))
     elif variant:
-        remedy = "use :small, :dropout, or none"
+        several = len(batch_sizes) > 1
+        remedy = f"use :small, :dropout{', :pairs' * several}, or none"
         raise UserError(f"{figure}.py:{variant}", "there is no such variant", remedy)
     return config

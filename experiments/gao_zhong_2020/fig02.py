@@ -19,6 +19,8 @@ products over 512 images) took 8 minutes on two CPU cores that ten processes sha
 from dynamics import dynamics
 from ml_collections import ConfigDict
 
+VARIANTS = ("", "dropout", "small")
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's network and data, or ``small``."""

@@ -15,7 +15,9 @@ batches of 32, 128 and 512, took 3 minutes on two CPU cores that ten processes s
 from dynamics import dynamics
 from ml_collections import ConfigDict
 
+VARIANTS = ("", "pairs", "dropout", "small")
+
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The paper's network and data, or ``small``."""
+    """The paper's network and data, ``pairs``, ``dropout`` or ``small``."""
     return dynamics("fig04", variant, {"names": ("strides",)}, small_model="alexnet_dropout")

@@ -21,7 +21,13 @@ from pathlib import Path
 
 import drawings
 import jax
-from keskar import main, study, trained, write
+from keskar import (
+    VARIANTS,  # noqa: F401 (what get_config takes)
+    main,
+    study,
+    trained,
+    write,
+)
 from ml_collections import ConfigDict
 from solutions import make_network, paths_between, solutions
 

@@ -13,7 +13,13 @@ trial each. ``:small`` is the reduced F1 on MNIST, five batch sizes, 20 epochs.
 from pathlib import Path
 
 import drawings
-from keskar import REDUCED, main, study, trained
+from keskar import (
+    REDUCED,
+    VARIANTS,  # noqa: F401 (what get_config takes)
+    main,
+    study,
+    trained,
+)
 from ml_collections import ConfigDict
 
 BATCH_SIZES = (100, 200, 300, 400, 500, 600, 800, 1000, 1500, 2000, 3000, 4000, 5000)

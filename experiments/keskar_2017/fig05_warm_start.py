@@ -24,7 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from keskar import main, study, write
+from keskar import (
+    VARIANTS,  # noqa: F401 (what get_config takes)
+    main,
+    study,
+    write,
+)
 from ml_collections import ConfigDict
 from piggy_back import from_each, make_training
 from solutions import make_network
@@ -65,6 +70,7 @@ def warm_starts(config: ConfigDict) -> xr.Dataset:
         measure,
         batch_size=max(config.sweep.batch_size),
         epochs=config.epochs,
+        learning_rate=config.base_lr,
     )
     return xr.Dataset(
         {

@@ -14,7 +14,12 @@ the epoch, with dropout where the net has any. ``:small`` is the reduced F1 on M
 from pathlib import Path
 
 import drawings
-from keskar import main, study, trained
+from keskar import (
+    VARIANTS,  # noqa: F401 (what get_config takes)
+    main,
+    study,
+    trained,
+)
 from ml_collections import ConfigDict
 
 

@@ -34,8 +34,10 @@ SMALL_BATCH = {"digits": 32}  # 256 elsewhere
 LARGE_SHARE = 0.1
 EPOCHS, TRIALS = 100, 5
 EVALUATION_BATCH = 5000  # also the examples that share batch statistics there
+STARTS = 4  # of the maximisation in the sharpness
 
 REDUCED = ("small", "digits")
+VARIANTS = ("", *REDUCED, *DATA)
 REDUCED_WIDTH, REDUCED_EPOCHS, REDUCED_TRIALS = 128, 20, 2
 
 
@@ -49,8 +51,8 @@ def study(figure: str, variant: str, *, net: str = "f1", epochs: int = EPOCHS) -
       epochs: of the paper's budget.
     """
     reduced = variant in REDUCED
-    if variant and not reduced and variant not in DATA:
-        known = ", ".join(f":{name}" for name in (*REDUCED, *DATA))
+    if variant not in VARIANTS:
+        known = ", ".join(f":{name}" for name in VARIANTS[1:])
         problem = "there is no such variant"
         raise UserError(f"{figure}.py:{variant}", problem, f"use one of {known}, or none")
     name = "f1" if reduced else variant or net
@@ -66,6 +68,7 @@ def study(figure: str, variant: str, *, net: str = "f1", epochs: int = EPOCHS) -
     config.evaluate.statistics = "batch"
     config.evaluate.batch = EVALUATION_BATCH
     config.measure.batch = EVALUATION_BATCH
+    config.measure.sharpness.starts = STARTS
     config.checkpoint.final_weights = True
     config.sweep.batch_size = batch_pair(config.data.name)
     config.sweep.seed = tuple(range(TRIALS))

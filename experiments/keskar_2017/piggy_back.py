@@ -14,7 +14,7 @@ from sbt.train.loss import cross_entropy
 
 
 def make_training(
-    network: Network, batch_size: int, epochs: int, learning_rate: float = 1e-3
+    network: Network, batch_size: int, epochs: int, learning_rate: float
 ) -> Callable[[Any, jax.Array], Any]:
     """ADAM from given weights, its moments at zero; every batch has its own batch statistics.
 
@@ -70,6 +70,7 @@ def from_each(
     *,
     batch_size: int,
     epochs: int,
+    learning_rate: float,
     at_once: int = 1,
 ) -> Any:
     """Trains from each of many weights, with the same batches, and measures where each ends.
@@ -81,12 +82,13 @@ def from_each(
       measure: of the last weights.
       batch_size: m.
       epochs: from each start.
+      learning_rate: η of ADAM.
       at_once: starts trained at a time; more takes more memory.
 
     Returns:
       What ``measure`` gives, with a leading axis of starts.
     """
-    train = make_training(network, batch_size, epochs)
+    train = make_training(network, batch_size, epochs, learning_rate)
 
     def one(params: Any) -> Any:
         return measure(jax.tree.map(lambda leaf: leaf[-1], train(params, key)))

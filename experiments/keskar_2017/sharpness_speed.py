@@ -1,6 +1,7 @@
 """How much faster the sharpness of 64 small nets is at once than by SciPy, one by one.
 
     python experiments/keskar_2017/sharpness_speed.py
+    python experiments/keskar_2017/sharpness_speed.py --nets=4 --updates=20 --rounds=1    (seconds)
 
 64 nets (8x8 digits, 8 hidden units, 610 parameters, ADAM for 0 to 500 updates) are measured by
 ``jax.vmap`` of ``sbt.measure.sharpness`` and by a loop of ``sbt.measure.sharpness_scipy`` (ten
@@ -12,6 +13,7 @@ against SciPy's 563 ms, which is 22, 16 and 7 times as fast; every value is at l
 to 9 % above it in the mean.
 """
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -25,7 +27,7 @@ from sklearn.datasets import load_digits
 
 from sbt.measure import sharpness, sharpness_scipy
 
-NETS, EXAMPLES, HIDDEN, UPDATES, ROUNDS = 64, 250, 8, 500, 5
+EXAMPLES, HIDDEN = 250, 8
 
 
 def initial(key: jax.Array) -> dict[str, jax.Array]:
@@ -50,8 +52,8 @@ def make_loss() -> Callable[[Any], jax.Array]:
     return loss
 
 
-def nets(loss: Callable[[Any], jax.Array]) -> Any:
-    """The trained nets, stacked."""
+def trained_nets(loss: Callable[[Any], jax.Array], count: int, most: int) -> Any:
+    """So many nets, stacked, trained for 0 to ``most`` updates."""
     rule = optax.adam(1e-2)
 
     def train(key: jax.Array, updates: jax.Array) -> Any:
@@ -64,15 +66,20 @@ def nets(loss: Callable[[Any], jax.Array]) -> Any:
 
         return jax.lax.fori_loop(0, updates, update, (params, rule.init(params)))[0]
 
-    keys = jax.random.split(jax.random.key(0), NETS)
-    return jax.jit(jax.vmap(train))(keys, jnp.linspace(0, UPDATES, NETS).astype(int))
+    keys = jax.random.split(jax.random.key(0), count)
+    return jax.jit(jax.vmap(train))(keys, jnp.linspace(0, most, count).astype(int))
 
 
 def main() -> None:
     """Measures and prints."""
+    parser = argparse.ArgumentParser(description="Sharpness of many nets at once, and by SciPy.")
+    parser.add_argument("--nets", type=int, default=64)
+    parser.add_argument("--updates", type=int, default=500, help="of ADAM, for the last net")
+    parser.add_argument("--rounds", type=int, default=5, help="timed, each method in turn")
+    args = parser.parse_args()
     loss = make_loss()
-    stacked = nets(loss)
-    single = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(NETS)]
+    stacked = trained_nets(loss, args.nets, args.updates)
+    single = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(args.nets)]
 
     def at_once(starts: int) -> Callable[[], np.ndarray]:
         run = jax.jit(jax.vmap(lambda p: sharpness(loss, p, starts=starts).value))
@@ -84,7 +91,7 @@ def main() -> None:
     methods = {f"at once, starts={n}": at_once(n) for n in (1, 2, 4)} | {"SciPy": one_by_one}
     values = {name: method() for name, method in methods.items()}  # compiles
     times: dict[str, list[float]] = {name: [] for name in methods}
-    for _ in range(ROUNDS):
+    for _ in range(args.rounds):
         for name, method in methods.items():
             began = time.perf_counter()
             method()

@@ -10,6 +10,8 @@ epochs; ``:small`` takes minutes on two CPU cores.
 from ml_collections import ConfigDict
 from protocol import sweep
 
+VARIANTS = ("", "small")
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""

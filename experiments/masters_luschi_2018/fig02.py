@@ -10,6 +10,8 @@ Masters & Luschi (2018), section 3.2: best accuracy at m = 4 and m = 2. 143 runs
 from ml_collections import ConfigDict
 from protocol import sweep
 
+VARIANTS = ("", "small")
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""

@@ -10,6 +10,8 @@ added difficulty of depth away. 143 runs of 82 epochs; ``:small`` takes minutes 
 from ml_collections import ConfigDict
 from protocol import sweep
 
+VARIANTS = ("", "small")
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""

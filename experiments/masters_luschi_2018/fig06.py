@@ -10,6 +10,8 @@ Masters & Luschi (2018), section 3.3: best accuracy for m = 4 ... 32. 143 runs o
 from ml_collections import ConfigDict
 from protocol import sweep
 
+VARIANTS = ("", "small")
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""

@@ -10,6 +10,8 @@ batches than in Fig. 10. 143 runs of 164 epochs; ``:small`` takes minutes on two
 from ml_collections import ConfigDict
 from protocol import sweep
 
+VARIANTS = ("", "small")
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""

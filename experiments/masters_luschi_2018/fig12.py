@@ -17,6 +17,8 @@ from protocol import BASE_LRS, SMALL_BASE_LRS_BN
 
 BATCH_SIZES = tuple(2**k for k in range(1, 8))  # 2 ... 128
 
+VARIANTS = ("", "small")
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""

@@ -13,6 +13,8 @@ them. ``:small`` takes minutes on two CPU cores.
 from architectures import CIFAR10, CIFAR100, side_by_side
 from ml_collections import ConfigDict
 
+VARIANTS = ("", "small")
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""

@@ -14,6 +14,7 @@ and is not to be compared with the paper's numbers.
 """
 
 import math
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -91,6 +92,47 @@ def make_small(config: ConfigDict) -> None:
         # A ResNet-32 example costs six times an AlexNet one: the first network of the family does.
         config.model.name = "resnet8"
         config.data.train_size = SMALL_EXAMPLES // 2
+
+
+def split_source(variant: str) -> tuple[str, str]:
+    """``small,from=runs/fig08`` -> ``small`` and ``runs/fig08``."""
+    name, _, source = variant.rpartition("from=") if "from=" in variant else (variant, "", "")
+    return name.rstrip(","), source
+
+
+def best_base_lrs(directory: str, batch_sizes: Sequence[int], data: str) -> dict[int, float]:
+    """The best base LR of every batch size in a sweep that has been run.
+
+    Args:
+      directory: work directory of a sweep over batch sizes and base LRs.
+      batch_sizes: wanted.
+      data: name of the data set that it must have been trained on.
+
+    Raises:
+      UserError: another data set, no such sweep, or a batch size that has not finished.
+    """
+    from sbt.report.dataset import setting, without_singletons
+    from sbt.report.summary import best_over_lr
+    from sbt.results import load
+
+    ds = load(directory)
+    field = f"from={directory}"
+    used = setting(ds, "data.name")
+    if used != data:
+        raise UserError(field, f"was trained on {used}, not on {data}", "name another sweep")
+    if not {"batch_size", "base_lr"} <= set(ds.dims):
+        remedy = "name a sweep over both, such as that of fig08.py"
+        raise UserError(field, "is no sweep over batch sizes and base learning rates", remedy)
+    keep = ("batch_size", "base_lr")
+    best = best_over_lr(without_singletons(ds, keep=keep))
+    if best.accuracy.dims != ("batch_size",):
+        extra = ", ".join(str(d) for d in best.accuracy.dims if d != "batch_size")
+        raise UserError(field, f"sweeps {extra} too", "name a sweep over these two alone")
+    finished = set(best.batch_size.values[best.complete.values].tolist())
+    if missing := [m for m in batch_sizes if m not in finished]:
+        remedy = "finish it (the same sbt run again), or extend it"
+        raise UserError(field, f"has not finished batch sizes {missing}", remedy)
+    return {m: float(best.best_base_lr.sel(batch_size=m)) for m in batch_sizes}
 
 
 def after_last_drop(config: ConfigDict) -> int:

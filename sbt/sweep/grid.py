@@ -85,8 +85,9 @@ def make_grid(config: ConfigDict) -> Grid:
     for index in itertools.product(*(range(len(values)) for values in axes.values())):
         chosen = {axis: values[i] for (axis, values), i in zip(axes.items(), index, strict=True)}
         settings = {paths[axis]: value for axis, value in chosen.items()}
-        for path, (axis, table) in follow.items():
-            if chosen[axis] in table:
+        # Names first: a following field is of those rules (schedules, models) that have it.
+        for path, (axis, table) in sorted(follow.items(), key=lambda item: not _is_name(item[0])):
+            if chosen[axis] in table and _has(settings, path):
                 settings[path] = table[chosen[axis]]
         problem = _impossible(config, settings)
         if problem is None:
@@ -134,12 +135,54 @@ def _followers(
             raise UserError(
                 field, f"says nothing for {axis} = {shown(missing)}", "add these values"
             )
+        beside: dict[str, Any] = {}
         if own:
             _check_own_field(field, path, table)
+        elif names := _varied_names(config, axes, paths, path):
+            beside = _with_the_field(field, path, names)
         for value in (value for value in axes[axis] if value in table):
-            _check_value(config, field, path, table[value], {paths[axis]: value})
+            _check_value(config, field, path, table[value], {**beside, paths[axis]: value})
         result[path] = (axis, table)
     return result
+
+
+def _is_name(path: str) -> bool:
+    return path.endswith(".name")
+
+
+def _has(settings: Mapping[str, Any], path: str) -> bool:
+    """Whether what a run chooses by name (its rule, its schedule) has the field at ``path``."""
+    section, _, leaf = path.partition(".")
+    if _is_name(path) or section not in configs.NAMED_SECTIONS:
+        return True
+    name = settings.get(f"{section}.name")
+    return name is None or leaf in configs.fields_of(section, name)
+
+
+def _varied_names(
+    config: ConfigDict, axes: Mapping[str, Any], paths: Mapping[str, str], path: str
+) -> tuple[Any, ...]:
+    """The rules (schedules, ...) that the section of ``path`` takes in a sweep; () if but one."""
+    section = path.partition(".")[0]
+    if _is_name(path) or section not in configs.NAMED_SECTIONS:
+        return ()
+    for axis, swept in paths.items():
+        if swept == f"{section}.name":
+            return tuple(axes[axis])
+    for name, rule in config.follow.items():
+        if configs.locate_name(name) == f"{section}.name":
+            return tuple(dict(rule[1]).values())
+    return ()
+
+
+def _with_the_field(field: str, path: str, names: tuple[Any, ...]) -> dict[str, Any]:
+    """One of the names that have the field, as settings; refused where none has it."""
+    section, _, leaf = path.partition(".")
+    for name in names:
+        if leaf in configs.fields_of(section, name):
+            return {f"{section}.name": name}
+    listed = ", ".join(map(str, names))
+    raise UserError(field, f"none of {listed} has a field {leaf!r}", "see sbt list for the fields")
 
 
 def _check_own_field(field: str, path: str, table: Mapping[Any, Any]) -> None:

@@ -1,0 +1,124 @@
+"""Every shipped experiment, in every variant: it plans at full size, and runs at toy scale.
+
+At toy scale the real path is taken: prepared data sets are read, the grid is trained and measured
+as the file says, and ``sbt report`` draws and judges it. A part runs with the quick tests, all of
+it with ``make test-all``.
+"""
+
+import pytest
+import toy
+
+import sbt
+from sbt.cli import main
+from sbt.data import load as load_data
+from sbt.errors import UserError
+from sbt.sweep import problem
+from sbt.sweep.prepare import prepare
+from sbt.sweep.problem import Parts
+
+# What the quick tests take of each paper: dense nets, batch norm and accumulation, measurements of
+# convolutions, several rules and schedules, a stream.
+QUICK = {
+    ("quickstart.py", ""),
+    ("masters_luschi_2018/fig13.py", "small"),
+    ("gao_zhong_2020/fig02.py", "small"),
+    ("keskar_2017/table2_4.py", "digits"),
+    ("zhao_2020_sngm/cifar10.py", "small"),
+}
+SCRIPTS = ("fig03_fig07", "fig04", "fig05_warm_start", "fig06", "table2_4")
+
+
+def cases(quick):
+    marks = {True: (), False: (pytest.mark.slow,)}
+    return [
+        pytest.param(file, variant, marks=marks[(file, variant) in quick], id=f"{file}:{variant}")
+        for file, variant in toy.every_variant()
+    ]
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tfds")
+    toy.write_sets(directory)
+    return directory
+
+
+@pytest.fixture
+def data(sets, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(sets))
+    monkeypatch.setenv("SBT_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("file", toy.experiments())
+def test_variants_are_declared_and_others_refused(file):
+    module = toy.module_of(file)
+    assert module.VARIANTS[0] == "" and len(set(module.VARIANTS)) == len(module.VARIANTS)
+    with pytest.raises(UserError, match="there is no such variant"):
+        module.get_config("nonesuch")
+
+
+@pytest.mark.parametrize("file, variant", cases(QUICK))
+def test_runs_at_toy_scale(file, variant, data, tmp_path, capsys):
+    config = toy.shrink(toy.load(file, variant))
+    ds = sbt.run(config, tmp_path)
+    trained = ds["finished"] | ds["accuracy"].isnull()  # points that do not exist are neither
+    assert bool(trained.all()) and bool(ds["finished"].any())
+    for name in config.measure.names:
+        assert any("measurement" in v.attrs for v in ds.data_vars.values()), name
+    assert main(["report", str(tmp_path)]) == 0
+    assert list((tmp_path / "figures").glob("*.png"))
+    page = (tmp_path / "report.html").read_text()
+    assert "Configuration" in page and "Partial results" not in page
+    assert "report.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file, variant", cases({(f, "") for f in toy.experiments()}))
+def test_plans_at_full_size(file, variant, monkeypatch):
+    config = toy.load(file, variant)
+    pipelines = {}
+
+    def load(fields):
+        if fields.name not in toy.SETS:
+            return load_data(fields)
+        if fields.stream:
+            return toy.streamed(fields.name, fields.image_size)
+        return toy.full_size(fields.name)
+
+    def make_pipeline(dataset, fields, dtype):
+        key = (fields.name, fields.normalize, fields.augment, str(dtype))
+        if key not in pipelines:
+            pipelines[key] = original(dataset, fields, dtype)
+        return pipelines[key]
+
+    original = problem.make_pipeline
+    monkeypatch.setattr(problem, "load", load)
+    monkeypatch.setattr(problem, "make_pipeline", make_pipeline)
+    sweep = prepare(config, Parts())
+    possible = toy.runs(config)
+    assert 0 < sweep.runs <= possible
+    assert sweep.runs == possible or config.skip_impossible
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("variant", ["digits", pytest.param("small", marks=pytest.mark.slow)])
+def test_keskar_scripts(name, variant, data, tmp_path, capsys):
+    file = f"keskar_2017/{name}.py"
+    config = toy.load(file, variant)
+    arguments = toy.argv_of(toy.shrink(config), config)
+    toy.run_script(file, f"--{variant}", "--workdir", tmp_path, *arguments)
+    printed = capsys.readouterr().out
+    made = {path.name for path in tmp_path.iterdir()}
+    expected = {"table2_4": "table2_4.txt", "fig05_warm_start": "fig05.png"}.get(
+        name, f"{name}.png"
+    )
+    assert expected in made and printed
+
+
+def test_sharpness_speed(capsys):
+    toy.run_script("keskar_2017/sharpness_speed.py", "--nets=2", "--updates=3", "--rounds=1")
+    assert "times as fast" in capsys.readouterr().out
+
+
+def test_the_sketch_of_gao_and_zhong(tmp_path):
+    toy.run_script("gao_zhong_2020/fig06.py", tmp_path / "fig06.png")
+    assert (tmp_path / "fig06.png").stat().st_size > 1000
