@@ -16,24 +16,30 @@ from sbt.sweep import problem
 from sbt.sweep.prepare import prepare
 from sbt.sweep.problem import Parts
 
-# What the quick tests take of each paper: dense nets, batch norm and accumulation, measurements of
-# convolutions, several rules and schedules, a stream.
+# What the quick tests take of each paper: batch norm over less than the batch, products with the
+# Hessian through convolutions, several rules and schedules; of Keskar et al., the scripts.
 QUICK = {
-    ("quickstart.py", ""),
+    ("quickstart.py", "tiny"),
     ("masters_luschi_2018/fig13.py", "small"),
     ("gao_zhong_2020/fig02.py", "small"),
-    ("keskar_2017/table2_4.py", "digits"),
     ("zhao_2020_sngm/cifar10.py", "small"),
 }
+QUICK_PLANS = {
+    ("masters_luschi_2018/fig14.py", ""),
+    ("masters_luschi_2018/fig16.py", ""),
+    ("gao_zhong_2020/fig09.py", ""),
+    ("keskar_2017/table2_4.py", "c1"),
+    ("zhao_2020_sngm/cifar10.py", ""),
+}
 SCRIPTS = ("fig03_fig07", "fig04", "fig05_warm_start", "fig06", "table2_4")
+QUICK_SCRIPTS = {("fig05_warm_start", "digits"), ("table2_4", "digits")}
 
 
-def cases(quick):
+def cases(every, quick):
+    """(file, variant) as parameters; those that are not quick wait for ``make test-all``."""
+    assert quick <= set(every)
     marks = {True: (), False: (pytest.mark.slow,)}
-    return [
-        pytest.param(file, variant, marks=marks[(file, variant) in quick], id=f"{file}:{variant}")
-        for file, variant in toy.every_variant()
-    ]
+    return [pytest.param(*one, marks=marks[one in quick], id=":".join(one)) for one in every]
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +63,7 @@ def test_variants_are_declared_and_others_refused(file):
         module.get_config("nonesuch")
 
 
-@pytest.mark.parametrize("file, variant", cases(QUICK))
+@pytest.mark.parametrize("file, variant", cases(toy.every_variant(), QUICK))
 def test_runs_at_toy_scale(file, variant, data, tmp_path, capsys):
     config = toy.shrink(toy.load(file, variant))
     ds = sbt.run(config, tmp_path)
@@ -72,7 +78,7 @@ def test_runs_at_toy_scale(file, variant, data, tmp_path, capsys):
     assert "report.html" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("file, variant", cases({(f, "") for f in toy.experiments()}))
+@pytest.mark.parametrize("file, variant", cases(toy.every_variant(), QUICK_PLANS))
 def test_plans_at_full_size(file, variant, monkeypatch):
     config = toy.load(file, variant)
     pipelines = {}
@@ -99,8 +105,10 @@ def test_plans_at_full_size(file, variant, monkeypatch):
     assert sweep.runs == possible or config.skip_impossible
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-@pytest.mark.parametrize("variant", ["digits", pytest.param("small", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name, variant",
+    cases([(name, variant) for name in SCRIPTS for variant in ("digits", "small")], QUICK_SCRIPTS),
+)
 def test_keskar_scripts(name, variant, data, tmp_path, capsys):
     file = f"keskar_2017/{name}.py"
     config = toy.load(file, variant)

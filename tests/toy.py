@@ -171,7 +171,7 @@ def _shrink_fields(config):
     config.data.train_size, config.data.test_size = TRAIN, TEST
     if config.data.stream:
         config.data.image_size, config.engine.workers = SIDE, 0
-    config.evaluate.every, config.evaluate.batch = 1, None
+    config.evaluate.every, config.evaluate.batch = 1, 16
     config.checkpoint.minutes = 1e5
     name = SMALLEST.get(config.model.name, config.model.name)
     fields = {field: value for field, value in config.model.items() if field != "name"}

@@ -86,8 +86,9 @@ def make_network(config: ConfigDict) -> Network:
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)[1]
     stats = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     sizes = {"train": len(dataset.train_labels), "test": len(dataset.test_labels)}
+    batch = config.evaluate.batch or max(sizes.values())
     arrays = jax.tree.map(jnp.asarray, arrays)
-    return Network(model, arrays, batches, stats, sizes, config.evaluate.batch)
+    return Network(model, arrays, batches, stats, sizes, batch)
 
 
 def kept_weights(directory: Path) -> dict[tuple[int, ...], Any]:
