@@ -175,6 +175,16 @@ def test_figures_about_the_first_update_keep_the_papers_network(figure):
         assert config.model.name == "alexnet_dropout"
 
 
+def test_sizes_of_the_first_gradient_fall_with_the_square_root():
+    """The evidence for Fig. 3: mean |g| is n^-0.5 until the batch is the whole set."""
+    path = toy.EXPERIMENTS / "gao_zhong_2020" / "results" / "fig03_small"
+    ds = sbt.load(path).median("seed").sel(measured_epoch=0).squeeze()
+    size = ds.mean_abs_gradient.sel(gradient_batch=slice(4, 256))
+    slope, _ = np.polyfit(np.log(size.gradient_batch), np.log(size), 1)
+    assert slope == pytest.approx(-0.5, abs=0.03)
+    assert float(ds.mean_abs_gradient[-1]) == pytest.approx(float(ds.gradient_floor), rel=1e-3)
+
+
 @pytest.mark.parametrize("figure", ["fig04", "fig05", "fig07", "fig08"])
 def test_the_printed_pairs_of_batch_size_and_learning_rate(figure):
     grid = make_grid(toy.load(f"gao_zhong_2020/{figure}.py", "pairs"))
