@@ -103,13 +103,14 @@ def _console(columns: int = 160) -> Any:
 def _telling() -> Iterator[Callable[[str], None]]:
     """A line on the terminal that says what goes on; elsewhere, lines on standard error."""
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda text: console.print(text, highlight=False, soft_wrap=True)
+        yield lambda text: console.print(Text(text), soft_wrap=True)
         return
     with console.status("") as status:
-        yield status.update
+        yield lambda text: status.update(Text(text))
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -111,7 +111,7 @@ def test_a_running_sweep_shows_its_curves_and_what_is_missing(tmp_path):
     text = read(tmp_path)
     assert "Partial results: running." in text
     assert "1 of 6 runs have results" in text
-    assert "Not finished: 2 in training (up to epoch 4 of 4), 3 not begun." in text
+    assert "Not finished: 2 in training (up to epoch 2 of 4), 3 not begun." in text
     assert "By batch size: 2 of 2 at 2, 1 of 2 at 4, 2 of 2 at 8." in text
     assert (tmp_path / "figures" / "learning_curves.png").exists()
 

@@ -168,7 +168,8 @@ def _subtitle(ds: xr.Dataset) -> Markup:
         shown = [scales.label(axis, v) for v in values]
         span = f"{shown[0]} … {shown[-1]} ({len(shown)})" if len(shown) > 5 else ", ".join(shown)
         words.append(f"{scales.plain(axis)} {span}")
-    words.append(f"{ds.sizes.get(dataset.SEED, 1)} seeds per cell")
+    seeds = ds.sizes.get(dataset.SEED, 1)
+    words.append(f"{seeds} seed{'s' * (seeds != 1)} per cell")
     return tag("p", markup.rich(" · ".join(words)), class_="quiet")
 
 
@@ -187,9 +188,9 @@ def _progress(ds: xr.Dataset) -> str:
 def _unfinished(ds: xr.Dataset) -> str:
     """How many runs are in training and how many have not begun, and where they are."""
     waiting = ds["accuracy"].isnull()
-    seen = ds["train_loss"].notnull().any([d for d in ds["train_loss"].dims if d != EPOCH])
-    begun = waiting & ds["train_loss"].notnull().any(EPOCH)
-    last = int(ds[EPOCH].values[seen.values].max()) if bool(begun.any()) else 0
+    trained = ds["train_loss"].notnull() & waiting
+    begun = trained.any(EPOCH)
+    last = int(ds[EPOCH].where(trained).max().fillna(0))
     parts = [f"{int(begun.sum())} in training (up to epoch {last} of {ds.sizes[EPOCH]})"] * bool(
         last
     )
