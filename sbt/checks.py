@@ -136,7 +136,7 @@ def check_section(section: str, fields: Mapping[str, Any]) -> None:
 
 def _check_kind(field: str, value: Any, default: Any) -> None:
     """Refuses a value that cannot stand where the default does, whatever takes it."""
-    if default is None or value is None:  # what may be left out
+    if default is None or (value is None and "config.rule." in field):  # what may be left out
         good = not isinstance(value, Mapping | ConfigDict)
         wanted = "a number or a text"
     elif isinstance(default, bool):

@@ -452,16 +452,16 @@ def test_norms_other_than_batch_have_no_statistics():
 @pytest.mark.parametrize(
     ("config", "field", "hint"),
     [
-        ({"name": "resnet23"}, "model.name", "resnet20"),
-        ({"name": "transformer"}, "model.name", "Known: convnet"),
-        ({}, "model.name", "Known"),
-        ({"name": "alexnet", "nrom": "batch"}, "model.nrom", "norm"),
-        ({"name": "resnet20", "depth": 32}, "model.depth", "stands for 20"),
-        ({"name": "alexnet", "num_classes": 5}, "model.num_classes", "data"),
-        ({"name": "alexnet", "bn_batch": 5}, "model.bn_batch", "config.bn_batch"),
-        ({"name": "c1", "dropout": "0.5"}, "model.dropout", "0.5"),
-        ({"name": "resnet8", "zero_last_scale": 1}, "model.zero_last_scale", "False"),
-        ({"name": "mlp", "hidden": 64}, "model.hidden", "(64, 64)"),
+        ({"name": "resnet23"}, "config.model.name", "resnet20"),
+        ({"name": "transformer"}, "config.model.name", "Known: convnet"),
+        ({}, "config.model.name", "Known"),
+        ({"name": "alexnet", "nrom": "batch"}, "config.model.nrom", "norm"),
+        ({"name": "resnet20", "depth": 32}, "config.model.depth", "stands for 20"),
+        ({"name": "alexnet", "num_classes": 5}, "config.model.num_classes", "data"),
+        ({"name": "alexnet", "bn_batch": 5}, "config.model.bn_batch", "config.bn_batch"),
+        ({"name": "c1", "dropout": "0.5"}, "config.model.dropout", "0.5"),
+        ({"name": "resnet8", "zero_last_scale": 1}, "config.model.zero_last_scale", "False"),
+        ({"name": "mlp", "hidden": 64}, "config.model.hidden", "(64, 64)"),
     ],
 )
 def test_mistakes_in_the_model_section(config, field, hint):
@@ -481,10 +481,10 @@ def test_fields_of_the_config_reach_the_module():
 @pytest.mark.parametrize(
     ("name", "fields", "field"),
     [
-        ("resnet8", {"norm": "bach"}, "model.norm"),
-        ("resnet8", {"norm": "batch_conv"}, "model.norm"),
-        ("resnet8", {"shortcut": "C"}, "model.shortcut"),
-        ("resnet50", {"strided": "5x5"}, "model.strided"),
+        ("resnet8", {"norm": "bach"}, "config.model.norm"),
+        ("resnet8", {"norm": "batch_conv"}, "config.model.norm"),
+        ("resnet8", {"shortcut": "C"}, "config.model.shortcut"),
+        ("resnet50", {"strided": "5x5"}, "config.model.strided"),
     ],
 )
 def test_unknown_choices(name, fields, field):

@@ -275,10 +275,10 @@ def test_evaluation_statistics(statistics):
 @pytest.mark.parametrize(
     ("kind", "fields", "field"),
     [
-        ("bach", {}, "model.norm"),
-        ("batch", {"eval_statistics": "runing"}, "model.bn_eval"),
-        ("batch", {"momentum": 1.0}, "model.bn_momentum"),
-        ("batch", {"momentum": -0.1}, "model.bn_momentum"),
+        ("bach", {}, "config.model.norm"),
+        ("batch", {"eval_statistics": "runing"}, "config.model.bn_eval"),
+        ("batch", {"momentum": 1.0}, "config.model.bn_momentum"),
+        ("batch", {"momentum": -0.1}, "config.model.bn_momentum"),
     ],
 )
 def test_unknown_choices_are_refused(kind, fields, field):

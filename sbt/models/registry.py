@@ -10,13 +10,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sbt.errors import UserError
+from sbt.errors import UserError, shown
 from sbt.models.alexnet import AlexNet, ReducedAlexNet
 from sbt.models.convnet import MLP, ConvNet
 from sbt.models.keskar import DeepConv, FullyConnected, ShallowConv
 from sbt.models.resnet import CifarResNet, CifarResNet18, ResNet50
 from sbt.models.vgg import CifarVGG16
 from sbt.models.wide_resnet import WideResNet
+from sbt.ranges import BELOW_ONE, Range, check_number, ranges_of
 
 _ML18 = "Masters & Luschi 2018, arXiv:1804.07612"
 _HE15 = "He et al. 2015, arXiv:1512.03385"
@@ -113,21 +114,22 @@ def build_model(
     fields = dict(config)
     name = fields.pop("name", None)
     if name not in MODELS:
-        raise UserError("model.name", f"unknown model {name!r}", _nearest(str(name), MODELS))
+        raise UserError("config.model.name", f"unknown model {name!r}", _nearest(str(name), MODELS))
     spec, defaults = MODELS[name], _fields(MODELS[name])
     for field, value in fields.items():
         if field in _SET_ELSEWHERE:
-            raise UserError(f"model.{field}", "is not set here", _SET_ELSEWHERE[field])
+            raise UserError(f"config.model.{field}", "is not set here", _SET_ELSEWHERE[field])
         if field in spec.build.keywords:
             fixed = spec.build.keywords[field]
-            raise UserError(f"model.{field}", "is not set here", f"{name} stands for {fixed!r}.")
+            raise UserError(
+                f"config.model.{field}", "is not set here", f"{name} stands for {fixed!r}."
+            )
         if field not in defaults:
             raise UserError(
-                f"model.{field}", f"{name} has no such field", _nearest(field, defaults)
+                f"config.model.{field}", f"{name} has no such field", _nearest(field, defaults)
             )
-        if not _same_kind(value, defaults[field]):
-            problem = f"{value!r} is no {type(defaults[field]).__name__}"
-            raise UserError(f"model.{field}", problem, f"The default is {defaults[field]!r}.")
+        allowed = ranges_of(spec.build.func).get(field)
+        _check(f"config.model.{field}", value, defaults[field], allowed)
         if isinstance(defaults[field], tuple):
             fields[field] = tuple(value)
     return spec.build(
@@ -186,13 +188,32 @@ def _fields(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _same_kind(value: Any, default: Any) -> bool:
-    """Whether a config's value can stand where the default does; ints may stand for floats."""
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(default, bool) and isinstance(value, bool)
+_SIZES, _RATES = Range(1, 2**16), BELOW_ONE  # whole numbers; dropout and the like
+
+
+def _check(field: str, value: Any, default: Any, allowed: Range | None = None) -> None:
+    """Refuses what cannot stand where a field's default does; ints may stand for floats."""
     if isinstance(default, tuple):
-        return isinstance(value, Sequence) and all(_same_kind(v, default[0]) for v in value)
-    return isinstance(value, (int, float) if isinstance(default, float) else type(default))
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            remedy = f"give a tuple, such as {default!r}"
+            raise UserError(field, f"{shown(value)} is not a tuple", remedy)
+        if isinstance(default[0], float) and len(value) != len(default):
+            remedy = f"give {len(default)}, such as {default!r}"
+            raise UserError(field, f"{shown(value)} has {len(value)} values", remedy)
+        for item in value:
+            _check(field, item, default[0], allowed)
+    elif isinstance(default, bool | str):
+        if not isinstance(value, type(default)):
+            kind = "True or False" if isinstance(default, bool) else "a text"
+            remedy = f"give {kind}, such as {default!r}"
+            raise UserError(field, f"{shown(value)} does not fit", remedy)
+    else:
+        whole = isinstance(default, int)
+        try:
+            check_number(field, value, allowed or (_SIZES if whole else _RATES), whole=whole)
+        except UserError as error:
+            remedy = f"{error.remedy}, such as {default!r}"
+            raise UserError(field, error.problem, remedy) from None
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -117,7 +117,7 @@ class CifarResNet(ResNet):
         blocks, rest = divmod(self.depth - 2, 6)
         if rest or blocks < 1:
             raise UserError(
-                "model.depth",
+                "config.model.depth",
                 f"{self.depth} is not 6n + 2 with n >= 1",
                 "Use 8, 14, 20, 26, 32, ...",
             )
@@ -187,5 +187,7 @@ class ResNet50(ResNet):
 
 def _checked(field: str, value: str, known: Sequence[str]) -> str:
     if value not in known:
-        raise UserError(f"model.{field}", f"unknown value {value!r}", f"Use {' or '.join(known)}.")
+        raise UserError(
+            f"config.model.{field}", f"unknown value {value!r}", f"Use {' or '.join(known)}."
+        )
     return value

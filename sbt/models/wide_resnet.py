@@ -64,7 +64,7 @@ class WideResNet(Classifier):
         blocks, rest = divmod(self.depth - 4, 6)
         if rest or blocks < 1:
             problem = f"{self.depth} is not 6n + 4 with n >= 1"
-            raise UserError("model.depth", problem, "Use 10, 16, 22, 28, 34, 40, ...")
+            raise UserError("config.model.depth", problem, "Use 10, 16, 22, 28, 34, 40, ...")
         layers = self.layers(train)
         x = layers.conv(x, 16, 3, padding=PAD_1)
         for stage in range(3):

@@ -213,14 +213,16 @@ def make_norm(
       UserError: unknown ``kind`` or ``eval_statistics``, or ``momentum`` outside [0, 1).
     """
     for field, value, known in (
-        ("model.norm", kind, get_args(NormKind)),
-        ("model.bn_eval", eval_statistics, get_args(EvalStatistics)),
+        ("config.model.norm", kind, get_args(NormKind)),
+        ("config.model.bn_eval", eval_statistics, get_args(EvalStatistics)),
     ):
         if value not in known:
             raise UserError(field, f"unknown value {value!r}", f"Use one of {', '.join(known)}.")
     if not 0 <= momentum < 1:
         problem = f"{momentum!r} is not in [0, 1)"
-        raise UserError("model.bn_momentum", problem, "It is the weight of the old statistics.")
+        raise UserError(
+            "config.model.bn_momentum", problem, "It is the weight of the old statistics."
+        )
     common = {"epsilon": epsilon, "dtype": dtype, "param_dtype": param_dtype}
 
     def norm(x: jax.Array, scale_init: Callable[..., Any] = nn.initializers.ones) -> jax.Array:
