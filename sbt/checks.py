@@ -137,7 +137,8 @@ def check_section(section: str, fields: Mapping[str, Any]) -> None:
 def _check_kind(field: str, value: Any, default: Any) -> None:
     """Refuses a value that cannot stand where the default does, whatever takes it."""
     if default is None or (value is None and "config.rule." in field):  # what may be left out
-        good = not isinstance(value, Mapping | ConfigDict)
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        good = not infinite and not isinstance(value, Mapping | ConfigDict)
         wanted = "a number or a text"
     elif isinstance(default, bool):
         good, wanted = isinstance(value, bool), "True or False"

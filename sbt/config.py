@@ -270,6 +270,17 @@ def complete(config: Mapping[str, Any] | ConfigDict) -> Config:
     return full
 
 
+def updated(config: Config, fields: Mapping[str, Any]) -> Config:
+    """A copy of a config with some fields set, each checked by itself.
+
+    Raises:
+      UserError: as :func:`complete`.
+    """
+    copy = config.copy_and_resolve_references()
+    _fill(copy, given(fields), "config")
+    return copy
+
+
 def given(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
     """What a config says, in plain values.
 

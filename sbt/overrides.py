@@ -109,7 +109,7 @@ def axis(text: str) -> Any:
     if isinstance(value, str) and text.strip() == value:  # not written as Python would
         inner = text.strip().removeprefix("(").removesuffix(")")
         value = tuple(value_of(part.strip()) for part in inner.split(",") if part.strip())
-    return value if value is None or isinstance(value, tuple) else (value,)
+    return value if value is None or isinstance(value, tuple | range) else (value,)
 
 
 def value_of(text: str) -> Any:

@@ -15,6 +15,7 @@ from sbt.measurements import MEASUREMENTS
 from sbt.models.registry import MODELS
 from sbt.optim import BATCH_SCHEDULES, RULES, SCHEDULES
 from sbt.overrides import apply_overrides
+from sbt.ranges import Range
 from sbt.sweep.grid import make_grid
 from sbt.sweep.prepare import prepare
 from sbt.sweep.problem import Parts
@@ -212,16 +213,133 @@ def test_whole_configs():
             tells(section, lambda section=section, value=value: checked({section: value}))
 
 
+DATA = {"name": "synthetic", "train_size": 32, "test_size": 8, "image_shape": (4, 4, 1)}
+TINY = {"data": DATA, "model": {"name": "mlp", "hidden": (3,)}, "batch_size": 4, "epochs": 1}
+SEEDS = {"sweep": {"seed": (0, 1)}}
+
+NOBODY_MEANS = [
+    # field, in the message, config
+    ("name", "''", {"name": ""}),
+    ("name", "'..'", {"name": ".."}),
+    ("name", "'../x'", {"name": "../x"}),
+    ("name", "'a/b'", {"name": "a/b"}),
+    ("name", "'.x'", {"name": ".x"}),
+    ("name", "' '", {"name": " "}),
+    ("name", "x...x", {"name": "x" * 101}),
+    ("name", "characters", {"name": "a\nb"}),
+    ("batch_size", "True", {"batch_size": True}),
+    ("batch_size", "2147483648", {"batch_size": 2**31}),
+    ("copies", "at most 1024", {"copies": 10**20}),
+    ("epochs", "at most 2147483647", {"epochs": 10**20}),
+    ("base_lr", "1e+300", {"base_lr": 1e300}),
+    ("sample.fraction", "sample.name is 'all'", {"sample": {"fraction": 0.1}}),
+    ("sample.until", "sample.name is 'all'", {"sample": {"until": 0.5}}),
+    ("sample.average", "sample.name is 'all'", {"sample": {"average": "batch"}}),
+    ("sample.fraction", "is swept", {"sweep": {"fraction": (0.0, 0.1)}}),
+    ("sample.name", "sample.fraction is 0.0", {"sample": {"name": "loss"}}),
+    ("sample.until", "1.5", {"sample": {"name": "loss", "fraction": 0.1, "until": 1.5}}),
+    ("bn_batch", "no batch norm", {"bn_batch": 2}),
+    ("bn_batch", "no batch norm", {"sweep": {"bn_batch": (2, 4)}}),
+    ("evaluate.statistics", "no batch norm", {"evaluate": {"statistics": "precise"}}),
+    ("report.margin", "5", {"report": {"margin": 5}}),
+    ("report.margin", "1", {"report": {"margin": 1}}),
+    ("report.figure", "'fig99'", {"report": {"figure": "fig99"}}),
+    ("report.curves_base_lr", "0.5", {"report": {"curves_base_lr": 0.5}}),
+    ("parallel.local_from", "2", {"parallel": {"local_from": 2}}),
+    ("parallel.local_from", "local_steps is 1", {"parallel": {"local_from": 0.5}}),
+    ("parallel.local_steps", "data is 1", {"parallel": {"local_steps": 2}}),
+    ("parallel.data", "7", {"parallel": {"data": 7}}),
+    ("engine.workers", "stream is False", {"engine": {"workers": 2}}),
+    ("engine.memory_gb", "above 0", {"engine": {"memory_gb": 0}}),
+    ("engine.strategy", "map:LANES", {"engine": {"strategy": "map:99999999999999999999"}}),
+    ("measure.names", "''", {"measure": {"names": ("",)}}),
+    ("measure.names", "tuple", {"measure": {"names": "sharpness"}}),
+    ("measure.names", "twice", {"measure": {"names": ("strides", "strides")}}),
+    ("measure.where", "regular", {"measure": {"where": "("}}),
+    ("checkpoint.minutes", "-1", {"checkpoint": {"minutes": -1}}),
+    ("sweep.name", "one for all runs", {"sweep": {"name": ("a", "b")}}),
+    ("sweep.engine__lanes", "one for all runs", {"sweep": {"engine__lanes": (1, 2)}}),
+    ("sweep.report__margin", "one for all runs", {"sweep": {"report__margin": (0.1, 0.2)}}),
+    ("sweep.seed", "1,000,000,000", {"sweep": {"seed": range(10**9)}}),
+    ("sweep", "4,000,000", {"sweep": {"seed": range(2000), "case": [*map(str, range(2000))]}}),
+    ("sweep.seed", "{0, 1}", {"sweep": {"seed": {0, 1}}}),
+    ("sweep.seed", "generator", {"sweep": {"seed": (i for i in (0, 1))}}),
+    ("sweep.rule.momentum", "rule__momentum", {"sweep": {"rule.momentum": (0.5,)}}),
+    (
+        "follow.base_lr",
+        "twice",
+        {"sweep": SEEDS, "follow": {"base_lr": ("seed", ((0, 1), (0, 2)))}},
+    ),
+    ("follow.base_lr", "seed", {"sweep": SEEDS, "follow": {"base_lr": ("epochs", ((1, 1),))}}),
+    ("data.nam", "name", {"data": {**DATA, "nam": 1}}),
+    ("data.image_size", "stream", {"data": {**DATA, "image_size": 32}}),
+    ("data.noise", "'x'", {"data": {**DATA, "noise": "x"}}),
+    ("data.noise", "nan", {"data": {**DATA, "noise": float("nan")}}),
+    ("data.image_shape", "()", {"data": {**DATA, "image_shape": ()}}),
+    ("data.num_classes", "1", {"data": {**DATA, "num_classes": 1}}),
+    ("data", "memory", {"data": {**DATA, "train_size": 2**30, "image_shape": (64, 64, 3)}}),
+    ("model.hidden", "0", {"model": {"name": "mlp", "hidden": (0,)}}),
+    ("model.hidden", "-1", {"model": {"name": "mlp", "hidden": (-1,)}}),
+    ("model.dropout", "1.0", {"model": {"name": "alexnet_dropout", "dropout": 1.0}}),
+    ("model.name", "text", {"model": {"name": ("mlp",)}}),
+    ("rule", "section", {"rule": "sgd"}),
+    ("objective.epsilon", "-1", {"objective": {"name": "adversarial", "epsilon": -1}}),
+    ("noise.power", "'x'", {"noise": {"name": "lr", "power": "x"}}),
+]
+
+
+@pytest.mark.parametrize(("field", "says", "config"), NOBODY_MEANS)
+def test_values_that_nobody_means(field, says, config):
+    with pytest.raises(UserError) as caught:
+        prepare({**TINY, **config}, Parts())
+    assert caught.value.field == f"config.{field}"
+    assert says in f"{caught.value.problem} {caught.value.remedy}"
+
+
+def test_axes_may_be_arrays_ranges_and_lists():
+    for values in (range(2), [0, 1], np.arange(2), jnp.arange(2), np.array([0, 1], np.uint8)):
+        assert make_grid(complete({"sweep": {"seed": values}})).axes == {"seed": (0, 1)}
+    rates = np.logspace(-2, -1, 2)
+    assert make_grid(complete({"sweep": {"base_lr": rates}})).axes == {"base_lr": tuple(rates)}
+    config = configs.default()
+    config.sweep.base_lr = rates[:1]
+    assert make_grid(complete(config)).axes == {"base_lr": (0.01,)}
+
+
+def test_numbers_are_of_the_kind_of_their_field():
+    """An int among the noise's floats would not reach the lanes, which differ in floats alone."""
+    full = complete({"base_lr": 1, "rule": {"name": "sgd", "momentum": 0}, "seed": np.int64(3),
+                     "noise": {"name": "lr", "variance": 9}, "name": np.str_("a")})  # fmt: skip
+    kinds = [full.base_lr, full.rule.momentum, full.seed, full.noise.variance, full.name]
+    assert [type(value) for value in kinds] == [float, float, int, float, str]
+
+
+def test_a_config_says_which_fields_it_has():
+    config = configs.default()
+    with pytest.raises(UserError, match=r"config\.engine\.lane.*\n.*did you mean lanes"):
+        config.engine.lane = 3
+    with pytest.raises(UserError, match=r"config\.batchsize.*\n.*did you mean batch_size"):
+        config["batchsize"] = 3
+    assert not hasattr(config, "batchsize")
+    config.batch_size = "many"  # checked where it is used
+    with pytest.raises(UserError, match="'many' is not a whole number"):
+        complete(config)
+
+
+def test_every_field_says_what_it_takes():
+    for path, field in FIELDS.items():
+        assert field.about and len(f"{path} {field.about}") < 100
+        assert configs.taken(path, field.default) == field.default
+        wanted = (int, float) if isinstance(field.allowed, Range) else (str,)
+        assert field.allowed is None or field.kind in wanted
+
+
 def test_prepare_refuses_as_clearly():
     """The data and the model are there as well; a sample of fields and values."""
-    tiny = {
-        "data": {"name": "synthetic", "train_size": 32, "test_size": 8, "image_shape": (4, 4, 1)}
-    }
-    tiny |= {"model": {"name": "mlp", "hidden": (3,)}, "batch_size": 4, "epochs": 1}
     values = (1, 0.5, "abc", 2**31 - 1, (1,))
     for path, value in itertools.product(FIELDS, values):
         section, _, leaf = path.rpartition(".")
-        config = {**tiny, **({section: {**tiny.get(section, {}), leaf: value}} if section else
+        config = {**TINY, **({section: {**TINY.get(section, {}), leaf: value}} if section else
                              {leaf: value})}  # fmt: skip
         if path == "data.name":
             continue  # would look for a data set

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from sbt import config as configs
 from sbt import results
 from sbt import workdir as directories
 from sbt.checkpoint import is_part, load_weights
@@ -64,8 +65,7 @@ def measure_runs(
     config = directories.stored_config(directory)
     if config is None:
         raise UserError(str(directory), "holds no sweep (config.json)", "run one: sbt run ...")
-    wanted = ConfigDict(config).copy_and_resolve_references()
-    wanted.measure.update(ConfigDict(dict(measure or {})))
+    wanted = configs.updated(config, {} if measure is None else {"measure": measure})
     with own.known(rule), directories.locked(directory, config):
         sweep = prepare(wanted, Parts(module, dataset))
         if not chosen(sweep.config):

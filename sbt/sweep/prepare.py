@@ -1,6 +1,7 @@
 """Everything that is known, and everything that can be refused, before anything compiles."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,7 +60,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
     else:
         validate(config)
     grid = make_grid(config)
-    _check_figure(config.report.figure)
+    _check_report(config, grid)
     devices.prepare()
     builder = Builder(parts)
     on_cpu = jax.default_backend() == "cpu"
@@ -90,8 +91,14 @@ def _check_statistics(config: ConfigDict, grid: Grid, normalised: bool) -> None:
             raise UserError(f"config.{path}", problem, remedy)
 
 
-def _check_figure(figure: str) -> None:
-    """Refuses a figure that no paper's verdicts know."""
+def _check_report(config: ConfigDict, grid: Grid) -> None:
+    """Refuses a figure that no paper's verdicts know, and learning curves of no run."""
+    wanted = config.report.curves_base_lr
+    rates = {run.settings.get("base_lr", config.base_lr) for run in grid.runs}
+    if wanted is not None and not any(math.isclose(wanted, rate, rel_tol=1e-6) for rate in rates):
+        remedy = f"choose one of {', '.join(f'{rate:g}' for rate in sorted(rates))}, or None"
+        raise UserError("config.report.curves_base_lr", f"no run has {wanted:g}", remedy)
+    figure = config.report.figure
     if not figure:
         return
     from sbt.report.paper import OUTCOMES, outcome_named  # draws, which few sweeps need here

@@ -1,0 +1,123 @@
+"""Experiment files: what they return, and whose fault it is if they do not."""
+
+import os
+
+import pytest
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from sbt import cli
+from sbt.errors import UserCodeError, UserError
+from sbt.experiment import load_config
+
+HEAD = "import sbt\n"
+
+
+def write(tmp_path, body, name="mine.py"):
+    file = tmp_path / name
+    file.write_text(body)
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("returns", "shows"),
+    [
+        ("None", "nothing (None)"),
+        ("'sgd'", "'sgd'"),
+        ("3", "3"),
+        ("dict", "dict"),
+        ("[1]", "[1]"),
+        ("sbt.default_config", "function"),
+    ],
+)
+def test_what_is_returned_is_a_config(tmp_path, returns, shows):
+    file = write(tmp_path, f"{HEAD}def get_config():\n    return {returns}\n")
+    with pytest.raises(UserError) as caught:
+        load_config(file)
+    assert caught.value.field == f"get_config() of {file}"
+    assert shows in caught.value.problem
+    assert "return" in caught.value.remedy
+
+
+@pytest.mark.parametrize("kind", [dict, ConfigDict, FrozenConfigDict])
+def test_mappings_of_any_kind_will_do(tmp_path, kind):
+    made = f"{kind.__name__}({{'epochs': 3}})"
+    body = f"from ml_collections import *\ndef get_config():\n    return {made}\n"
+    assert load_config(write(tmp_path, body)).epochs == 3
+
+
+def test_variants(tmp_path):
+    body = f"{HEAD}def get_config(variant='no'):\n    return {{'case': variant}}\n"
+    file = write(tmp_path, body)
+    assert load_config(file).case == "no"
+    assert load_config(f"{file}:a:b").case == "a:b"
+    with pytest.raises(UserError, match="names no variant"):
+        load_config(f"{file}:")
+    alone = write(tmp_path, f"{HEAD}def get_config():\n    return {{}}\n")
+    with pytest.raises(UserError, match="takes no variant, got 'small'"):
+        load_config(f"{alone}:small")
+
+
+@pytest.mark.parametrize(
+    ("body", "problem", "line"),
+    [
+        ("def get_config():\n    return 1 / 0\n", "raised ZeroDivisionError: division by zero", 2),
+        ("import no_such_package\n", "raised ModuleNotFoundError: No module named", 1),
+        ("x = 1\n\nraise ValueError\n", "raised ValueError", 3),
+        ("def get_config(:\n", "raised SyntaxError: invalid syntax", 1),
+        ("import sys\nsys.exit(3)\n", "raised SystemExit: 3", 2),
+        ("def get_config(): return get_config()\n", "raised RecursionError", 1),
+        (
+            "import sbt\ndef get_config():\n    sbt.default_config().epoch\n",
+            "raised AttributeError",
+            3,
+        ),
+    ],
+)
+def test_errors_of_the_file_keep_their_traceback(tmp_path, capsys, body, problem, line):
+    file = write(tmp_path, body)
+    with pytest.raises(UserCodeError) as caught:
+        load_config(file)
+    assert file in caught.value.field
+    assert problem in caught.value.problem
+    assert caught.value.remedy == f"see line {line} of {file}"
+    assert caught.value.__cause__ is not None
+    assert cli.main(["run", file]) == cli.EXIT_ERROR
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: ") and problem in first
+    assert any("mine.py" in text for text in rest)
+    assert not any("importlib" in text or "sbt/errors.py" in text for text in rest)
+
+
+def test_misspelt_fields_name_the_nearest(tmp_path):
+    body = f"{HEAD}def get_config():\n    c = sbt.default_config()\n    c.FIELD = 3\n    return c\n"
+    for field, near in (("batchsize", "batch_size"), ("engine.lane", "lanes")):
+        with pytest.raises(UserError) as caught:
+            load_config(write(tmp_path, body.replace("FIELD", field)))
+        assert caught.value.field == f"config.{field}" and near in caught.value.remedy
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load_config(str(tmp_path / "none.py"))
+    with pytest.raises(UserError, match="is a directory"):
+        load_config(str(tmp_path))
+    with pytest.raises(UserError, match="no such file"):
+        load_config("")
+    with pytest.raises(UserError, match="no function get_config"):
+        load_config(write(tmp_path, "x = 1\n"))
+    with pytest.raises(UserError, match="no function get_config"):
+        load_config(write(tmp_path, "get_config = 3\n"))
+    for data in (b"\xff\xfe\x00", b"# \xe9\n", b"\0", b"x = 1\0\n"):
+        (tmp_path / "bytes.py").write_bytes(data)
+        with pytest.raises(UserError, match=r"bytes\.py"):
+            load_config(str(tmp_path / "bytes.py"))
+    text = write(tmp_path, f"{HEAD}def get_config():\n    return {{'epochs': 4}}\n", "mine.txt")
+    assert load_config(text).epochs == 4
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_may_not_be_read(tmp_path):
+    file = write(tmp_path, "x = 1\n")
+    os.chmod(file, 0)
+    with pytest.raises(UserError, match="PermissionError"):
+        load_config(file)
