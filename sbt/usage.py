@@ -77,6 +77,9 @@ class Arguments(NamedTuple):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        option, _, problem = message.removeprefix("argument ").partition(": ")
+        if problem == "expected one argument":
+            raise UserError(option, "needs a value", f"write {option}=VALUE")
         raise UserError(self.prog, message, f"see {self.prog} --help")
 
 

@@ -215,7 +215,7 @@ def test_whole_configs():
 
 DATA = {"name": "synthetic", "train_size": 32, "test_size": 8, "image_shape": (4, 4, 1)}
 TINY = {"data": DATA, "model": {"name": "mlp", "hidden": (3,)}, "batch_size": 4, "epochs": 1}
-SEEDS = {"sweep": {"seed": (0, 1)}}
+SEEDS = {"seed": (0, 1)}
 
 NOBODY_MEANS = [
     # field, in the message, config
