@@ -20,7 +20,7 @@ import jax
 import xarray as xr
 from ml_collections import ConfigDict
 
-from sbt import __version__, results
+from sbt import __version__, fingerprint, results
 from sbt import config as configs
 from sbt.checkpoint import is_part
 from sbt.errors import UserError
@@ -31,7 +31,7 @@ from sbt.parallel import hosts
 # the precision, which does change it.
 NOT_COMPARED = ("engine", "checkpoint", "measure", "report")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
-CONFIG, META = "config.json", "meta.json"
+CONFIG, META, PARTS = "config.json", "meta.json", "parts.json"
 BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # of flock; others say that it has no locks
 
 
@@ -43,7 +43,10 @@ def _tell(text: str) -> None:
 
 
 def finished(
-    directory: Path, config: ConfigDict, complete: Callable[[xr.Dataset], bool]
+    directory: Path,
+    config: ConfigDict,
+    parts: Mapping[str, Any],
+    complete: Callable[[xr.Dataset], bool],
 ) -> xr.Dataset | None:
     """The results of a directory in which nothing is left to do; None where something is.
 
@@ -52,6 +55,7 @@ def finished(
     Args:
       directory: there or not.
       config: of the sweep, compared with the directory's.
+      parts: likewise its fingerprint, see :mod:`sbt.fingerprint`.
       complete: whether a dataset holds every run of the sweep.
 
     Raises:
@@ -64,6 +68,7 @@ def finished(
         done = read_meta(directory, lambda text: None).get("status") == "done"
         if done and (directory / results.FILE).exists():
             _refuse_another(directory, config)
+            refuse_other_parts(directory, parts)
             dataset = results.load(directory)
             found = dataset if complete(dataset) else None
 
@@ -76,7 +81,10 @@ def finished(
 
 @contextmanager
 def locked(
-    directory: Path, config: ConfigDict, note: Callable[[str], None] = _tell
+    directory: Path,
+    config: ConfigDict,
+    parts: Mapping[str, Any] | None = None,
+    note: Callable[[str], None] = _tell,
 ) -> Iterator[Path]:
     """Makes or enters a work directory and keeps other sweeps out of it.
 
@@ -85,6 +93,7 @@ def locked(
     Args:
       directory: made if it does not exist.
       config: of the sweep; written if the directory is new, compared if it is not.
+      parts: likewise its fingerprint, see :mod:`sbt.fingerprint`; None: not known yet.
       note: told, in one line, where the file system has no locks.
 
     Raises:
@@ -92,7 +101,7 @@ def locked(
         another config.
     """
     with ExitStack() as stack:
-        _by_first(directory, lambda: stack.enter_context(_locked(directory, config, note)))
+        _by_first(directory, lambda: stack.enter_context(_locked(directory, config, parts, note)))
         if not (directory / CONFIG).exists():
             raise UserError(
                 f"--workdir={directory}",
@@ -118,7 +127,12 @@ def _by_first(directory: Path, act: Callable[[], Any]) -> None:
 
 
 @contextmanager
-def _locked(directory: Path, config: ConfigDict, note: Callable[[str], None]) -> Iterator[None]:
+def _locked(
+    directory: Path,
+    config: ConfigDict,
+    parts: Mapping[str, Any] | None,
+    note: Callable[[str], None],
+) -> Iterator[None]:
     field = f"--workdir={directory}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -133,7 +147,7 @@ def _locked(directory: Path, config: ConfigDict, note: Callable[[str], None]) ->
         alone = _lock(lock, field, note)
         if alone:
             _remove_leftovers(directory)
-        _claim(directory, config)
+        _claim(directory, config, parts, note)
         yield
 
 
@@ -165,7 +179,7 @@ def _lock(lock: IO[str], field: str, note: Callable[[str], None]) -> bool:
 
 def _remove_leftovers(directory: Path) -> None:
     """What writers that were killed left half written."""
-    remove_parts(directory, CONFIG, META, results.FILE)
+    remove_parts(directory, CONFIG, META, PARTS, results.FILE)
     for name in ("figures", "tables", "checkpoints", "weights"):
         remove_parts(directory / name, "room")
     for path in (directory / "weights").glob("*"):
@@ -214,11 +228,70 @@ def _config_of_file(directory: Path) -> dict[str, Any] | None:
         ) from None
 
 
-def _claim(directory: Path, config: ConfigDict) -> None:
+def _claim(
+    directory: Path,
+    config: ConfigDict,
+    parts: Mapping[str, Any] | None,
+    note: Callable[[str], None],
+) -> None:
     _refuse_another(directory, config)
+    stored = stored_parts(directory)
+    if parts is not None:
+        refuse_other_parts(directory, parts)
+        own = parts["module"] or parts["rule"] or any(d["own"] for d in parts["data"].values())
+        if stored is None and own and (directory / CONFIG).exists():
+            note(
+                f"{directory}: was made before fingerprints were kept; that module, data and rule "
+                "are the same cannot be checked"
+            )
     text = configs.to_json(config)
     if _config_of_file(directory) != json.loads(text):
         write_json(directory / CONFIG, json.loads(text))
+    if parts is not None:
+        data = {**(stored or {}).get("data", {}), **parts["data"]}
+        if (kept := {**parts, "data": data}) != stored or not (directory / PARTS).exists():
+            write_json(directory / PARTS, kept)
+
+
+def stored_parts(directory: Path) -> dict[str, Any] | None:
+    """The fingerprint of what a directory was made with; None where none was kept.
+
+    That of the results, whose checksum vouches for it, or before there are any ``parts.json``.
+
+    Raises:
+      UserError: what is there is damaged.
+    """
+    if (directory / results.FILE).exists():
+        with suppress(KeyError, TypeError, ValueError):
+            return dict(json.loads(results.load(directory).attrs["parts"]))
+    path = directory / PARTS
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise UserError(
+            str(path),
+            f"is damaged ({error})",
+            "restore it, or remove it if module, data and rule are those that the runs began with",
+        ) from None
+
+
+def refuse_other_parts(directory: Path, parts: Mapping[str, Any]) -> None:
+    """Raises where a directory was made with another module, data set or rule.
+
+    Args:
+      directory: there or not.
+      parts: fingerprint of those given now, see :mod:`sbt.fingerprint`.
+
+    Raises:
+      UserError: naming what differs.
+    """
+    stored = stored_parts(directory)
+    if stored is not None and (differing := fingerprint.differences(stored, parts)):
+        raise UserError(
+            f"--workdir={directory}",
+            f"was made with other parts; different: {', '.join(differing)}",
+            "choose another directory, or give the parts that it was made with",
+        )
 
 
 def _refuse_another(directory: Path, config: ConfigDict) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -289,6 +290,73 @@ def test_failure_of_the_other_process_is_reported(tmp_path, monkeypatch):
 
 
 # The cache
+
+
+# --- what is damaged -----------------------------------------------------------------------------
+
+
+def _truncate(version):
+    for path in version.glob("*train*record-*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _garble(version):
+    for path in version.glob("*train*record-*"):
+        path.write_bytes(b"\x00" * path.stat().st_size)
+
+
+def _remove_shards(version):
+    for path in version.glob("*train*record-*"):
+        path.unlink()
+
+
+def _spoil(name):
+    def spoil(version):
+        (version / name).write_text("{")
+
+    return spoil
+
+
+def _remove_info(version):
+    (version / "dataset_info.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _truncate,
+        _garble,
+        _remove_shards,
+        _spoil("dataset_info.json"),
+        _spoil("features.json"),
+        _remove_info,
+    ],
+)
+def test_damaged_sets_are_named_in_words(damage, tiny_dir, tmp_path):
+    shutil.copytree(tiny_dir / "sbt_tiny_shapes", tmp_path / "sbt_tiny_shapes")
+    damage(tmp_path / "sbt_tiny_shapes" / "1.0.0")
+    with pytest.raises(UserError, match="damaged or incomplete") as error:
+        load({"name": "sbt_tiny_shapes", "data_dir": str(tmp_path)})
+    assert str(tmp_path) in error.value.problem
+    assert "prepare" in error.value.remedy
+    assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/tfds", "file:///data", "https://example.org/x"])
+def test_urls_are_refused_by_name(url):
+    with pytest.raises(UserError, match="is a URL"):
+        load({"name": "sbt_tiny_shapes", "data_dir": url})
+
+
+def test_a_file_is_no_data_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        load({"name": "sbt_tiny_shapes", "data_dir": str(tmp_path / "file")})
+
+
+def test_a_tilde_is_the_home_directory(tiny_dir, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny_dir.parent))
+    assert load({"name": "sbt_tiny_shapes", "data_dir": f"~/{tiny_dir.name}"}).train_examples == 12
 
 
 @pytest.fixture

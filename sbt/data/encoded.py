@@ -148,14 +148,15 @@ def open_encoded(data_config: Mapping[str, Any]) -> EncodedSet:
         records = tfds_reader.records(name, builder, which, decoders)
         return Images(records, image_key, label_key)
 
-    train, test = _splits(name, builder, split)
-    return EncodedSet(
-        name=name,
-        train=_subset(name, builder, "train", train, data_config.get("train_size")),
-        test=_subset(name, builder, "test", test, data_config.get("test_size")),
-        num_classes=classes,
-        view=view._replace(channels=channels),
-    )
+    with tfds_reader.readable(name, Path(builder.data_path)):
+        train, test = _splits(name, builder, split)
+        return EncodedSet(
+            name=name,
+            train=_subset(name, builder, "train", train, data_config.get("train_size")),
+            test=_subset(name, builder, "test", test, data_config.get("test_size")),
+            num_classes=classes,
+            view=view._replace(channels=channels),
+        )
 
 
 def _view(data_config: Mapping[str, Any]) -> View:

@@ -11,8 +11,8 @@ from jax.typing import DTypeLike
 from sbt.data import imagenet
 from sbt.data.augment import augment_keys, normalize, pad_crop_flip, standardize_each
 from sbt.data.keys import purpose_key
-from sbt.data.source import Dataset
-from sbt.errors import UserError
+from sbt.data.source import Dataset, check_section
+from sbt.errors import UserError, shown
 
 NORMALIZATIONS = ("channel", "pixel", "image", "unit", "none")
 AUGMENTATIONS = ("none", "crop_flip", "affine")
@@ -74,6 +74,10 @@ def make_pipeline(
     Raises:
       UserError: an unknown name, or crops of examples that are no images.
     """
+    if not isinstance(dataset, Dataset):
+        remedy = "give what sbt.data.load or sbt.from_arrays made"
+        raise UserError("dataset", f"{shown(dataset)} is not a data set", remedy)
+    check_section("config.data", data_config)
     scheme = data_config.get("normalize") or "channel"
     augmentation = data_config.get("augment") or "none"
     _check("config.data.normalize", scheme, NORMALIZATIONS)

@@ -9,10 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from sbt.data.stratified import stratified_order
-from sbt.errors import UserError
+from sbt.errors import UserError, shown
+from sbt.ranges import COUNT, POSITIVE, Range, check_number
+
+MOST_CLASSES = 1 << 24  # a layer of logits beyond this fits nowhere; far below 32-bit integers' end
 
 # scikit-learn's digits have no official split. 1440 of the 1797 (80 %) is a multiple of every power
 # of two up to 32, which keeps small studies tidy.
@@ -82,6 +87,7 @@ def load(data_config: Mapping[str, Any]) -> Dataset:
       UserError: unknown name; set not prepared and no means to prepare it; images of varying size;
         no label; a size below 1 or beyond the data; an unknown field.
     """
+    check_section("config.data", data_config)
     name = data_config.get("name")
     if not isinstance(name, str) or not name:
         raise UserError(
@@ -90,8 +96,11 @@ def load(data_config: Mapping[str, Any]) -> Dataset:
     _check_fields(data_config, SYNTHETIC if name == "synthetic" else ())
     if data_config.get("stream"):
         from sbt.data.encoded import open_encoded
+        from sbt.data.tfds_reader import data_directory, readable
 
-        return open_encoded(data_config).sample()
+        encoded = open_encoded(data_config)
+        with readable(name, data_directory(data_config.get("data_dir")) / name):
+            return encoded.sample()
     train_size = _size(data_config, "train_size")
     test_size = _size(data_config, "test_size")
     if name == "synthetic":
@@ -135,6 +144,12 @@ def from_arrays(
       UserError: empty or mismatched arrays, a dtype that is neither, values that are not finite,
         labels that are not integers or out of range.
     """
+    if not isinstance(name, str) or not name.strip():
+        raise UserError("name", f"{shown(name)} is not a name", "Give a text, such as 'mine'.")
+    if num_classes is not None:
+        if isinstance(num_classes, np.integer):
+            num_classes = int(num_classes)
+        check_number("num_classes", num_classes, Range(1, MOST_CLASSES), whole=True)
     x_train, y_train = _checked_split("train", train_images, train_labels)
     x_test, y_test = _checked_split("test", test_images, test_labels)
     if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
@@ -154,6 +169,26 @@ def from_arrays(
         )
     max_value = 255.0 if x_train.dtype == np.uint8 else 1.0
     return Dataset(name, x_train, y_train, x_test, y_test, classes, max_value)
+
+
+def checked(dataset: Any) -> Dataset:
+    """A user's data set, if it is one: `from_arrays` of what it holds.
+
+    Raises:
+      UserError: it is something else, or holds what `from_arrays` refuses.
+    """
+    if not isinstance(dataset, Dataset):
+        kind = f"{type(dataset).__module__}.{type(dataset).__qualname__}".removeprefix("builtins.")
+        call = "sbt.from_arrays(x, y, x_test, y_test)"
+        if isinstance(dataset, tuple | list) and len(dataset) == 4:
+            call = "sbt.from_arrays(*dataset)"
+        raise UserError("dataset", f"a {kind} is not an sbt.data.Dataset", f"Give {call}.")
+    if type(dataset) is not Dataset:  # a streamed set, made by this package from its files
+        return dataset
+    arrays = (getattr(dataset, f"{s}_{p}") for s in ("train", "test") for p in ("images", "labels"))
+    made = from_arrays(*arrays, name=dataset.name, num_classes=dataset.num_classes)
+    check_number("dataset.max_value", dataset.max_value, POSITIVE)
+    return replace(made, max_value=dataset.max_value)
 
 
 def subset(dataset: Dataset, train_size: int | None, test_size: int | None) -> Dataset:
@@ -181,10 +216,24 @@ def subset(dataset: Dataset, train_size: int | None, test_size: int | None) -> D
     )
 
 
+def check_section(field: str, section: Any) -> None:
+    """Refuses what is no section of a config.
+
+    Raises:
+      UserError: it is not a mapping from the names of fields to their values.
+    """
+    if not isinstance(section, Mapping | ConfigDict):
+        remedy = "give a mapping of its fields, such as {'name': 'digits'}"
+        raise UserError(field, f"{shown(section)} is not a section", remedy)
+
+
 def _take(
     field: str, images: np.ndarray, labels: np.ndarray, size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    if size is None or size == len(labels):
+    if size is None:
+        return images, labels
+    check_number(f"config.data.{field}", size, COUNT, whole=True)
+    if size == len(labels):
         return images, labels
     if size > len(labels):
         raise UserError(
@@ -236,28 +285,101 @@ def _digits() -> Dataset:
     return Dataset("digits", images[train], labels[train], images[test], labels[test], 10, 16.0)
 
 
+_INTEGERS = "Number the classes with integers from 0"
+_SINGLE = float(np.finfo(np.float32).max)
+_AT_ONCE = 1 << 24  # values looked at at a time: files mapped into memory stay where they are
+
+
 def _checked_split(split: str, images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(images), np.asarray(labels)
-    if x.ndim < 2 or y.ndim != 1 or len(x) != len(y) or len(x) == 0:
+    x, y = _array(f"{split}_images", images), _array(f"{split}_labels", labels)
+    if x.ndim < 2 or y.ndim != 1 or len(x) != len(y) or x.size == 0:
+        remedy = "Give images of shape (N, ...) and labels of shape (N,), nothing of size 0."
+        if y.ndim == 2 and len(x) == len(y):
+            column = y.shape[1] == 1
+            remedy = "Give labels.ravel()." if column else "Give labels.argmax(axis=1) for one-hot."
+        elif x.ndim == 1 and x.size:
+            remedy = "Give images[:, None] if every example is a single number."
         raise UserError(
-            f"{split}_images",
-            f"images of shape {x.shape} with labels of shape {y.shape}",
-            "Give images of shape (N, ...) and labels of shape (N,), N >= 1.",
+            f"{split}_images", f"images of shape {x.shape} with labels of shape {y.shape}", remedy
         )
-    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+    return _checked_images(f"{split}_images", x), _checked_labels(f"{split}_labels", y)
+
+
+def _array(field: str, values: Any) -> np.ndarray:
+    """The values as an array in this machine's byte order."""
+    if np.ma.isMaskedArray(values) and np.ma.is_masked(values):
+        raise UserError(field, "some values are masked", "Fill them: array.filled(value).")
+    if hasattr(values, "toarray"):  # SciPy's sparse matrices
+        raise UserError(field, f"a sparse {type(values).__name__}", "Give array.toarray().")
+    try:
+        array = np.asarray(values)
+    except Exception as error:  # of any class that is not an array
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{split}_images",
+            field,
+            f"cannot become an array ({reason})",
+            "Give a NumPy array, or lists whose rows all have one length.",
+        ) from None
+    if array.dtype.kind in "OV" and not jnp.issubdtype(array.dtype, jnp.floating):
+        raise UserError(
+            field,
+            f"an array of dtype {array.dtype} and shape {array.shape}, not of numbers",
+            f"{_INTEGERS}: np.unique(labels, return_inverse=True)[1]."
+            if field.endswith("labels")
+            else "Give an array of numbers; rows of different lengths have to be padded or cut.",
+        )
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _checked_images(field: str, x: np.ndarray) -> np.ndarray:
+    if np.iscomplexobj(x):
+        raise UserError(
+            field,
+            f"dtype {x.dtype} is complex",
+            "Give np.abs(images), or the parts as channels: np.stack([x.real, x.imag], -1).",
+        )
+    if x.dtype == np.uint8:
+        return x
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UserError(
+            field,
             f"dtype {x.dtype} is neither uint8 nor floating point",
             "Convert with .astype('uint8') (8-bit images) or .astype('float32').",
         )
-    if x.dtype != np.uint8 and not np.isfinite(x).all():
+    if x.dtype not in (np.float16, np.float32, np.float64):  # bfloat16, or wider than double
+        x = x.astype(np.float32 if x.dtype.itemsize < 4 else np.float64)
+    rows = max(1, _AT_ONCE // max(1, x[0].size))
+    for start in range(0, len(x), rows):
+        part = x[start : start + rows]
+        if not np.isfinite(part).all():
+            raise UserError(field, "values that are NaN or infinite", "Remove or replace them.")
+        if x.dtype == np.float64 and np.abs(part).max() > _SINGLE:
+            raise UserError(
+                field,
+                f"values up to {np.abs(part).max():.3g} are beyond single precision",
+                f"Scale them to at most {_SINGLE:.3g}.",
+            )
+    return x
+
+
+def _checked_labels(field: str, y: np.ndarray) -> np.ndarray:
+    if y.dtype.kind in "USMm":
         raise UserError(
-            f"{split}_images", "values that are NaN or infinite", "Remove or replace them."
+            field,
+            f"labels of dtype {y.dtype}, such as {shown(y[0].item())}",
+            f"{_INTEGERS}: np.unique(labels, return_inverse=True)[1].",
         )
-    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+    if not np.issubdtype(y.dtype, np.integer):
+        whole = y.dtype.kind == "b" or (y.dtype.kind == "f" and bool(np.all(y == np.floor(y))))
+        how = ": labels.astype(int)." if whole else "; fractions cannot be classes."
+        raise UserError(field, f"labels of dtype {y.dtype}", _INTEGERS + how)
+    if y.min() < 0:
+        raise UserError(field, f"label {y.min()} is negative", f"{_INTEGERS}.")
+    # Before the numbers are narrowed: beyond 32 bits they would wrap around.
+    if y.max() >= MOST_CLASSES:
         raise UserError(
-            f"{split}_labels",
-            f"labels of dtype {y.dtype}, smallest {y.min()}",
-            "Number the classes with integers from 0.",
+            field,
+            f"label {y.max()} is beyond the largest class number, {MOST_CLASSES - 1}",
+            f"{_INTEGERS} without gaps: np.unique(labels, return_inverse=True)[1].",
         )
-    return x, y.astype(np.int32)
+    return y.astype(np.int32)

@@ -1,9 +1,12 @@
 """Reads image classification sets prepared by tensorflow_datasets, without TensorFlow."""
 
+import contextlib
 import difflib
+import errno
 import os
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import numpy as np
 from sbt.data import cache
 from sbt.data.stratified import stratified_order
 from sbt.errors import UserError
+from sbt.files import directory_of
 
 _FIELD = "config.data.name"
 _OWN = "Choose another set, or pass your own arrays (sbt.data.from_arrays)."
@@ -19,9 +23,18 @@ _BATCH = 1000  # records fetched at a time: bounds the memory held as compressed
 
 
 def data_directory(data_dir: str | os.PathLike | None = None) -> Path:
-    """The TFDS directory: the argument, else ``TFDS_DATA_DIR``, else ``~/tensorflow_datasets``."""
-    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(chosen).expanduser()
+    """The TFDS directory: the argument, else ``TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
+
+    Raises:
+      UserError: a URL, a file, or no path at all.
+    """
+    for field, chosen in (
+        ("config.data.data_dir", data_dir),
+        ("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR")),
+    ):
+        if chosen:
+            return directory_of(chosen, field)
+    return Path("~/tensorflow_datasets").expanduser()
 
 
 def read(
@@ -48,7 +61,8 @@ def read(
     def decode() -> cache.Arrays:
         return _read_splits(name, builder, image_key, label_key)
 
-    arrays = cache.decoded(builder.info.full_name, Path(builder.data_path), decode)
+    with readable(name, Path(builder.data_path)):
+        arrays = cache.decoded(builder.info.full_name, Path(builder.data_path), decode)
     return (
         arrays["train_images"],
         arrays["train_labels"],
@@ -75,6 +89,35 @@ def prepared(
     return _on_disk(name, directory) or _first_use(name, directory, any_size)
 
 
+@contextlib.contextmanager
+def readable(name: str, directory: Path) -> Iterator[None]:
+    """Says which prepared set is damaged where reading its files raises.
+
+    Args:
+      name: TFDS name.
+      directory: where its files lie.
+
+    Raises:
+      UserError: for whatever a library says about files that it cannot read.
+    """
+    try:
+        yield
+    except (UserError, MemoryError, ImportError, NotImplementedError):
+        raise
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = (str(reason or "").strip().splitlines() or [type(error).__name__])[0][:200]
+        if isinstance(error, PermissionError):
+            remedy = "make its files readable, or point config.data.data_dir elsewhere"
+            raise UserError(_FIELD, f"{directory} may not be read ({reason})", remedy) from None
+        raise UserError(
+            _FIELD,
+            f"the files of {name!r} in {directory} are damaged or incomplete ({reason})",
+            "restore them from a copy, or remove that directory and prepare the set again: "
+            f"python -m sbt.data.prepare {name} --data_dir=DIR",
+        ) from None
+
+
 def _on_disk(name: str, directory: Path) -> Any | None:
     """The builder of a prepared set, else None. Needs no code of the set itself."""
     import tensorflow_datasets as tfds
@@ -82,9 +125,30 @@ def _on_disk(name: str, directory: Path) -> Any | None:
 
     try:
         parsed, kwargs = naming.parse_builder_name_kwargs(name, data_dir=directory)
-        return tfds.core.read_only_builder.builder_from_files(str(parsed), **kwargs)
-    except (tfds.core.DatasetNotFoundError, ValueError):  # absent, or not a TFDS name at all
+    except ValueError:  # not a TFDS name at all
         return None
+    where = directory / str(parsed)
+    try:
+        with readable(name, where):
+            try:
+                return tfds.core.read_only_builder.builder_from_files(str(parsed), **kwargs)
+            except tfds.core.DatasetNotFoundError:
+                if _without_info(where):
+                    raise FileNotFoundError(errno.ENOENT, "no dataset_info.json") from None
+                return None
+    except UserError:
+        if where.exists():
+            raise
+        return None
+
+
+def _without_info(directory: Path) -> bool:
+    """Whether a version of a set has its records, and not the file that describes them."""
+    versions = [where for where in directory.glob("*.*.*") if where.is_dir()]
+    return any(
+        any(version.glob("*record-*")) and not (version / "dataset_info.json").exists()
+        for version in versions
+    )
 
 
 def _first_use(name: str, directory: Path, any_size: bool) -> Any:
@@ -206,7 +270,8 @@ def records(name: str, builder: Any, split: str, decoders: Any = None) -> Any:
       UserError: a set prepared in a format without random access.
     """
     try:
-        return builder.as_data_source(split, decoders=decoders)
+        with readable(name, Path(builder.data_path)):
+            return builder.as_data_source(split, decoders=decoders)
     except NotImplementedError as error:
         raise UserError(
             _FIELD,

@@ -7,8 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sbt.models.classifier import PAD_1, Classifier, flatten
-from sbt.nn.pool import max_pool
+from sbt.models.classifier import PAD_1, Classifier, flatten, images, max_pool
 
 
 class ReducedAlexNet(Classifier):
@@ -29,6 +28,7 @@ class ReducedAlexNet(Classifier):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = images(x)
         conv_only = self.norm == "batch_conv"
         layers = self.layers(train, norm="batch" if conv_only else None)
         widths, kernels, pooled = (16, 48, 96, 64, 64), (5, 3, 3, 3, 3), (0, 1, 4)
@@ -63,7 +63,7 @@ class AlexNet(Classifier):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        layers = self.layers(train, kernel_init=_uniform_weights)
+        layers, x = self.layers(train, kernel_init=_uniform_weights), images(x)
         for i, width in enumerate((64, 192, 384, 256, 256)):
             bias_init = _uniform_bias(9 * x.shape[-1])
             strides = 2 if i == 0 else 1

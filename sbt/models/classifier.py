@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sbt.errors import UserError
+from sbt.nn import pool
 from sbt.nn.norm import MOMENTUM, accumulation_dtype, make_norm
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -111,6 +113,48 @@ class Classifier(nn.Module):
         """The last layer: ``(batch, features)`` to logits; always with a bias."""
         y = layers.dense(x, self.num_classes, **{"use_bias": True, **fields})
         return y.astype(accumulation_dtype(self.dtype))
+
+
+def images(x: jax.Array) -> jax.Array:
+    """The input of a convolutional network, if it is images.
+
+    Raises:
+      UserError: it has another shape than ``(batch, height, width, channels)``, or channels first.
+    """
+    shape = x.shape[1:]
+    if len(shape) == 3:
+        height, width, channels = shape
+        if not (height in (1, 3) and width == channels and width > 4):
+            return x
+        problem, remedy = "seem to have their channels first", "np.moveaxis(images, 1, -1)"
+    else:
+        problem, remedy = "are no images", "images[..., None] if they are grey"
+    raise UserError(
+        "config.model.name",
+        f"examples of shape {shape} {problem}: the network takes (height, width, channels)",
+        f"give {remedy}, or use model mlp, which takes any shape",
+    )
+
+
+def max_pool(
+    x: jax.Array,
+    window: tuple[int, int] = (2, 2),
+    strides: tuple[int, int] | None = None,
+    padding: Any = "VALID",
+) -> jax.Array:
+    """:func:`sbt.nn.pool.max_pool`, which has to leave something of the image.
+
+    Raises:
+      UserError: the image is smaller than the window.
+    """
+    if padding == "VALID" and (x.shape[1] < window[0] or x.shape[2] < window[1]):
+        raise UserError(
+            "config.model.name",
+            f"the images are too small for this network: a pool of {window[0]}x{window[1]} finds "
+            f"{x.shape[1]}x{x.shape[2]} pixels left",
+            "choose a network with fewer pools (convnet: config.model.channels), or larger images",
+        )
+    return pool.max_pool(x, window, strides, padding)
 
 
 def flatten(x: jax.Array) -> jax.Array:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from sbt.models.classifier import Classifier, flatten
-from sbt.nn.pool import max_pool
+from sbt.models.classifier import Classifier, flatten, images, max_pool
 
 
 class ConvNet(Classifier):
@@ -23,7 +22,7 @@ class ConvNet(Classifier):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        layers = self.layers(train)
+        layers, x = self.layers(train), images(x)
         for width in self.channels:
             x = nn.relu(layers.norm(layers.conv(x, width)))
             x = max_pool(x, (2, 2))

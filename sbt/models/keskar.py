@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from sbt.models.classifier import Classifier, Layers, flatten
+from sbt.models.classifier import Classifier, Layers, flatten, images, max_pool
 from sbt.models.vgg import VGG16
-from sbt.nn.pool import max_pool
 
 glorot_uniform = nn.initializers.glorot_uniform()
 
@@ -66,7 +65,7 @@ class ShallowConv(_Keskar):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        layers = self.keras_layers(train)
+        layers, x = self.keras_layers(train), images(x)
         for _ in range(2):
             x = nn.relu(layers.norm(layers.conv(x, 64, 5)))
             x = max_pool(x, (3, 3), (2, 2), "SAME")
@@ -96,7 +95,7 @@ class DeepConv(_Keskar):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        layers = self.keras_layers(train)
+        layers, x = self.keras_layers(train), images(x)
         for i, stack in enumerate(VGG16):
             for j, width in enumerate(stack):
                 x = nn.relu(layers.norm(layers.conv(x, width)))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sbt.errors import UserError
-from sbt.models.classifier import PAD_1, Classifier, Layers
+from sbt.models.classifier import PAD_1, Classifier, Layers, images
 from sbt.nn.pool import global_mean, max_pool
 from sbt.nn.relu import relu
 
@@ -122,7 +122,7 @@ class CifarResNet(ResNet):
                 "Use 8, 14, 20, 26, 32, ...",
             )
         layers = self.layers(train)
-        x = relu(layers.norm(layers.conv(x, self.width, 3, padding=PAD_1)))
+        x = relu(layers.norm(layers.conv(images(x), self.width, 3, padding=PAD_1)))
         for stage in range(3):
             for block in range(blocks):
                 x = BasicBlock(
@@ -145,7 +145,7 @@ class CifarResNet18(ResNet):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         layers = self.layers(train)
-        x = relu(layers.norm(layers.conv(x, 64, 3, padding=PAD_1)))
+        x = relu(layers.norm(layers.conv(images(x), 64, 3, padding=PAD_1)))
         for stage in range(4):
             for block in range(2):
                 strides = 2 if stage > 0 and block == 0 else 1
@@ -173,7 +173,7 @@ class ResNet50(ResNet):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         layers = self.layers(train)
-        x = relu(layers.norm(layers.conv(x, 64, 7, 2, padding=((3, 3), (3, 3)))))
+        x = relu(layers.norm(layers.conv(images(x), 64, 7, 2, padding=((3, 3), (3, 3)))))
         x = max_pool(x, (3, 3), (2, 2), PAD_1)
         strided = _checked("strided", self.strided, ("1x1", "3x3"))
         for stage, blocks in enumerate(self.stages):

@@ -3,8 +3,7 @@
 import flax.linen as nn
 import jax
 
-from sbt.models.classifier import Classifier, flatten
-from sbt.nn.pool import max_pool
+from sbt.models.classifier import Classifier, flatten, images, max_pool
 
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Configuration D of Simonyan & Zisserman 2014: widths of the 3x3 convolutions between pools."""
@@ -22,7 +21,7 @@ class CifarVGG16(Classifier):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        layers = self.layers(train)
+        layers, x = self.layers(train), images(x)
         for stack in VGG16:
             for width in stack:
                 x = nn.relu(layers.norm(layers.conv(x, width)))

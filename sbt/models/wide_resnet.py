@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 
 from sbt.errors import UserError
-from sbt.models.classifier import PAD_1, Classifier, Layers
+from sbt.models.classifier import PAD_1, Classifier, Layers, images
 from sbt.nn.pool import global_mean
 
 
@@ -66,7 +66,7 @@ class WideResNet(Classifier):
             problem = f"{self.depth} is not 6n + 4 with n >= 1"
             raise UserError("config.model.depth", problem, "Use 10, 16, 22, 28, 34, 40, ...")
         layers = self.layers(train)
-        x = layers.conv(x, 16, 3, padding=PAD_1)
+        x = layers.conv(images(x), 16, 3, padding=PAD_1)
         for stage in range(3):
             for block in range(blocks):
                 strides = 2 if stage > 0 and block == 0 else 1

@@ -20,10 +20,36 @@ DEFAULT_MARGIN = 0.05
 
 
 def config_of(ds: xr.Dataset) -> dict[str, Any]:
-    """The configuration stored with the results, or an empty dictionary."""
-    text = ds.attrs.get("config") or "{}"
-    loaded = json.loads(text) if isinstance(text, str) else dict(text)
-    return loaded if isinstance(loaded, dict) else {}
+    """The configuration stored with the results, or an empty dictionary.
+
+    The user's own module, data and rule stand where the config names what they replaced.
+    """
+    loaded = _mapping(ds.attrs.get("config"))
+    parts = _mapping(ds.attrs.get("parts"))
+    data = [one for one in _mapping(parts.get("data")).values() if one.get("own")]
+    own: dict[str, dict[str, Any]] = {}
+    if module := _mapping(parts.get("module")):
+        own["model"] = {"name": f"{module.get('name')} (own module)", **_mapping(module["fields"])}
+    if data:
+        called = "own arrays" if data[0]["name"] == "arrays" else f"{data[0]['name']}, own arrays"
+        kept = {k: v for k, v in _mapping(loaded.get("data")).items() if k not in _OF_FILES}
+        own["data"] = {**kept, "name": f"{called} ({data[0]['training examples']} examples)"}
+    if rule := _mapping(parts.get("rule")):
+        own["rule"] = {**_mapping(loaded.get("rule")), "name": f"{rule.get('name')} (own rule)"}
+    return {**loaded, **own}
+
+
+_OF_FILES = ("name", "data_dir", "stream", "image_size", "resize")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """A JSON object, as text or read already; empty where it is something else."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def setting(ds: xr.Dataset, path: str, default: Any = None) -> Any:

@@ -67,7 +67,8 @@ def measure_runs(
         raise UserError(str(directory), "holds no sweep (config.json)", "run one: sbt run ...")
     wanted = configs.updated(config, {} if measure is None else {"measure": measure})
     with own.known(rule), directories.locked(directory, config):
-        sweep = prepare(wanted, Parts(module, dataset))
+        sweep = prepare(wanted, Parts(module, dataset, rule))
+        directories.refuse_other_parts(directory, sweep.parts)
         if not chosen(sweep.config):
             raise UserError(
                 "config.measure.names",

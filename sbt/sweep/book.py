@@ -1,6 +1,7 @@
 """What a sweep writes down while it runs. The one mutable thing; all below it is functional."""
 
 import dataclasses
+import json
 import threading
 import time
 from pathlib import Path
@@ -139,6 +140,7 @@ def open_book(sweep: Sweep, directory: Path | None, progress: Progress) -> Book:
         attrs={
             "name": config.name,
             "config": configs.to_json(config),
+            "parts": json.dumps(sweep.parts),
             "train_examples": dataset.train_examples,
             "test_examples": dataset.test_examples,
         },
@@ -160,4 +162,7 @@ def open_book(sweep: Sweep, directory: Path | None, progress: Progress) -> Book:
         f"{config.name}: {sweep.runs} runs in {len(sweep.cohorts)} cohort{'s' * many} on "
         f"{jax.device_count()} {jax.default_backend()} device(s)"
     )
+    if sweep.parts["module"] is not None:
+        name = sweep.parts["module"]["name"]
+        progress.note(f"  model: {name} (module=), in place of {config.model.name!r} of the config")
     return Book(sweep, recorder, progress, directory, checkpoints, meta)

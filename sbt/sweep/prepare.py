@@ -14,10 +14,12 @@ from sbt.errors import UserError, nearest, shown
 from sbt.parallel.mesh import check_data
 from sbt.sweep import devices, feed, subject
 from sbt.sweep.grid import Grid, make_grid, with_settings
+from sbt.sweep.parts import fingerprint_of
 from sbt.sweep.plan import Cohort, make_cohorts
 from sbt.sweep.problem import Builder, Parts, make_program
 
 BATCHES = ("batch_size", "micro_batch", "bn_batch")
+_OF_FILES = ("name", "data_dir", "stream", "image_size", "resize")  # of config.data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +31,14 @@ class Sweep:
       grid: its runs.
       cohorts: which of them share a program.
       builder: makes data and models.
+      parts: the fingerprint of what it trains beyond its config, see :mod:`sbt.fingerprint`.
     """
 
     config: ConfigDict
     grid: Grid
     cohorts: tuple[Cohort, ...]
     builder: Builder
+    parts: Mapping[str, Any]
 
     @property
     def runs(self) -> int:
@@ -52,7 +56,9 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
     Raises:
       UserError: for whatever cannot be run, with the remedy.
     """
+    parts = parts.checked()
     config = configs.complete(config)
+    _check_replaced(config, parts)
     varied = [axis for axis, values in config.sweep.items() if values is not None]
     if {*varied, *config.follow} & set(BATCHES):
         # The default of one batch size need not suit another's axis: the grid checks the pairs.
@@ -72,7 +78,42 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
         feed.check(problem, cohort, measured=bool(subject.chosen(cohort.config)))
         subject.check(problem, cohort, on_cpu)
     _check_statistics(config, grid, any(c.facts.batch_statistics for c in cohorts))
-    return Sweep(config, grid, cohorts, builder)
+    return Sweep(config, grid, cohorts, builder, fingerprint_of(cohorts[0].config, builder))
+
+
+def _check_replaced(config: ConfigDict, parts: Parts) -> None:
+    """Refuses settings of what the user's own parts replace."""
+    chosen = [axis for axis, values in config.sweep.items() if values is not None]
+    for part, section in (("module", "model"), ("dataset", "data")):
+        if getattr(parts, part) is None:
+            continue
+        for axis in (*chosen, *config.follow):
+            path = configs.SECTION_AXES.get(axis, axis.replace("__", "."))
+            kept = section == "data" and path.partition(".")[2] not in _OF_FILES
+            if path.startswith(f"{section}.") and not kept:
+                raise UserError(
+                    f"config.sweep.{axis}",
+                    f"varies config.{section}, which {part}= replaces",
+                    f"leave the axis out, or {part}=",
+                )
+    if parts.dataset is not None:
+        for field in ("data_dir", "stream", "image_size", "resize"):
+            if config.data.get(field):
+                raise UserError(
+                    f"config.data.{field}",
+                    f"= {config.data[field]!r} has no effect: dataset= gives arrays in memory",
+                    "leave it out, or dataset=",
+                )
+    if parts.module is not None:
+        defaults = configs.fields_of("model", config.model.name)
+        for field, default in defaults.items():
+            value = config.model.get(field, default)
+            if config.model.name == configs.FIELDS["model.name"].default and value != default:
+                raise UserError(
+                    f"config.model.{field}",
+                    f"= {value!r} has no effect: module= replaces config.model",
+                    "leave it out, and set it in your module",
+                )
 
 
 def _check_statistics(config: ConfigDict, grid: Grid, normalised: bool) -> None:

@@ -1,9 +1,13 @@
 """What a config names, built: data, model, rule, schedule; and the facts that planning needs."""
 
+import contextlib
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +16,8 @@ from ml_collections import ConfigDict
 from sbt import config as configs
 from sbt.data import Dataset, load, make_pipeline
 from sbt.data.encoded import SampledSet
-from sbt.errors import UserError
+from sbt.data.source import checked, subset
+from sbt.errors import UserError, shown, user_code
 from sbt.models.adapter import Model, as_model
 from sbt.models.registry import build_model
 from sbt.optim import RuleSpec, make_batch_schedule, make_rule, make_schedule
@@ -32,10 +37,24 @@ class Parts:
     Attributes:
       module: a Flax module (Linen, or NNX: see :func:`sbt.models.adapter.as_model`).
       dataset: arrays, see :func:`sbt.data.from_arrays`.
+      rule: an update rule, see :mod:`sbt.sweep.own`.
     """
 
     module: Any = None
     dataset: Dataset | None = None
+    rule: Any = None
+
+    def checked(self) -> "Parts":
+        """With the arrays as training needs them.
+
+        Raises:
+          UserError: the data set is none, or its arrays cannot be used.
+        """
+        return (
+            self
+            if self.dataset is None
+            else dataclasses.replace(self, dataset=checked(self.dataset))
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +102,21 @@ class Builder:
         self._facts: dict[str, ModelFacts] = {}
 
     def dataset(self, data_config: Mapping[str, Any]) -> Dataset:
-        """The data set of a config, or the user's own."""
-        if self.parts.dataset is not None:
-            return self.parts.dataset
+        """The data set of a config, or (of its size) the user's own."""
         key = configs.to_json(data_config)
         if key not in self._datasets:
-            self._datasets[key] = load(data_config)
+            own = self.parts.dataset
+            if own is None:
+                self._datasets[key] = load(data_config)
+            else:
+                sizes = (data_config.get(field) for field in ("train_size", "test_size"))
+                self._datasets[key] = subset(own, *sizes)
         return self._datasets[key]
+
+    @property
+    def datasets(self) -> dict[str, Dataset]:
+        """Those in use, by their section of the config as JSON."""
+        return dict(self._datasets)
 
     def problem(self, config: ConfigDict, synchronous: bool = False) -> Problem:
         """Data, pipeline and model of a config.
@@ -116,6 +143,14 @@ class Builder:
         b = None if synchronous else config.bn_batch
         if self.parts.module is not None:
             module = self.parts.module
+            if config.evaluate.statistics == "batch":
+                if not hasattr(module, "bn_eval"):
+                    raise UserError(
+                        "config.evaluate.statistics",
+                        "'batch' has no effect on a module without a field bn_eval",
+                        "give it that field (see sbt.models.classifier), or use running or precise",
+                    )
+                module = module.clone(bn_eval="batch")
             if synchronous and not hasattr(module, "bn_axis_name"):
                 raise UserError(
                     "config.bn_batch",
@@ -127,7 +162,8 @@ class Builder:
                 module = module.clone(bn_axis_name=axis)
             if b is not None and hasattr(module, "bn_batch"):
                 module = module.clone(bn_batch=b)
-            return as_model(module)
+            with user_code(whose(module)):
+                return as_model(module)
         fields = dict(config.model)
         if config.evaluate.statistics == "batch":
             fields["bn_eval"] = "batch"
@@ -147,8 +183,133 @@ class Builder:
             [config.model, config.data, config.engine, config.evaluate.statistics, config.bn_batch]
         )
         if key not in self._facts:
-            self._facts[key] = model_facts(self.problem(config), config.bn_batch or 8)
+            problem = self.problem(config)
+            check_model(problem, 2 * (config.bn_batch or 4), self.parts.module)
+            self._facts[key] = model_facts(problem, config.bn_batch or 8)
         return self._facts[key]
+
+
+def whose(module: Any) -> str:
+    """A user's module in messages."""
+    named = module if isinstance(module, type) or inspect.isroutine(module) else type(module)
+    return f"module {getattr(named, '__name__', shown(module))} (module=)"
+
+
+def check_model(problem: Problem, batch: int, module: Any = None) -> None:
+    """Refuses a model that does not give one logit per class and example; nothing is compiled.
+
+    Args:
+      problem: data and model.
+      batch: examples to try it with, at least 2.
+      module: the user's own, if the model was made of one.
+
+    Raises:
+      UserError: parameters that cannot be trained, an output of another shape or kind, or one that
+        is random in evaluation.
+      UserCodeError: the module raised; its exception is the cause.
+    """
+    example, key = problem.example(), jax.random.key(0)
+    batch = 2 * batch if batch == problem.dataset.num_classes else batch  # axes exchanged show
+    x = jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
+    field = "config.model.name"
+    guard: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    if module is not None:
+        field, guard = whose(module), functools.partial(user_code, whose(module))
+
+    def outputs(train: bool, key: jax.Array | None) -> Any:
+        def logits(params: Any, stats: Any, x: jax.Array, key: jax.Array | None) -> Any:
+            return problem.model.apply(params, stats, x, key, train)[0]
+
+        try:
+            with guard():
+                return jax.eval_shape(logits, params, stats, x, key)
+        except UserError as error:
+            raise _explained(error, field) from error.__cause__
+
+    with guard():
+        params, stats = jax.eval_shape(problem.model.init, key, example)
+    _check_parameters(field, params)
+    for train in (True, False):
+        _check_logits(field, outputs(train, key), batch, problem.dataset)
+    if module is None:
+        return
+    outputs(False, None)
+
+    def evaluated(key: jax.Array) -> Any:
+        return problem.model.apply(_zeros(params), _zeros(stats), _zeros(x), key, False)[0]
+
+    if _depends_on_input(jax.make_jaxpr(evaluated)(key).jaxpr):
+        raise _noisy(field)
+
+
+def _noisy(field: str) -> UserError:
+    return UserError(
+        field,
+        "draws random numbers in evaluation too (dropout or noise that is always on)",
+        "give __call__ an argument train (or deterministic) and draw only in training",
+    )
+
+
+def _explained(error: UserError, field: str) -> UserError:
+    """What flax says of layers that need what a sweep does not have, in words."""
+    cause = error.__cause__
+    if isinstance(cause, flax.errors.InvalidRngError):
+        return _noisy(field)
+    if isinstance(cause, NameError) and "axis name" in str(cause):
+        name = str(cause).rpartition(":")[2].split(".")[0].strip() or "of a mesh"
+        return UserError(
+            field,
+            f"computes over a mesh axis ({name}), and a run of a sweep has none of that name",
+            "leave axis_name out; batch statistics over the devices of a run need a field "
+            "bn_axis_name of the module, and config.parallel.data",
+        )
+    return error
+
+
+def _check_parameters(field: str, params: Any) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not sum(leaf.size for _, leaf in leaves):
+        raise UserError(field, "has no parameters", "give it layers that can be trained")
+    for path, leaf in leaves:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UserError(
+                field,
+                f"parameter {name} is of dtype {leaf.dtype}",
+                "make parameters real floating point numbers; what is not trained is a constant",
+            )
+
+
+def _check_logits(field: str, found: Any, batch: int, dataset: Dataset) -> None:
+    classes = dataset.num_classes
+    wanted = f"sbt wants ({batch}, {classes}): one row per example, one logit per class"
+    if not isinstance(found, jax.ShapeDtypeStruct):
+        parts = ""
+        if isinstance(found, tuple | list | dict):
+            items = found.items() if isinstance(found, dict) else enumerate(found)
+            shapes = (f"{k}: {getattr(v, 'shape', type(v).__name__)}" for k, v in items)
+            parts = f" ({', '.join(shapes)})"
+        remedy = "return the logits alone"
+        raise UserError(field, f"gives a {type(found).__name__}{parts}; {wanted}", remedy)
+    shape = found.shape
+    if shape != (batch, classes):
+        if shape in ((batch,), (batch, 1)):
+            remedy = f"return {classes} logits per example, for 2 classes too"
+        elif shape and shape[0] != batch:
+            remedy = "keep the first axis, the batch: x.reshape(x.shape[0], -1) flattens the others"
+        elif len(shape) == 2 and shape[1] < classes:
+            remedy = (
+                f"labels up to {classes - 1} need {classes} logits; number the classes without gaps"
+            )
+        elif len(shape) == 2:
+            remedy = f"give the last layer {classes} features, or say from_arrays(num_classes=...)"
+        else:
+            remedy = "flatten, or take the mean over, what is between batch and classes"
+        problem = f"gives outputs of shape {shape} for {batch} examples; {wanted}"
+        raise UserError(field, problem, remedy)
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        remedy = "return real floating point logits, before any argmax"
+        raise UserError(field, f"gives outputs of dtype {found.dtype}", remedy)
 
 
 def model_facts(problem: Problem, batch: int) -> ModelFacts:

@@ -69,14 +69,16 @@ def run(
         if rule is not None:
             fields = given(config)
             config = fields | {"rule": own.section(fields.get("rule") or {})}
-        sweep = prepare(config, Parts(module, dataset))
+        sweep = prepare(config, Parts(module, dataset, rule))
         shown = chosen_progress(progress)
         if directory is None:
             return _train(sweep, None, shown)
-        kept = directories.finished(directory, sweep.config, functools.partial(_complete, sweep))
+        kept = directories.finished(
+            directory, sweep.config, sweep.parts, functools.partial(_complete, sweep)
+        )
         if kept is not None:
             return kept
-        with directories.locked(directory, sweep.config):
+        with directories.locked(directory, sweep.config, sweep.parts):
             return _train(sweep, directory, shown)
 
 

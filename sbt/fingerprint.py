@@ -1,0 +1,201 @@
+"""What tells a user's module and data from others, in words that JSON can hold.
+
+A work directory keeps the fingerprints of what it trained beside its config (``parts.json``, and
+the attribute ``parts`` of the results), so that no other module, data set or rule goes on with its
+runs or passes for them. They do not read source code: a module that was moved or reformatted is
+still the same.
+"""
+
+import collections
+import hashlib
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+
+from sbt.data import Dataset
+from sbt.data.encoded import SampledSet
+
+_AT_ONCE = 1 << 26  # bytes hashed at a time
+_MOST_TEXT = 1 << 14
+
+
+def of_array(array: np.ndarray, hasher: Any = None) -> str:
+    """A hash of every byte of an array (and of its shape and dtype), 16 hex digits.
+
+    Args:
+      array: of any layout; files mapped into memory are read piece by piece.
+      hasher: goes on with this one.
+    """
+    hasher = hashlib.blake2b(digest_size=8) if hasher is None else hasher
+    hasher.update(f"{array.dtype.str}{array.shape}".encode())
+    rows = max(1, _AT_ONCE // max(1, array.nbytes // max(1, len(array)))) if array.ndim else 1
+    pieces = (
+        [array]
+        if array.ndim == 0
+        else (array[start : start + rows] for start in range(0, len(array), rows))
+    )
+    for piece in pieces:
+        hasher.update(np.ascontiguousarray(piece).view(np.uint8).data if piece.size else b"")
+    return hasher.hexdigest()
+
+
+def of_dataset(dataset: Dataset, *, own: bool) -> dict[str, Any]:
+    """The fingerprint of a data set: its sizes, and a hash of each split.
+
+    Of a streamed set the labels of its sample are hashed: its files take hours to read, and how
+    their images decode is a matter of library versions.
+
+    Args:
+      dataset: as it is trained on.
+      own: whether the user gave it.
+    """
+    streamed = isinstance(dataset, SampledSet)
+
+    def split(images: np.ndarray, labels: np.ndarray) -> str:
+        hasher = hashlib.blake2b(digest_size=8)
+        if not streamed:
+            of_array(images, hasher)
+        return of_array(labels, hasher)
+
+    return {
+        "own": own,
+        "name": dataset.name,
+        "training examples": dataset.train_examples,
+        "test examples": dataset.test_examples,
+        "shape of an example": list(dataset.train_images.shape[1:]),
+        "dtype": str(dataset.train_images.dtype),
+        "classes": dataset.num_classes,
+        "largest value": float(dataset.max_value),
+        "training data": split(dataset.train_images, dataset.train_labels),
+        "test data": split(dataset.test_images, dataset.test_labels),
+    }
+
+
+def of_parameters(params: Any) -> dict[str, str]:
+    """Path -> dtype and shape of every leaf: ``{"Dense_0/bias": "float32(3,)"}``."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{leaf.shape}"
+        for path, leaf in leaves
+    }
+    text = repr(sorted(found.items()))
+    if len(text) < _MOST_TEXT:  # an attribute of a netCDF file holds 64 kB
+        return found
+    return {"arrays": str(len(found)), "hash": _hash(text)}
+
+
+def short_text(text: str) -> str:
+    """A text on one line, of which no more than its beginning is kept if it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else f"{text[:160]}... {_hash(text)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def of_computation(closed: Any) -> dict[str, Any]:
+    """A hash of what a function computes, from its jaxpr, and the versions it holds for.
+
+    It tells ``tanh`` from ``relu``. Counted are operations with the shapes of their results and
+    the constants that go in, wherever they stand; another version of jax or flax may compute the
+    same by others, and then nothing is compared.
+    """
+    lines = collections.Counter(_operations(closed.jaxpr, closed.consts))
+    text = "\n".join(f"{count} {line}" for line, count in sorted(lines.items()))
+    return {
+        "hash": _hash(text),
+        "versions": [
+            *(f"{name} {metadata.version(name)}" for name in ("jax", "flax")),
+            jax.default_backend(),
+            str(jax.numpy.result_type(float)),
+        ],
+    }
+
+
+def _operations(jaxpr: Any, consts: Any) -> Iterator[str]:
+    for const in consts:
+        numbers = isinstance(const, np.ndarray | jax.Array)
+        if numbers and not jax.dtypes.issubdtype(const.dtype, jax.dtypes.prng_key):
+            yield f"constant {of_array(np.asarray(const))}"
+    for equation in jaxpr.eqns:
+        results = [
+            f"{getattr(v.aval, 'dtype', '')}{getattr(v.aval, 'shape', '')}"
+            for v in equation.outvars
+        ]
+        literals = [str(v.val) for v in equation.invars if hasattr(v, "val")]
+        yield f"{equation.primitive.name} {results} {literals}"
+        for inner in jax.tree.leaves(
+            tuple(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
+        ):
+            if hasattr(inner, "eqns"):
+                closed = hasattr(inner, "jaxpr")
+                yield from _operations(
+                    inner.jaxpr if closed else inner, inner.consts if closed else ()
+                )
+
+
+# --- comparing -----------------------------------------------------------------------------------
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """What differs between the parts that a directory was made with and those given now, in words.
+
+    Args:
+      stored: ``module`` and ``rule``, each a fingerprint or None for one that the config names, and
+        ``data``: a fingerprint for each data set.
+      given: likewise. Data sets that only one of the two has are not compared: more values of an
+        axis bring more data.
+    """
+    found = []
+    for part in ("module", "rule"):
+        a, b = stored.get(part), given.get(part)
+        if (a is None) != (b is None):
+            found.append(f"{part} ({_whose(a)} there, {_whose(b)} now)")
+        elif a is not None and b is not None and (words := _first_difference(a, b)):
+            found.append(f"{part} ({words})")
+    data_a, data_b = stored.get("data") or {}, given.get("data") or {}
+    own = [any(d.get("own") for d in data.values()) for data in (data_a, data_b)]
+    if data_a and data_b and own[0] != own[1]:
+        there, now = ("own arrays" if mine else "a set that ships" for mine in own)
+        found.append(f"data ({there} there, {now} now)")
+        return found
+    for name in data_a.keys() & data_b.keys():
+        if words := _first_difference(data_a[name], data_b[name]):
+            found.append(f"data ({words})")
+            break
+    return found
+
+
+def _whose(part: Mapping[str, Any] | None) -> str:
+    return "the config's own" if part is None else str(part.get("name"))
+
+
+def _first_difference(a: Mapping[str, Any], b: Mapping[str, Any], at: str = "") -> str:
+    """The first entry that differs: ``training examples 24 there, 12 now``."""
+    for key in {**a, **b}:
+        one, other = a.get(key), b.get(key)
+        where = f"{at} {key}".strip()
+        if key == "computation":
+            if one and other and _computes_otherwise(one, other):
+                return "other operations between the same parameters"
+        elif isinstance(one, Mapping) and isinstance(other, Mapping):
+            if words := _first_difference(one, other, where):
+                return words
+        elif one != other:
+            if key in ("training data", "test data", "values"):
+                return f"{key} of the same shape, other content"
+            return f"{where}: {_short(one)} there, {_short(other)} now"
+    return ""
+
+
+def _computes_otherwise(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return bool(a["versions"] == b["versions"] and a["hash"] != b["hash"])
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
