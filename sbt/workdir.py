@@ -83,8 +83,9 @@ def finished(
 def locked(
     directory: Path,
     config: ConfigDict,
-    parts: Mapping[str, Any] | None = None,
     note: Callable[[str], None] = _tell,
+    *,
+    parts: Mapping[str, Any] | None = None,
 ) -> Iterator[Path]:
     """Makes or enters a work directory and keeps other sweeps out of it.
 

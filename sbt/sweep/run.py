@@ -78,7 +78,7 @@ def run(
         )
         if kept is not None:
             return kept
-        with directories.locked(directory, sweep.config, sweep.parts):
+        with directories.locked(directory, sweep.config, parts=sweep.parts):
             return _train(sweep, directory, shown)
 
 
