@@ -222,11 +222,9 @@ def _config_of_file(directory: Path) -> dict[str, Any] | None:
     try:
         return read_json(path)
     except ValueError as error:
-        raise UserError(
-            str(path),
-            f"is damaged ({error})",
-            "remove it and give the same command again: results.nc holds the config as well",
-        ) from None
+        kept = ": results.nc holds the config too" if (directory / results.FILE).exists() else ""
+        remedy = f"remove it and give the same command again{kept}"
+        raise UserError(str(path), f"is damaged ({error})", remedy) from None
 
 
 def _claim(

@@ -5,6 +5,8 @@ import json
 import os
 import random
 import shutil
+import signal
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -16,7 +18,10 @@ from sbt import cli, files, results, workdir
 from sbt.checkpoint import fault, load_weights, save_weights
 from sbt.config import complete
 from sbt.errors import UserError
+from sbt.sweep import passes
+from sbt.sweep import run as runs
 from sbt.sweep.afterwards import measure_runs
+from sbt.sweep.progress import Silent
 from sbt.sweep.run import run
 
 CONFIG = {
@@ -224,6 +229,43 @@ def test_a_damaged_file_of_a_finished_directory_never_gives_other_numbers(whole,
                 path.write_bytes(before)
     assert refused["results.nc"] == 15 + 4
     assert refused["meta.json"] == 0  # no result depends on it
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A directory of a sweep that was interrupted, with two checkpoints."""
+    directory = tmp_path_factory.mktemp("stopped") / "run"
+
+    class Stop(Silent):
+        def update(self, status):
+            if status.epoch >= 1.5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passes, "WINDOW_SECONDS", 0.0)
+        fit = runs.fit
+        patch.setattr(runs, "fit", lambda *a, **k: replace(fit(*a, **k), first_window=1))
+        with pytest.raises(runs.Interrupted):
+            run(CONFIG, directory, progress=Stop())
+    return directory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_damaged_file_of_an_interrupted_directory_never_gives_other_numbers(
+    whole, stopped, tmp_path, seed
+):
+    rng = random.Random(seed)
+    for number, path in enumerate(sorted(p for p in stopped.rglob("*") if p.is_file())):
+        if path.parent != stopped and number % 4 != seed:
+            continue  # of the many files of the checkpoints, a few
+        directory = shutil.copytree(stopped, tmp_path / str(number))
+        data = rng.choice(list(damaged(path, rng)))
+        (directory / path.relative_to(stopped)).write_bytes(data)
+        try:
+            same(run(CONFIG, directory), whole[1])
+        except UserError as error:
+            assert path.parent == stopped and error.remedy, path
 
 
 def test_damaged_weights_are_never_measured(done):
