@@ -7,13 +7,22 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sbt.config import FIELDS, NAMED_SECTIONS, TABLES, fields_of, taken, unknown_field
+from sbt.config import FIELDS, NAMED_SECTIONS, fields_of, taken, unknown_field
 from sbt.data.source import SYNTHETIC
 from sbt.errors import UserError, nearest, shown
 from sbt.measurements import MEASUREMENTS
 from sbt.models.registry import build_model
 from sbt.optim import make_batch_schedule, make_rule, make_schedule
-from sbt.ranges import NON_NEGATIVE, POSITIVE, Range, check_number
+from sbt.optim.schedules import check_shape
+from sbt.ranges import POSITIVE, Range, check_fields, check_number, plain
+from sbt.train.gradient import OBJECTIVE_RANGES
+from sbt.train.pace import MOMENTUM_RANGES, NOISE_RANGES
+
+TABLE_RANGES = {
+    "momentum_schedule": MOMENTUM_RANGES,
+    "noise": NOISE_RANGES,
+    "objective": OBJECTIVE_RANGES,
+}
 
 # A directory below runs/, and part of file names.
 NAME = re.compile(r"(?!\.)[^/\\:*?\"<>|\s](?:[^/\\:*?\"<>|]{0,98}[^/\\:*?\"<>|\s.])?")
@@ -115,15 +124,12 @@ def check_section(section: str, fields: Mapping[str, Any]) -> None:
       UserError: an unknown name, a field that it does not have, a value that the field cannot take.
     """
     known = fields_of(section, fields["name"])
-    for name, value in fields.items():
-        if name == "name":
-            continue
-        field = f"config.{section}.{name}"
+    given = {name: value for name, value in fields.items() if name != "name"}
+    for name, value in given.items():
         if name not in known:
-            raise unknown_field(field, name, known)
-        _check_kind(field, value, known[name])
-        if section in TABLES:
-            check_number(field, value, NON_NEGATIVE)
+            raise unknown_field(f"config.{section}.{name}", name, known)
+        if section in ("model", "rule"):
+            _check_kind(f"config.{section}.{name}", plain(value), known[name])
     if section == "rule":
         make_rule(fields)
     elif section == "schedule":
@@ -132,6 +138,13 @@ def check_section(section: str, fields: Mapping[str, Any]) -> None:
         make_batch_schedule(fields)
     elif section == "model":
         build_model(fields, num_classes=2)
+    else:
+        values = check_fields(f"config.{section}", given, known, TABLE_RANGES[section])
+        check_shape(f"config.{section}", values)
+        if section == "noise" and fields["name"] == "exp" and values["epochs"] == 0:
+            raise UserError(
+                "config.noise.epochs", "0 epochs, and 'exp' multiplies once in each", "give more"
+            )
 
 
 def _check_kind(field: str, value: Any, default: Any) -> None:

@@ -10,11 +10,15 @@ before anything compiles. The functions themselves check nothing: their argument
 
 import dataclasses
 import inspect
+import itertools
 import math
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from sbt.errors import UserError, shown
+import jax
+
+from sbt.errors import UserError, nearest, shown
 
 LARGEST = 3.4e38  # training computes in single precision
 
@@ -74,6 +78,7 @@ def check_number(field: str, value: Any, allowed: Range, *, whole: bool = False)
     Raises:
       UserError: the value is not a number (a truth value is none), or out of range.
     """
+    value = plain(value)
     kind = "whole number" if whole else "number"
     remedy = f"give a {kind} {allowed}"
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
@@ -85,6 +90,81 @@ def check_number(field: str, value: Any, allowed: Range, *, whole: bool = False)
     if not good:
         raise UserError(field, f"{shown(value)} is out of range", remedy)
     return value
+
+
+def plain(value: Any) -> Any:
+    """A NumPy or JAX scalar as the Python number that it holds; anything else as it is."""
+    if hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0:
+        try:
+            return value.item()
+        except Exception:  # traced, or of no such dtype
+            return value
+    return value
+
+
+def check_fields(
+    where: str,
+    given: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    ranges: Mapping[str, Range],
+    several: Collection[str] = (),
+) -> dict[str, Any]:
+    """The fields of a named function, such as a schedule, with what is not given at its default.
+
+    Args:
+      where: the section, as the user writes it: ``config.schedule``.
+      given: some of the fields.
+      defaults: all of them. A field takes what its default is: a truth value, a whole number, or a
+        number (which is returned as a float).
+      ranges: numbers that they take; any finite one where a field has no range.
+      several: fields that also take a tuple of numbers.
+
+    Raises:
+      UserError: an unknown field (with the nearest names), or a value that a field does not take.
+        Traced values are the caller's affair.
+    """
+    values = dict(defaults)
+    for name, written in given.items():
+        field, value = f"{where}.{name}", plain(written)
+        if name not in defaults:
+            raise UserError(field, "is not a field here", nearest(str(name), map(str, defaults)))
+        default, allowed = defaults[name], ranges.get(name, ANY)
+        if isinstance(value, jax.core.Tracer):
+            values[name] = value
+        elif isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise UserError(field, f"{shown(value)} is not a truth value", "give True or False")
+            values[name] = value
+        elif name in several and (isinstance(value, tuple | list) or hasattr(value, "ndim")):
+            values[name] = tuple(float(check_number(field, x, allowed)) for x in value)
+        else:
+            whole = isinstance(default, int)
+            number = check_number(field, value, allowed, whole=whole)
+            values[name] = number if whole else float(number)
+    return values
+
+
+def check_name(field: str, name: Any, known: Collection[str]) -> None:
+    """Refuses a name that nothing has.
+
+    Raises:
+      UserError: with the nearest names.
+    """
+    if not isinstance(name, str) or name not in known:
+        raise UserError(field, f"unknown name {shown(name)}", nearest(str(name), known))
+
+
+def check_rising(field: str, values: Any) -> None:
+    """Refuses a tuple of numbers that does not rise.
+
+    Raises:
+      UserError: naming the pair that is out of order.
+    """
+    for before, after in itertools.pairwise(values if isinstance(values, tuple) else ()):
+        if not before < after:
+            raise UserError(
+                field, f"{after!r} does not come after {before!r}", "give rising numbers, each once"
+            )
 
 
 def ranges_of(make: Callable[..., Any]) -> dict[str, Range]:
@@ -103,7 +183,8 @@ def ranges_of(make: Callable[..., Any]) -> dict[str, Range]:
         annotations = {name: parameter.annotation for name, parameter in parameters.items()}
     found = {}
     for name, annotation in annotations.items():
-        for extra in getattr(annotation, "__metadata__", ()):
-            if isinstance(extra, Range):
-                found[name] = extra
+        for part in (annotation, *typing.get_args(annotation)):  # Annotated[...] | None
+            for extra in getattr(part, "__metadata__", ()):
+                if isinstance(extra, Range):
+                    found[name] = extra
     return found

@@ -10,7 +10,7 @@ from sbt.optim import base
 
 
 def scale_by_adam(
-    b1: base.Scalar = 0.9, b2: base.Scalar = 0.999, eps: base.Scalar = 1e-8
+    b1: base.Decay = 0.9, b2: base.Scalar = 0.999, eps: base.Scalar = 1e-8
 ) -> optax.GradientTransformation:
     r"""Adam's bias-corrected direction.
 
@@ -21,7 +21,7 @@ def scale_by_adam(
       r_t = \frac{m_t / (1-\beta_1^t)}{\sqrt{v_t / (1-\beta_2^t)} + \epsilon}
 
     It is ``optax.scale_by_adam`` for numbers; traced ones, and half-precision params, keep the
-    dtypes of updates and state here.
+    dtypes of updates and state here. Of complex entries it averages squared absolute values.
 
     Args:
       b1: :math:`\beta_1 \in [0, 1)`, may be traced.
@@ -33,8 +33,10 @@ def scale_by_adam(
     """
 
     def init(params: Any) -> optax.ScaleByAdamState:
-        zeros = jax.tree.map(lambda p: jnp.zeros_like(base.widen(p)), params)
-        return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), zeros, zeros)
+        # Zeros of their own for each moment: a step that donates its state must not see one twice.
+        mu = jax.tree.map(lambda p: jnp.zeros_like(base.widen(p)), params)
+        nu = jax.tree.map(lambda p: jnp.zeros_like(base.square(base.widen(p))), params)
+        return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), mu, nu)
 
     def update(updates: Any, state: optax.ScaleByAdamState, params: Any = None) -> Any:
         del params
@@ -45,29 +47,31 @@ def scale_by_adam(
             return beta * old + (1 - beta) * new
 
         def unbiased(decay: base.Scalar, moment: jax.Array) -> jax.Array:
-            beta = base.scalar_like(decay, moment)
-            return moment / (1 - beta ** count.astype(beta.dtype))
+            beta = jnp.asarray(decay).astype(base.real_dtype(moment))
+            return moment / (1 - beta ** count.astype(beta.dtype)).astype(moment.dtype)
 
         def direction(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
-            r = unbiased(b1, m) / (jnp.sqrt(unbiased(b2, v)) + base.scalar_like(eps, m))
-            return r.astype(g.dtype)
+            size = base.sqrt(unbiased(b2, v)) + base.scalar_like(eps, v)
+            return (unbiased(b1, m) / size.astype(m.dtype)).astype(g.dtype)
 
         mu = jax.tree.map(lambda g, m: average(b1, m, g.astype(m.dtype)), updates, state.mu)
         nu = jax.tree.map(
-            lambda g, v: average(b2, v, jnp.square(g.astype(v.dtype))), updates, state.nu
+            lambda g, v: average(b2, v, base.square(base.widen(g)).astype(v.dtype)),
+            updates,
+            state.nu,
         )
         out = jax.tree.map(direction, updates, mu, nu)
         return out, optax.ScaleByAdamState(count, mu, nu)
 
-    return optax.GradientTransformation(init, update)
+    return base.link(init, update)
 
 
 def adam(
     learning_rate: base.Scalar | base.Schedule,
-    b1: base.Scalar = 0.9,
-    b2: base.Scalar = 0.999,
-    eps: base.Scalar = 1e-8,
-    weight_decay: base.Scalar = 0.0,
+    b1: base.Decay = 0.9,
+    b2: base.Decay = 0.999,
+    eps: base.Positive = 1e-8,
+    weight_decay: base.NonNegative = 0.0,
     *,
     mask: base.Mask = None,
 ) -> base.Rule:

@@ -14,15 +14,16 @@ Evaluate a schedule at the start of an update, with the progress made until then
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from sbt.errors import UserError
-from sbt.optim.schedule_shapes import as_progress, reached, steps
-from sbt.optim.schedules import default_parameters
+from sbt.optim.schedule_shapes import PART, Part, Positive, as_progress, reached, steps
+from sbt.optim.schedules import check_shape, default_parameters
+from sbt.ranges import NON_NEGATIVE, Range, check_fields, check_name, ranges_of
 
 # Progress, nominal accumulation count and parameters to (wanted growth, learning-rate factor).
 Growth = Callable[..., tuple[jax.Array, jax.Array]]
@@ -36,9 +37,9 @@ def constant(progress: ArrayLike) -> tuple[jax.Array, jax.Array]:
 
 def small_first(
     progress: ArrayLike,
-    until: ArrayLike = 0.01,
-    ratio: ArrayLike = 1 / 16,
-    factor: ArrayLike = 0.1,
+    until: Part = 0.01,
+    ratio: Part = 1 / 16,
+    factor: Positive = 0.1,
 ) -> tuple[jax.Array, jax.Array]:
     """A smaller batch at the start (Gao & Zhong, 2020, section 3.2), then the nominal one.
 
@@ -60,9 +61,9 @@ def small_first(
 
 def adabatch(
     progress: ArrayLike,
-    every: ArrayLike = 0.2,
-    ratio: ArrayLike = 2.0,
-    factor: ArrayLike = 0.75,
+    every: Part = 0.2,
+    ratio: Positive = 2.0,
+    factor: Positive = 0.75,
 ) -> tuple[jax.Array, jax.Array]:
     """AdaBatch (Devarakonda, Naumov & Garland, 2017): batch times ``ratio`` in regular stairs.
 
@@ -86,8 +87,8 @@ def adabatch(
 
 def smith(
     progress: ArrayLike,
-    drops: ArrayLike | Sequence[ArrayLike] = (0.3, 0.6, 0.8),
-    factor: ArrayLike | Sequence[ArrayLike] = 5.0,
+    drops: Annotated[ArrayLike | Sequence[ArrayLike], PART] = (0.3, 0.6, 0.8),
+    factor: Annotated[ArrayLike | Sequence[ArrayLike], Range(1)] = 5.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Smith, Kindermans, Ying & Le (2018): grow the batch where others lower the learning rate.
 
@@ -148,15 +149,23 @@ class BatchSchedule:
         """The factor on the mean-form learning rate that belongs to the batch size."""
         return self._evaluate(progress, accumulation, overrides)[1]
 
+    def growth(self, progress: ArrayLike, **overrides: Any) -> jax.Array:
+        """The next batch over the nominal one, before it is rounded to micro-batches."""
+        return self._growth(progress, overrides)[0]
+
     def _evaluate(self, progress, accumulation, overrides):
+        growth, factor = self._growth(progress, overrides)
+        count = jnp.round(jnp.asarray(accumulation).astype(growth.dtype) * growth)
+        return jnp.maximum(count.astype(jnp.int32), 1), factor
+
+    def _growth(self, progress, overrides):
         _refuse_unknown(self.name, overrides, self.parameters)
         values = {**self.parameters, **overrides}
         progress = as_progress(progress)
         largest = jnp.asarray(values.pop("largest"), progress.dtype)
         wanted, factor = BATCH_SCHEDULES[self.name](progress, **values)
         growth = jnp.where(largest > 0, jnp.minimum(wanted, largest), wanted)
-        count = jnp.round(jnp.asarray(accumulation).astype(progress.dtype) * growth)
-        return jnp.maximum(count.astype(jnp.int32), 1), factor * growth / wanted
+        return growth, factor * growth / wanted
 
 
 def make_batch_schedule(config: Mapping[str, Any]) -> BatchSchedule:
@@ -177,25 +186,19 @@ def make_batch_schedule(config: Mapping[str, Any]) -> BatchSchedule:
     """
     fields = dict(config)
     name = fields.pop("name", "constant")
-    if name not in BATCH_SCHEDULES:
+    check_name("config.batch_schedule.name", name, BATCH_SCHEDULES)
+    function = BATCH_SCHEDULES[name]
+    defaults = default_parameters(function) | {"largest": 0.0}
+    ranges = ranges_of(function) | {"largest": NON_NEGATIVE}
+    several = {"drops", "factor"} if "drops" in defaults else set()
+    parameters = check_fields("config.batch_schedule", fields, defaults, ranges, several)
+    check_shape("config.batch_schedule", parameters)
+    if 0 < parameters["largest"] < 1:
         raise UserError(
-            "config.batch_schedule.name",
-            f"no batch-size schedule is called {name!r}",
-            f"choose one of {', '.join(sorted(BATCH_SCHEDULES))}.",
+            "config.batch_schedule.largest",
+            f"{parameters['largest']!r} is less than the nominal batch",
+            "give a multiple of the nominal batch of at least 1, or 0 for no limit",
         )
-    parameters = default_parameters(BATCH_SCHEDULES[name]) | {"largest": 0.0}
-    _refuse_unknown(name, fields, parameters)
-    parameters |= fields
-    for field, value in parameters.items():
-        for number in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(number, int | float) and not (
-                number > 0 or (field == "largest" and number == 0)
-            ):
-                raise UserError(
-                    f"config.batch_schedule.{field}",
-                    f"{number!r} is no {field} of the schedule {name!r}",
-                    "give a number above 0.",
-                )
     return BatchSchedule(name, parameters)
 
 

@@ -1,33 +1,37 @@
 """From the ``rule`` section of a config to a function that builds the transformation."""
 
 import dataclasses
-import difflib
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import optax
 
-from sbt.errors import UserError
+from sbt.errors import UserError, nearest, shown
 from sbt.optim.registry import RULES
 from sbt.optim.spec import RuleSpec
+from sbt.ranges import ANY, check_number, plain
 
 MakeTransform = Callable[..., optax.GradientTransformation]
 
 
 def _unknown(field: str, name: object, known: Mapping[str, Any]) -> UserError:
-    near = difflib.get_close_matches(str(name), list(known), n=3)
-    hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-    names = ", ".join(sorted(known)) or "none"
-    return UserError(field, f"{name!r} is unknown", f"{hint}Known: {names}.")
+    return UserError(field, f"{shown(name)} is unknown", nearest(str(name), known))
 
 
-def _check_number(field: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(field, f"{value!r} is no number", "give a number of 0 or more")
-    if not (value >= 0 and math.isfinite(value)):
-        raise UserError(field, f"{value!r} is out of range", "give a finite number of 0 or more")
-    return float(value)
+def _option(spec: RuleSpec, key: str, value: Any) -> Any:
+    """The value of a static option, if it takes it."""
+    field, choices, default = f"config.rule.{key}", spec.choices.get(key), spec.options[key]
+    value = plain(value)
+    if choices is not None:
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            remedy = f"use one of {', '.join(map(repr, choices))}"
+            raise UserError(field, f"unknown value {shown(value)}", remedy)
+    elif value is not None and (key in spec.ranges or isinstance(default, int | float)):
+        whole = key in spec.ranges and isinstance(default, int)
+        check_number(field, value, spec.ranges.get(key, ANY), whole=whole)
+    elif isinstance(default, int | float):
+        raise UserError(field, "None is not a number", "give a number")
+    return value
 
 
 def make_rule(rule_config: Mapping[str, Any]) -> tuple[RuleSpec, MakeTransform]:
@@ -40,13 +44,14 @@ def make_rule(rule_config: Mapping[str, Any]) -> tuple[RuleSpec, MakeTransform]:
     Returns:
       ``(spec, make)``. ``spec`` is the registry's entry with the *configured* values in place of
       the defaults; a hyperparameter that the config sets to None has moved from
-      ``spec.hyperparameters`` to ``spec.options``. ``make(learning_rate, hyperparameters={})``
-      builds the transformation; ``hyperparameters`` maps names from ``spec.hyperparameters`` to
-      numbers or traced scalars, and overrides the configured values.
+      ``spec.hyperparameters`` to ``spec.options``, an option that is off by default and that it
+      sets to a number the other way. ``make(learning_rate, hyperparameters={})`` builds the
+      transformation; ``hyperparameters`` maps names from ``spec.hyperparameters`` to numbers or
+      traced scalars, and overrides the configured values.
 
     Raises:
       UserError: for an unknown rule, hyperparameter or option (with the nearest names), a value
-        that is no number, negative or not finite, and an option outside its choices. ``make``
+        that is not a number or out of its range, and an option outside its choices. ``make``
         raises it for a name that is no numeric hyperparameter of the configured rule.
 
     Examples:
@@ -66,7 +71,7 @@ def make_rule(rule_config: Mapping[str, Any]) -> tuple[RuleSpec, MakeTransform]:
     name = config.pop("name", None)
     if name is None:
         raise UserError("config.rule.name", "no rule is named", f"choose from {sorted(RULES)}")
-    if name not in RULES:
+    if not isinstance(name, str) or name not in RULES:
         raise _unknown("config.rule.name", name, RULES)
     spec = RULES[name]
     hyperparameters, options = dict(spec.hyperparameters), dict(spec.options)
@@ -76,14 +81,12 @@ def make_rule(rule_config: Mapping[str, Any]) -> tuple[RuleSpec, MakeTransform]:
             del hyperparameters[key]
             options[key] = None
         elif key in hyperparameters:
-            hyperparameters[key] = _check_number(field, value)
+            allowed = spec.ranges.get(key, ANY)
+            hyperparameters[key] = float(check_number(field, value, allowed))
         elif key in options:
-            choices = spec.choices.get(key)
-            if choices is not None and value not in choices:
-                raise UserError(
-                    field, f"{value!r} is no choice", f"use one of {', '.join(map(repr, choices))}"
-                )
-            options[key] = value
+            options[key] = _option(spec, key, value)
+            if spec.options[key] is None and key in spec.ranges and value is not None:
+                hyperparameters[key] = float(options.pop(key))  # switched on: one like the others
         else:
             raise _unknown(field, key, {**spec.hyperparameters, **spec.options})
     configured = dataclasses.replace(spec, hyperparameters=hyperparameters, options=options)

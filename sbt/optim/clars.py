@@ -61,9 +61,9 @@ def mean_example_norms(
 
 
 def scale_by_clars(
-    trust_coefficient: base.Scalar = 0.001,
-    weight_decay: base.Scalar = 0.0,
-    fallback_ratio: base.Scalar = 1.0,
+    trust_coefficient: base.Positive = 0.001,
+    weight_decay: base.NonNegative = 0.0,
+    fallback_ratio: base.NonNegative = 1.0,
     *,
     mask: base.Mask = "kernels",
     ratio_mask: base.Mask = "kernels",
@@ -113,10 +113,10 @@ def scale_by_clars(
 
 def clars(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar | None = 0.9,
-    weight_decay: base.Scalar = 0.0,
-    trust_coefficient: base.Scalar = 0.001,
-    fallback_ratio: base.Scalar = 1.0,
+    momentum: base.Decay | None = 0.9,
+    weight_decay: base.NonNegative = 0.0,
+    trust_coefficient: base.Positive = 0.001,
+    fallback_ratio: base.NonNegative = 1.0,
     *,
     mask: base.Mask = "kernels",
     ratio_mask: base.Mask = "kernels",

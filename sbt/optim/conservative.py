@@ -1,7 +1,7 @@
 """Conservative training: a proximal problem on every batch, solved by a few inner iterations."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from sbt.errors import UserError
 from sbt.optim import base
 from sbt.optim.adam import scale_by_adam
 from sbt.optim.shb import at_count
+from sbt.ranges import COUNT
 
 Gradient = Callable[[Any], Any]
 
@@ -28,7 +29,7 @@ def conservative_step(
     inner: optax.GradientTransformation,
     inner_state: Any,
     *,
-    proximal: base.Scalar = 1e-3,
+    proximal: base.NonNegative = 1e-3,
     iterations: int = 3,
     first_gradient: Any = None,
 ) -> tuple[Any, Any]:
@@ -76,12 +77,12 @@ def conservative_step(
 
 def conservative(
     learning_rate: base.Scalar | base.Schedule = 1e-3,
-    proximal: base.Scalar = 1e-3,
-    b1: base.Scalar = 0.9,
-    b2: base.Scalar = 0.999,
-    eps: base.Scalar = 1e-8,
+    proximal: base.NonNegative = 1e-3,
+    b1: base.Decay = 0.9,
+    b2: base.Decay = 0.999,
+    eps: base.Positive = 1e-8,
     *,
-    iterations: int = 3,
+    iterations: Annotated[int, COUNT] = 3,
     moments: Literal["carried", "fresh"] = "carried",
 ) -> base.Rule:
     r"""Conservative training with inner ADAM (Keskar et al., appendix E).
@@ -129,8 +130,7 @@ def conservative(
       Li et al., `Efficient Mini-batch Training for Stochastic Optimization
       <https://doi.org/10.1145/2623330.2623612>`_, 2014
     """
-    if moments not in ("carried", "fresh"):
-        raise UserError("moments", f"{moments!r} is no choice", "use 'carried' or 'fresh'")
+    base.one_of("moments", moments, ("carried", "fresh"))
     adam = scale_by_adam(b1, b2, eps)
 
     def init(params: Any) -> ConservativeState:

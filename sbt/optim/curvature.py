@@ -1,12 +1,12 @@
 """Learning rates from curvature radii: exact, per parameter (CBLR), and by medians (MCLR)."""
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sbt.errors import UserError
 from sbt.optim import base
 from sbt.optim.ratio import Layer, scale_by_layer_ratio, with_rate_inside
 
@@ -19,11 +19,12 @@ class ScaleByCurvatureRadiusState(NamedTuple):
 
 
 def scale_by_curvature_radius(
-    ema_decay: base.Scalar = 0.0,
-    curvature_floor: base.Scalar = 1e-3,
-    fallback_radius: base.Scalar = 1.0,
-    weight_decay: base.Scalar = 0.0,
+    ema_decay: base.Decay = 0.0,
+    curvature_floor: base.NonNegative = 1e-3,
+    fallback_radius: base.NonNegative = 1.0,
+    weight_decay: base.NonNegative = 0.0,
     *,
+    radius_ceiling: base.Positive | None = None,
     mask: base.Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Multiplies each gradient entry by the curvature radius of its slice of the loss.
@@ -35,7 +36,9 @@ def scale_by_curvature_radius(
 
     a diagonal Newton direction without its sign problem. The paper divides by :math:`h_i` as it is;
     here by :math:`\max(\overline{|h_i|}, h_{min})` with a bias-corrected moving average, because a
-    single noisy :math:`h_i \approx 0` gives an unbounded step. Weight decay is part of the
+    single noisy :math:`h_i \approx 0` gives an unbounded step. The floor bounds the radius where
+    gradients are small; ``radius_ceiling`` bounds it, :math:`\min(R_i, R_{max})`, also where they
+    are large and the numerator grows with their cube. Weight decay is part of the
     objective: :math:`g_i + \lambda w_i` and :math:`h_i + \lambda` take the place of :math:`g_i`
     and :math:`h_i`.
 
@@ -48,6 +51,8 @@ def scale_by_curvature_radius(
       curvature_floor: :math:`h_{min}`, units of loss per parameter². 0 for the paper's formula.
       fallback_radius: :math:`R_i` where even the floored magnitude is 0.
       weight_decay: :math:`\lambda`, coefficient of :math:`\tfrac12\|w\|^2` in the mean loss.
+      radius_ceiling: :math:`R_{max}`, in the units of a radius; may be traced. None for no bound.
+        The paper has none.
       mask: leaves to decay, see :func:`sbt.optim.sgd`.
 
     Returns:
@@ -68,6 +73,7 @@ def scale_by_curvature_radius(
     ) -> Any:
         del extra
         base.need_params(params)
+        base.need_real("cblr", updates, params)
         if hessian_diagonal is None:
             raise ValueError(
                 "This rule needs update(updates, state, params, hessian_diagonal=...)."
@@ -78,7 +84,7 @@ def scale_by_curvature_radius(
         def average(old: jax.Array, h: jax.Array, decayed: bool) -> jax.Array:
             beta = base.scalar_like(ema_decay, old)
             shift = base.scalar_like(weight_decay if decayed else 0.0, old)
-            return beta * old + (1 - beta) * jnp.abs(h.astype(old.dtype) + shift)
+            return beta * old + (1 - beta) * jnp.abs(jnp.asarray(h).astype(old.dtype) + shift)
 
         def leaf(g: jax.Array, p: jax.Array, mean: jax.Array, decayed: bool) -> jax.Array:
             gradient = g.astype(mean.dtype)
@@ -91,23 +97,27 @@ def scale_by_curvature_radius(
             arc = (1 + jnp.square(gradient)) ** 1.5
             radius = arc / jnp.where(flat, jnp.ones_like(magnitude), magnitude)
             fallback = base.scalar_like(fallback_radius, mean)
-            return (jnp.where(flat, fallback, radius) * gradient).astype(g.dtype)
+            radius = jnp.where(flat, fallback, radius)
+            if radius_ceiling is not None:
+                radius = jnp.minimum(radius, base.scalar_like(radius_ceiling, mean))
+            return (radius * gradient).astype(g.dtype)
 
         magnitude = jax.tree.map(average, state.magnitude, hessian_diagonal, decay_on)
         out = jax.tree.map(leaf, updates, params, magnitude, decay_on)
         return out, ScaleByCurvatureRadiusState(count, magnitude)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return base.link_with_extra(init, update)
 
 
 def cblr(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar | None = None,
-    ema_decay: base.Scalar = 0.0,
-    curvature_floor: base.Scalar = 1e-3,
-    fallback_radius: base.Scalar = 1.0,
+    momentum: base.Decay | None = None,
+    ema_decay: base.Decay = 0.0,
+    curvature_floor: base.NonNegative = 1e-3,
+    fallback_radius: base.NonNegative = 1.0,
     *,
-    weight_decay: base.Scalar = 0.0,
+    weight_decay: base.NonNegative = 0.0,
+    radius_ceiling: base.Positive | None = None,
     mask: base.Mask = None,
 ) -> base.Rule:
     r"""CBLR: curvature-based learning rate, with the exact radius for each parameter.
@@ -124,6 +134,7 @@ def cblr(
       curvature_floor: see :func:`scale_by_curvature_radius`.
       fallback_radius: see :func:`scale_by_curvature_radius`.
       weight_decay: see :func:`scale_by_curvature_radius`.
+      radius_ceiling: see :func:`scale_by_curvature_radius`.
       mask: see :func:`scale_by_curvature_radius`.
 
     Returns:
@@ -145,7 +156,12 @@ def cblr(
       Second Order Gradient <https://arxiv.org/abs/2012.08795>`_, 2020 (equations 9-11)
     """
     link = scale_by_curvature_radius(
-        ema_decay, curvature_floor, fallback_radius, weight_decay, mask=mask
+        ema_decay,
+        curvature_floor,
+        fallback_radius,
+        weight_decay,
+        radius_ceiling=radius_ceiling,
+        mask=mask,
     )
     return with_rate_inside(link, learning_rate, momentum)
 
@@ -166,13 +182,43 @@ def _order_statistic(keys: jax.Array, k: int) -> jax.Array:
 def median(x: jax.Array, kind: Literal["midpoint", "lower"] = "midpoint") -> jax.Array:
     """Median of all entries: for an even count the mean of the two middle ones, or the lower one.
 
-    ``torch.median`` returns the lower one, NumPy and JAX the midpoint. A NaN makes it NaN.
+    ``torch.median`` returns the lower one, NumPy and JAX the midpoint. A NaN makes it NaN, and the
+    median of nothing is NaN. Its derivative is that of the entries in the middle.
 
     It selects without sorting, exactly: floats, read as integers with the sign turned, are in the
     same order, and each pass over them decides a bit. Sorting takes ten times as long on CPU, and
     in lanes it would be done at every tick.
     """
-    flat = x.ravel()
+    return _median(x.ravel(), kind)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _median(flat: jax.Array, kind: str) -> jax.Array:
+    low, high = _middle(flat, kind)
+    middle = low if low is high else (low + high) / 2
+    return jnp.where(jnp.any(jnp.isnan(flat)), jnp.full((), jnp.nan, flat.dtype), middle)
+
+
+@_median.defjvp
+def _(kind: str, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    (flat,), (moved,) = primals, tangents
+    if not flat.size:
+        return _median(flat, kind), jnp.zeros((), flat.dtype)
+
+    def entry(value: jax.Array) -> jax.Array:
+        """The tangent of the entries of this value, on average where several are equal."""
+        same = (flat == value).astype(flat.dtype)
+        return jnp.sum(same * moved) / jnp.maximum(jnp.sum(same), jnp.ones((), flat.dtype))
+
+    low, high = _middle(flat, kind)
+    return _median(flat, kind), (entry(low) + entry(high)) / 2
+
+
+def _middle(flat: jax.Array, kind: str) -> tuple[jax.Array, jax.Array]:
+    """The two middle entries, the same object twice where they are one; NaN of nothing."""
+    if not flat.size:
+        nothing = jnp.full((), jnp.nan, flat.dtype)
+        return nothing, nothing
     unsigned = jnp.dtype(f"uint{8 * flat.dtype.itemsize}")
     top = jnp.ones((), unsigned) << jnp.asarray(8 * flat.dtype.itemsize - 1, unsigned)
     pattern = jax.lax.bitcast_convert_type(flat, unsigned)
@@ -183,17 +229,17 @@ def median(x: jax.Array, kind: Literal["midpoint", "lower"] = "midpoint") -> jax
 
     rank = (flat.size - 1) // 2
     key = _order_statistic(keys, rank)
-    middle = value(key)
-    if kind == "midpoint" and flat.size % 2 == 0:
-        following = jnp.min(jnp.where(keys > key, keys, ~jnp.zeros((), unsigned)))
-        repeated = jnp.sum(keys <= key, dtype=jnp.int32) > rank + 1
-        middle = (middle + value(jnp.where(repeated, key, following))) / 2
-    return jnp.where(jnp.any(jnp.isnan(flat)), jnp.full((), jnp.nan, flat.dtype), middle)
+    low = value(key)
+    if kind == "lower" or flat.size % 2:
+        return low, low
+    following = jnp.min(jnp.where(keys > key, keys, ~jnp.zeros((), unsigned)))
+    repeated = jnp.sum(keys <= key, dtype=jnp.int32) > rank + 1
+    return low, value(jnp.where(repeated, key, following))
 
 
 def scale_by_median_radius(
-    weight_decay: base.Scalar = 0.0,
-    fallback_ratio: base.Scalar = 1.0,
+    weight_decay: base.NonNegative = 0.0,
+    fallback_ratio: base.NonNegative = 1.0,
     *,
     reading: Literal["magnitudes", "ratio", "signed"] = "magnitudes",
     decay_form: Literal["sum", "inside"] = "sum",
@@ -242,11 +288,11 @@ def scale_by_median_radius(
         ("decay_form", decay_form, ("sum", "inside")),
         ("median_kind", median_kind, ("midpoint", "lower")),
     ):
-        if value not in choices:
-            raise UserError(field, f"{value!r} is no choice", f"use one of {choices}")
+        base.one_of(field, value, choices)
 
     def ratio(layer: Layer) -> tuple[jax.Array, jax.Array]:
         w, g, d = layer.weights, layer.gradient, layer.direction
+        base.need_real("mclr", w)
         one = jnp.ones_like(layer.decay)
         if reading == "ratio":
             flat = d == 0
@@ -266,9 +312,9 @@ def scale_by_median_radius(
 
 def mclr(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar | None = None,
-    weight_decay: base.Scalar = 0.0,
-    fallback_ratio: base.Scalar = 1.0,
+    momentum: base.Decay | None = None,
+    weight_decay: base.NonNegative = 0.0,
+    fallback_ratio: base.NonNegative = 1.0,
     *,
     reading: Literal["magnitudes", "ratio", "signed"] = "magnitudes",
     decay_form: Literal["sum", "inside"] = "sum",

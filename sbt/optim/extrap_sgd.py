@@ -18,7 +18,7 @@ class ExtrapolateState(NamedTuple):
 
 def extrapolate(
     step_size: base.Scalar | base.Schedule,
-    weight_decay: base.Scalar = 0.0,
+    weight_decay: base.NonNegative = 0.0,
     *,
     mask: base.Mask = None,
     axis_name: Any = None,
@@ -78,9 +78,9 @@ def extrapolate(
 
 def extrap_sgd(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar | None = 0.0,
-    weight_decay: base.Scalar = 0.0,
-    extrapolation: base.Scalar = 1.0,
+    momentum: base.Decay | None = 0.0,
+    weight_decay: base.NonNegative = 0.0,
+    extrapolation: base.NonNegative = 1.0,
     *,
     nesterov: bool = True,
     mask: base.Mask = None,

@@ -39,14 +39,14 @@ def clip_by_global_norm(max_norm: base.Scalar) -> optax.GradientTransformation:
         factor = jnp.where(norm > limit, limit / jnp.where(norm > 0, norm, 1), 1)
         return jax.tree.map(lambda g: base.multiply(g, factor), updates), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return base.link(lambda _: optax.EmptyState(), update)
 
 
 def hoffer_sgd(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar | None = 0.9,
-    weight_decay: base.Scalar = 0.0,
-    max_norm: base.Scalar = 5.0,
+    momentum: base.Decay | None = 0.9,
+    weight_decay: base.NonNegative = 0.0,
+    max_norm: base.Positive = 5.0,
     *,
     mask: base.Mask = None,
 ) -> base.Rule:

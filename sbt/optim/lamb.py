@@ -6,20 +6,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sbt.errors import UserError
 from sbt.optim import base
 from sbt.optim.adam import scale_by_adam
 
 
 def scale_by_lamb(
-    b1: base.Scalar = 0.9,
-    b2: base.Scalar = 0.999,
-    eps: base.Scalar = 1e-6,
-    weight_decay: base.Scalar = 0.0,
+    b1: base.Decay = 0.9,
+    b2: base.Decay = 0.999,
+    eps: base.Positive = 1e-6,
+    weight_decay: base.NonNegative = 0.0,
     *,
     phi: Literal["identity", "clamp"] = "identity",
-    phi_min: base.Scalar = 0.0,
-    phi_max: base.Scalar = 10.0,
+    phi_min: base.NonNegative = 0.0,
+    phi_max: base.Positive = 10.0,
     mask: base.Mask = "kernels",
     ratio_mask: base.Mask = "kernels",
 ) -> optax.GradientTransformation:
@@ -55,8 +54,7 @@ def scale_by_lamb(
     Raises:
       UserError: for another ``phi``.
     """
-    if phi not in ("identity", "clamp"):
-        raise UserError("phi", f"{phi!r} is no choice", "use 'identity' or 'clamp'")
+    base.one_of("phi", phi, ("identity", "clamp"))
 
     adam = scale_by_adam(b1, b2, eps)
 
@@ -69,11 +67,12 @@ def scale_by_lamb(
                 return u
             length, target = base.l2_norm(u), base.l2_norm(p.astype(u.dtype))
             if phi == "clamp":
-                low, high = base.scalar_like(phi_min, u), base.scalar_like(phi_max, u)
+                low, high = (jnp.asarray(x).astype(target.dtype) for x in (phi_min, phi_max))
                 target = jnp.clip(target, low, high)
             missing = (length == 0) | (target == 0)
             one = jnp.ones_like(length)
-            return u * (jnp.where(missing, one, target) / jnp.where(missing, one, length))
+            ratio = jnp.where(missing, one, target) / jnp.where(missing, one, length)
+            return u * ratio.astype(u.dtype)
 
         u = jax.tree.map(
             lambda r, p, decayed: base.multiply_add(r, weight_decay, p) if decayed else r,
@@ -85,19 +84,19 @@ def scale_by_lamb(
         out = jax.tree.map(lambda g, x: x.astype(g.dtype), updates, u)
         return out, state
 
-    return optax.GradientTransformation(adam.init, update)
+    return base.link(adam.init, update)
 
 
 def lamb(
     learning_rate: base.Scalar | base.Schedule,
-    b1: base.Scalar = 0.9,
-    b2: base.Scalar = 0.999,
-    eps: base.Scalar = 1e-6,
-    weight_decay: base.Scalar = 0.0,
+    b1: base.Decay = 0.9,
+    b2: base.Decay = 0.999,
+    eps: base.Positive = 1e-6,
+    weight_decay: base.NonNegative = 0.0,
     *,
     phi: Literal["identity", "clamp"] = "identity",
-    phi_min: base.Scalar = 0.0,
-    phi_max: base.Scalar = 10.0,
+    phi_min: base.NonNegative = 0.0,
+    phi_max: base.Positive = 10.0,
     mask: base.Mask = "kernels",
     ratio_mask: base.Mask = "kernels",
 ) -> base.Rule:

@@ -6,15 +6,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sbt.errors import UserError
 from sbt.optim import base
 from sbt.optim.ratio import Layer, scale_by_layer_ratio, with_rate_inside
 
 
 def scale_by_lars(
-    trust_coefficient: base.Scalar = 0.001,
-    weight_decay: base.Scalar = 0.0,
-    fallback_ratio: base.Scalar = 1.0,
+    trust_coefficient: base.Positive = 0.001,
+    weight_decay: base.NonNegative = 0.0,
+    fallback_ratio: base.NonNegative = 1.0,
     *,
     form: Literal["paper", "optax"] = "paper",
     mask: base.Mask = "kernels",
@@ -50,8 +49,7 @@ def scale_by_lars(
     Raises:
       UserError: for another ``form``.
     """
-    if form not in ("paper", "optax"):
-        raise UserError("form", f"{form!r} is no form of LARS", "use 'paper' or 'optax'")
+    base.one_of("form", form, ("paper", "optax"))
 
     def ratio(layer: Layer) -> tuple[jax.Array, jax.Array]:
         weights = base.l2_norm(layer.weights)
@@ -66,10 +64,10 @@ def scale_by_lars(
 
 def lars(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar | None = 0.9,
-    weight_decay: base.Scalar = 0.0,
-    trust_coefficient: base.Scalar = 0.001,
-    fallback_ratio: base.Scalar = 1.0,
+    momentum: base.Decay | None = 0.9,
+    weight_decay: base.NonNegative = 0.0,
+    trust_coefficient: base.Positive = 0.001,
+    fallback_ratio: base.NonNegative = 1.0,
     *,
     nesterov: bool = False,
     form: Literal["paper", "optax"] = "paper",
@@ -129,9 +127,9 @@ def lars(
 
 
 def scale_by_percent_delta(
-    weight_decay: base.Scalar = 0.0,
-    weight_floor: base.Scalar = 1e-6,
-    fallback_ratio: base.Scalar = 1.0,
+    weight_decay: base.NonNegative = 0.0,
+    weight_floor: base.NonNegative = 1e-6,
+    fallback_ratio: base.NonNegative = 1.0,
     *,
     mask: base.Mask = "kernels",
     ratio_mask: base.Mask = "kernels",
@@ -162,9 +160,10 @@ def scale_by_percent_delta(
     """
 
     def ratio(layer: Layer) -> tuple[jax.Array, jax.Array]:
-        floor = base.scalar_like(weight_floor, layer.weights)
-        relative = jnp.abs(layer.direction) / (jnp.abs(layer.weights) + floor)
-        relative = jnp.where(layer.direction == 0, jnp.zeros_like(relative), relative)
+        change, size = base.magnitude(layer.direction), base.magnitude(layer.weights)
+        size = size + jnp.asarray(weight_floor).astype(size.dtype)
+        still = change == 0
+        relative = change / jnp.where(still, jnp.ones_like(size), size)
         return jnp.ones_like(layer.decay), jnp.mean(relative)
 
     return scale_by_layer_ratio(
@@ -174,10 +173,10 @@ def scale_by_percent_delta(
 
 def percent_delta(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar | None = None,
-    weight_decay: base.Scalar = 0.0,
-    weight_floor: base.Scalar = 1e-6,
-    fallback_ratio: base.Scalar = 1.0,
+    momentum: base.Decay | None = None,
+    weight_decay: base.NonNegative = 0.0,
+    weight_floor: base.NonNegative = 1e-6,
+    fallback_ratio: base.NonNegative = 1.0,
     *,
     mask: base.Mask = "kernels",
     ratio_mask: base.Mask = "kernels",

@@ -15,8 +15,8 @@ class MatchedPair(NamedTuple):
 
 def sgdm_matched_lr(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar = 0.9,
-    weight_decay: base.Scalar = 0.0,
+    momentum: base.Decay = 0.9,
+    weight_decay: base.NonNegative = 0.0,
     *,
     mask: base.Mask = None,
 ) -> MatchedPair:

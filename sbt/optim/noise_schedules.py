@@ -10,7 +10,7 @@ References:
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from sbt.optim.smoothing_degree import (
     shb_noise_factor,
     variance_from_critical_batch,
 )
+from sbt.ranges import COUNT, NON_NEGATIVE, POSITIVE
 
 __all__ = [
     "BATCH_BALANCE",
@@ -126,13 +127,13 @@ def noise_settings(
     progress: ArrayLike,
     start: NoiseSettings,
     *,
-    variance: ArrayLike,
-    gradient_bound: ArrayLike = 0.0,
+    variance: Annotated[ArrayLike, POSITIVE],
+    gradient_bound: Annotated[ArrayLike, NON_NEGATIVE] = 0.0,
     form: Form = "shb",
-    power: ArrayLike = 0.9,
-    epochs: ArrayLike = 200.0,
-    balance: ArrayLike = 1.0,
-    largest_batch: ArrayLike = 50_000.0,
+    power: Annotated[ArrayLike, POSITIVE] = 0.9,
+    epochs: Annotated[ArrayLike, NON_NEGATIVE] = 200.0,
+    balance: Annotated[ArrayLike, NON_NEGATIVE] = 1.0,
+    largest_batch: Annotated[ArrayLike, COUNT] = 50_000.0,
 ) -> NoiseSettings:
     r"""Learning rate, batch size and momentum at some progress, under one of the paper's methods.
 

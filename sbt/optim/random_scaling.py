@@ -1,15 +1,15 @@
 r"""Random scaling: every update is multiplied by one random number of mean 1."""
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sbt.errors import UserError
 from sbt.optim import base
 from sbt.optim.sgd import sgd
 from sbt.optim.shb import at_count, scale_by_shb
+from sbt.ranges import Range
 
 Distribution = Literal["exponential", "uniform", "none"]
 
@@ -26,9 +26,9 @@ class RandomScalingState(NamedTuple):
 
 def random_scaling(
     inner: optax.GradientTransformation,
-    seed: float | jax.Array = 0,
+    seed: Annotated[float | jax.Array, Range(0, 2**32 - 1)] = 0,
     distribution: Distribution = "exponential",
-    average_decay: base.Scalar | None = None,
+    average_decay: base.Fraction | None = None,
 ) -> base.Rule:
     r"""Multiplies all updates of ``inner`` by one random scalar per step.
 
@@ -84,12 +84,7 @@ def random_scaling(
       Zhang and Cutkosky, `Random Scaling and Momentum for Non-smooth Non-convex Optimization
       <https://arxiv.org/abs/2405.09742>`_, 2024
     """
-    if distribution not in get_args(Distribution):
-        raise UserError(
-            "distribution",
-            f"{distribution!r} is no distribution of scales",
-            f"use one of {', '.join(map(repr, get_args(Distribution)))}",
-        )
+    base.one_of("distribution", distribution, get_args(Distribution))
     wrapped = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> RandomScalingState:
@@ -164,12 +159,12 @@ def averaged_iterate(state: RandomScalingState) -> Any:
 
 def randomly_scaled_sgdm(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar | None = 0.9,
-    weight_decay: base.Scalar = 0.0,
+    momentum: base.Decay | None = 0.9,
+    weight_decay: base.NonNegative = 0.0,
     *,
-    seed: float | jax.Array = 0,
+    seed: Annotated[float | jax.Array, Range(0, 2**32 - 1)] = 0,
     distribution: Distribution = "exponential",
-    average_decay: base.Scalar | None = None,
+    average_decay: base.Fraction | None = None,
     mask: base.Mask = None,
 ) -> base.Rule:
     r"""SGDM whose steps are scaled by Exp(1) numbers: :func:`sbt.optim.sgd` in random scaling.
@@ -208,10 +203,10 @@ def randomly_scaled_sgdm(
 
 def exponentiated_o2nc(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar = 0.9,
-    regularization: base.Scalar = 0.0,
+    momentum: Annotated[base.Scalar, Range(0, 1, open_low=True)] = 0.9,
+    regularization: base.NonNegative = 0.0,
     *,
-    seed: float | jax.Array = 0,
+    seed: Annotated[float | jax.Array, Range(0, 2**32 - 1)] = 0,
     distribution: Distribution = "exponential",
 ) -> base.Rule:
     r"""Exponentiated online-to-non-convex conversion with unconstrained mirror descent.

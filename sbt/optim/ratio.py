@@ -25,8 +25,8 @@ Ratio = Callable[..., tuple[jax.Array, jax.Array]]
 def scale_by_layer_ratio(
     ratio: Ratio,
     coefficient: base.Scalar = 1.0,
-    weight_decay: base.Scalar = 0.0,
-    fallback_ratio: base.Scalar = 1.0,
+    weight_decay: base.NonNegative = 0.0,
+    fallback_ratio: base.NonNegative = 1.0,
     *,
     mask: base.Mask = "kernels",
     ratio_mask: base.Mask = "kernels",
@@ -68,30 +68,36 @@ def scale_by_layer_ratio(
         def leaf(g: jax.Array, p: jax.Array, decayed: bool, adaptive: bool, *more: Any) -> Any:
             gradient = base.widen(g)
             weights = p.astype(gradient.dtype)
-            decay = base.scalar_like(weight_decay if decayed else 0.0, g)
-            layer = Layer(weights, gradient, gradient + decay * weights, decay)
-            gamma = base.scalar_like(coefficient, g)
-            fallback = gamma * base.scalar_like(fallback_ratio, g)
+            real = base.real_dtype(gradient)
+            decay, gamma, fallback = (
+                jnp.asarray(value).astype(real)
+                for value in (weight_decay if decayed else 0.0, coefficient, fallback_ratio)
+            )
+            direction = gradient + decay.astype(gradient.dtype) * weights
+            layer = Layer(weights, gradient, direction, decay)
             if not adaptive:
-                return (fallback * layer.direction).astype(g.dtype)
-            above, below = ratio(layer, *[m.astype(gradient.dtype) for m in more])
+                return ((gamma * fallback).astype(direction.dtype) * direction).astype(g.dtype)
+            above, below = ratio(layer, *[jnp.asarray(m).astype(real) for m in more])
             missing = (above == 0) | (below == 0) | jnp.isinf(above) | jnp.isinf(below)
             # The direction is divided first: it may be as small as the denominator, and the
-            # quotient of the two norms alone could overflow.
-            unit = layer.direction / jnp.where(missing, jnp.ones_like(below), below)
-            return (unit * jnp.where(missing, fallback, gamma * above)).astype(g.dtype)
+            # quotient of the two norms alone could overflow. What is missing enters no product, so
+            # that derivatives stay finite.
+            one = jnp.ones_like(below)
+            unit = direction / jnp.where(missing, one, below).astype(direction.dtype)
+            rate = gamma * jnp.where(missing, fallback, jnp.where(missing, one, above))
+            return (unit * rate.astype(direction.dtype)).astype(g.dtype)
 
         decay_on = base.mask_leaves(mask, params)
         ratio_on = base.mask_leaves(ratio_mask, params)
         return jax.tree.map(leaf, updates, params, decay_on, ratio_on, *trees), state
 
-    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+    return base.link_with_extra(lambda _: optax.EmptyState(), update)
 
 
 def with_rate_inside(
     link: optax.GradientTransformation,
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar | None,
+    momentum: base.Decay | None,
     nesterov: bool = False,
 ) -> base.Rule:
     r"""``link``, then the learning rate, then momentum: :math:`v \leftarrow \beta v + \eta_t d_t`.

@@ -28,10 +28,11 @@ def _spec(
     decay_mask: str = "all",
     ratio_mask: str | None = None,
     needs: tuple[str, ...] = (),
+    options: Mapping[str, Any] | None = None,
     **choices: tuple[Any, ...],
 ) -> RuleSpec:
     """A spec whose options default to the first of their choices."""
-    options = {name: values[0] for name, values in choices.items()}
+    options = {name: values[0] for name, values in choices.items()} | dict(options or {})
     masks = {"decay_mask": decay_mask} | ({"ratio_mask": ratio_mask} if ratio_mask else {})
     optional = {"momentum"} | ({"weight_decay"} if rule in (sgd, sngm) else set())
     return RuleSpec(
@@ -109,6 +110,7 @@ RULES_GRADIENT: Final[dict[str, RuleSpec]] = {
         f"{_GAO_ZHONG}, equations 9-11",
         {**_DECAY, "ema_decay": 0.0, "curvature_floor": 1e-3, "fallback_radius": 1.0},
         needs=("hessian_diagonal",),
+        options={"radius_ceiling": None},
     ),
     "mclr": _spec(
         mclr,

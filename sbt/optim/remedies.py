@@ -55,8 +55,8 @@ def fast_gradient_sign(
 def adversarial_loss(
     loss: InputLoss,
     inputs: jax.Array,
-    epsilon: base.Scalar,
-    clean_weight: base.Scalar = 0.5,
+    epsilon: base.NonNegative,
+    clean_weight: base.Fraction = 0.5,
     low: float | None = None,
     high: float | None = None,
 ) -> jax.Array:
@@ -83,8 +83,8 @@ def stability_loss(
     log_probabilities: Callable[[jax.Array], jax.Array],
     inputs: jax.Array,
     keys: jax.Array,
-    deviation: base.Scalar = 0.04,
-    weight: base.Scalar = 0.01,
+    deviation: base.NonNegative = 0.04,
+    weight: base.NonNegative = 0.01,
 ) -> jax.Array:
     r"""The term that stability training adds to the loss of the clean inputs.
 

@@ -78,10 +78,8 @@ def discard_weights(
       Gao and Zhong, `Study on the Large Batch Size Training of Neural Networks Based on the Second
       Order Gradient <https://arxiv.org/abs/2012.08795>`_, 2020
     """
-    if choice not in ("loss", "random"):
-        raise UserError("choice", f"{choice!r} is no choice", "use 'loss' or 'random'")
-    if average not in ("kept", "batch"):
-        raise UserError("average", f"{average!r} is no average", "use 'kept' or 'batch'")
+    base.one_of("choice", choice, ("loss", "random"))
+    base.one_of("average", average, ("kept", "batch"))
     if isinstance(fraction, int | float) and not 0 <= fraction < 1:
         raise UserError("fraction", f"{fraction} of a batch", "give a number in [0, 1)")
     m = losses.shape[0]

@@ -11,10 +11,23 @@ every budget below four million updates in float32.
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+
+from sbt.ranges import BELOW_ONE, FRACTION, NON_NEGATIVE, POSITIVE, Range
+
+Positive = Annotated[ArrayLike, POSITIVE]
+NonNegative = Annotated[ArrayLike, NON_NEGATIVE]
+Fraction = Annotated[ArrayLike, FRACTION]
+BelowOne = Annotated[ArrayLike, BELOW_ONE]
+AtLeastOne = Annotated[ArrayLike, Range(1)]
+# A drop, a place or a length where 0 would never act or divide by zero.
+PART = Range(0, 1, open_low=True)
+Part = Annotated[ArrayLike, PART]
+Within = Annotated[ArrayLike, Range(0, 1, open_low=True, open_high=True)]
 
 
 def as_progress(progress: ArrayLike) -> jax.Array:
@@ -38,8 +51,8 @@ def constant(progress: ArrayLike) -> jax.Array:
 
 def steps(
     progress: ArrayLike,
-    drops: ArrayLike | Sequence[ArrayLike] = (0.5, 0.75),
-    factor: ArrayLike | Sequence[ArrayLike] = 0.1,
+    drops: Annotated[ArrayLike | Sequence[ArrayLike], PART] = (0.5, 0.75),
+    factor: Annotated[ArrayLike | Sequence[ArrayLike], PART] = 0.1,
 ) -> jax.Array:
     """A staircase: multiplied by ``factor`` at every drop.
 
@@ -64,7 +77,7 @@ def steps(
     return jnp.prod(jnp.where(passed, factor, jnp.ones_like(factor)), axis=-1)
 
 
-def poly(progress: ArrayLike, power: ArrayLike = 2.0, end: ArrayLike = 0.0) -> jax.Array:
+def poly(progress: ArrayLike, power: NonNegative = 2.0, end: Fraction = 0.0) -> jax.Array:
     """Polynomial decay ``end + (1 - end) (1 - progress)**power``.
 
     ``power`` 2 is the value of LARS (You et al., 2017), 1 is linear decay.
@@ -74,14 +87,14 @@ def poly(progress: ArrayLike, power: ArrayLike = 2.0, end: ArrayLike = 0.0) -> j
     return end + (1 - end) * (1 - progress) ** power
 
 
-def cosine(progress: ArrayLike, end: ArrayLike = 0.0) -> jax.Array:
+def cosine(progress: ArrayLike, end: Fraction = 0.0) -> jax.Array:
     """Half a cosine from 1 to ``end`` (Loshchilov & Hutter, 2017, without restarts)."""
     progress = as_progress(progress)
     end = jnp.asarray(end, progress.dtype)
     return end + (1 - end) * (1 + jnp.cos(jnp.pi * progress)) / 2
 
 
-def exponential(progress: ArrayLike, final: ArrayLike = 0.01) -> jax.Array:
+def exponential(progress: ArrayLike, final: Part = 0.01) -> jax.Array:
     r"""Exponential decay ``final**progress``, from 1 to ``final`` > 0.
 
     The exponential step sizes :math:`\nu^k,\ \nu = T^{-1/T}` of Dang, Babanezhad & Vaswani (2024)
@@ -91,7 +104,7 @@ def exponential(progress: ArrayLike, final: ArrayLike = 0.01) -> jax.Array:
     return jnp.asarray(final, progress.dtype) ** progress
 
 
-def triangular(progress: ArrayLike, cycles: ArrayLike = 1.0, low: ArrayLike = 0.1) -> jax.Array:
+def triangular(progress: ArrayLike, cycles: Positive = 1.0, low: Fraction = 0.1) -> jax.Array:
     """Cyclical learning rate (Smith, 2017): up from ``low`` to 1 and back, ``cycles`` times.
 
     Smith & Topin's super-convergence run (0.1 to 3.0, step size half of the budget) is
@@ -106,10 +119,10 @@ def triangular(progress: ArrayLike, cycles: ArrayLike = 1.0, low: ArrayLike = 0.
 
 def onecycle(
     progress: ArrayLike,
-    rise: ArrayLike = 0.45,
-    fall: ArrayLike = 0.9,
-    div: ArrayLike = 10.0,
-    final_div: ArrayLike = 100.0,
+    rise: Within = 0.45,
+    fall: Part = 0.9,
+    div: AtLeastOne = 10.0,
+    final_div: AtLeastOne = 100.0,
 ) -> jax.Array:
     """1cycle (Smith, 2018): ``1/div`` to 1 to ``1/div`` to ``1/(div * final_div)``, all linear.
 
@@ -133,14 +146,27 @@ def onecycle(
 
 def onecycle_momentum(
     progress: ArrayLike,
-    rise: ArrayLike = 0.45,
-    fall: ArrayLike = 0.9,
-    high: ArrayLike = 0.95,
-    low: ArrayLike = 0.85,
+    rise: Within = 0.45,
+    fall: Part = 0.9,
+    high: BelowOne = 0.95,
+    low: BelowOne = 0.85,
 ) -> jax.Array:
     """The momentum (not a multiplier) that goes with :func:`onecycle`: high while the rate is low.
 
     ``high`` to ``low`` until ``rise``, back to ``high`` at ``fall``, and constant from there.
+
+    Args:
+      progress: fraction of the budget.
+      rise: progress at which the learning rate peaks and the momentum is lowest.
+      fall: progress at which both are back.
+      high: momentum at the ends.
+      low: momentum at the peak.
+
+    Returns:
+      The momentum, shaped like ``progress``.
+
+    >>> print(onecycle_momentum(jnp.asarray([0.0, 0.45, 0.9, 1.0])))
+    [0.95 0.85 0.95 0.95]
     """
     progress = as_progress(progress)
     high, low = (jnp.asarray(x, progress.dtype) for x in (high, low))
@@ -158,7 +184,7 @@ def _cycle_phases(progress, rise, fall):
 
 
 def gradual_warmup(
-    progress: ArrayLike, warmup: ArrayLike = 0.05, start: ArrayLike = 1 / 32
+    progress: ArrayLike, warmup: Fraction = 0.05, start: Fraction = 1 / 32
 ) -> jax.Array:
     r"""The ramp of Goyal et al. (2017): linear from ``start`` to 1, a little at every update.
 
@@ -183,7 +209,7 @@ def gradual_warmup(
 
 
 def legw(
-    progress: ArrayLike, ratio: ArrayLike, warmup: ArrayLike, start: ArrayLike = 0.0
+    progress: ArrayLike, ratio: Positive, warmup: Fraction, start: Fraction = 0.0
 ) -> jax.Array:
     r"""Linear-epoch gradual warm-up (You et al., 2019) for a batch ``ratio`` times larger.
 

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from sbt.errors import UserError
+from sbt.errors import UserError, shown
 from sbt.optim.schedule_shapes import (
     as_progress,
     constant,
@@ -44,6 +44,7 @@ from sbt.optim.schedule_shapes import (
     steps,
     triangular,
 )
+from sbt.ranges import COUNT, FRACTION, Range, check_fields, check_name, check_rising, ranges_of
 
 __all__ = [
     "SCHEDULES",
@@ -70,6 +71,11 @@ WARMUP_DEFAULTS: dict[str, Any] = {
     "warmup_start": 1 / 32,
     "warmup_batch": 0,  # a batch size, not a quantity that lanes differ in
     "after_warmup": False,
+}
+WARMUP_RANGES = {
+    "warmup": FRACTION,
+    "warmup_start": FRACTION,
+    "warmup_batch": Range(0, COUNT.high),
 }
 
 
@@ -156,19 +162,13 @@ def make_schedule(config: Mapping[str, Any]) -> Schedule:
     """
     fields = dict(config)
     name = fields.pop("name", "constant")
-    if name not in SCHEDULES:
-        raise UserError(
-            "config.schedule.name",
-            f"no schedule is called {name!r}",
-            f"choose one of {', '.join(sorted(SCHEDULES))}.",
-        )
-    parameters = default_parameters(SCHEDULES[name]) | WARMUP_DEFAULTS
-    _refuse_unknown(name, fields, parameters)
-    parameters |= fields
-    _check_values(name, parameters)
-    for field in parameters.keys() & _RANGES.keys() - {"warmup_batch"}:
-        if isinstance(parameters[field], int):
-            parameters[field] = float(parameters[field])
+    check_name("config.schedule.name", name, SCHEDULES)
+    function = SCHEDULES[name]
+    defaults = default_parameters(function) | WARMUP_DEFAULTS
+    ranges = ranges_of(function) | WARMUP_RANGES
+    several = {"drops", "factor"} if "drops" in defaults else set()
+    parameters = check_fields("config.schedule", fields, defaults, ranges, several)
+    check_shape("config.schedule", parameters)
     return Schedule(name, parameters)
 
 
@@ -213,43 +213,26 @@ def _refuse_unknown(name: str, given: Mapping[str, Any], known: Mapping[str, Any
             )
 
 
-# Open ends where a value at the end would never act or would divide by zero.
-_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "factor": ("above 0", lambda x: x > 0),
-    "power": ("0 or more", lambda x: x >= 0),
-    "end": ("in [0, 1]", lambda x: 0 <= x <= 1),
-    "final": ("above 0", lambda x: x > 0),
-    "cycles": ("above 0", lambda x: x > 0),
-    "low": ("in [0, 1]", lambda x: 0 <= x <= 1),
-    "rise": ("in (0, 1)", lambda x: 0 < x < 1),
-    "fall": ("in (0, 1]", lambda x: 0 < x <= 1),
-    "div": ("1 or more", lambda x: x >= 1),
-    "final_div": ("1 or more", lambda x: x >= 1),
-    "warmup": ("in [0, 1]", lambda x: 0 <= x <= 1),
-    "warmup_start": ("in [0, 1]", lambda x: 0 <= x <= 1),
-    "warmup_batch": ("0 (off) or a batch size", lambda x: x >= 0),
-}
+def check_shape(where: str, parameters: Mapping[str, Any]) -> None:
+    """Refuses parameters of a schedule that do not go together.
 
-
-def _check_values(name: str, parameters: Mapping[str, Any]) -> None:
-    """Refuses values that are known now (traced ones are the caller's affair)."""
-    for field, value in parameters.items():
-        for number in value if isinstance(value, (tuple, list)) else (value,):
-            if field == "drops":
-                wanted, good = "inside (0, 1]", isinstance(number, (int, float)) and 0 < number <= 1
-            elif field in _RANGES and isinstance(number, (int, float)):
-                wanted, good = _RANGES[field][0], _RANGES[field][1](number)
-            else:
-                continue
-            if not good:
-                raise UserError(
-                    f"config.schedule.{field}",
-                    f"{number!r} is no {field} of the schedule {name!r}",
-                    f"give a number {wanted}.",
-                )
-    if name == "onecycle" and not parameters["rise"] < parameters["fall"]:
+    Raises:
+      UserError: drops that do not rise, a number of factors that is not that of the drops, a fall
+        that does not come after the rise.
+    """
+    if "drops" in parameters:
+        drops, factor = parameters["drops"], parameters["factor"]
+        check_rising(f"{where}.drops", drops)
+        count = len(drops) if isinstance(drops, tuple) else 1
+        if isinstance(factor, tuple) and len(factor) != count:
+            raise UserError(
+                f"{where}.factor",
+                f"{shown(factor)} has {len(factor)} numbers for {count} drops",
+                "give one for each drop, or one number for all",
+            )
+    if "fall" in parameters and not parameters["rise"] < parameters["fall"]:
         raise UserError(
-            "config.schedule.fall",
-            f"the fall ({parameters['fall']}) ends before the rise ({parameters['rise']})",
-            "make fall the larger one.",
+            f"{where}.fall",
+            f"{parameters['fall']!r} does not come after the rise, {parameters['rise']!r}",
+            "make fall the larger one",
         )

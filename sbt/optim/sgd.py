@@ -15,9 +15,9 @@ from sbt.optim import base
 
 def sgd(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar | None = 0.0,
+    momentum: base.Decay | None = 0.0,
     nesterov: bool = False,
-    weight_decay: base.Scalar | None = 0.0,
+    weight_decay: base.NonNegative | None = 0.0,
     mask: base.Mask = None,
 ) -> base.Rule:
     r"""SGD with coupled weight decay and heavy-ball momentum, learning rate last.
@@ -81,9 +81,9 @@ def base_lr_sgd(
     base_lr: base.Scalar | base.Schedule,
     batch_size: base.Scalar,
     *,
-    momentum: base.Scalar | None = 0.0,
+    momentum: base.Decay | None = 0.0,
     nesterov: bool = False,
-    weight_decay: base.Scalar | None = 0.0,
+    weight_decay: base.NonNegative | None = 0.0,
     mask: base.Mask = None,
 ) -> base.Rule:
     r"""SGD in sum form: one learning rate *per example* for every batch size.

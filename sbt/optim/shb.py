@@ -99,13 +99,13 @@ def scale_by_shb(
         out = jax.tree.map(lambda g, d: d.astype(g.dtype), updates, delta)
         return out, ScaleByShbState(optax.safe_increment(state.count), delta)
 
-    return optax.GradientTransformation(init, update)
+    return base.link(init, update)
 
 
 def shb(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar | base.Schedule = 0.9,
-    weight_decay: base.Scalar = 0.0,
+    momentum: base.Decay | base.Schedule = 0.9,
+    weight_decay: base.NonNegative = 0.0,
     *,
     mask: base.Mask = None,
 ) -> base.Rule:
@@ -147,7 +147,7 @@ def shb(
 
 
 def scale_by_normalized_shb(
-    momentum: base.Scalar | base.Schedule,
+    momentum: base.Decay | base.Schedule,
 ) -> optax.GradientTransformation:
     r"""The damped buffer :math:`u_{k+1} = \beta_k u_k + (1 - \beta_k) g_k`, which it returns.
 
@@ -177,13 +177,13 @@ def scale_by_normalized_shb(
         out = jax.tree.map(lambda g, u: u.astype(g.dtype), updates, average)
         return out, ScaleByNormalizedShbState(optax.safe_increment(state.count), average)
 
-    return optax.GradientTransformation(init, update)
+    return base.link(init, update)
 
 
 def normalized_shb(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar | base.Schedule = 0.9,
-    weight_decay: base.Scalar = 0.0,
+    momentum: base.Decay | base.Schedule = 0.9,
+    weight_decay: base.NonNegative = 0.0,
     *,
     mask: base.Mask = None,
 ) -> base.Rule:

@@ -10,19 +10,31 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from sbt.errors import UserError
 from sbt.optim import base
 from sbt.optim.shb_stages import Coefficients, as_floats, ceil_to_int, rule_from_coefficients
 
 
 def exponential_coefficients(
     count: jax.typing.ArrayLike,
-    total_updates: base.Scalar,
-    condition_number: base.Scalar,
-    relative_step: base.Scalar = 0.5,
+    total_updates: base.AtLeastOne,
+    condition_number: base.AtLeastOne,
+    relative_step: base.HalfAtMost = 0.5,
     final: base.Scalar | None = None,
 ) -> Coefficients:
-    """``(step size / learning rate, momentum)`` of update ``count`` of :func:`exponential_shb`."""
+    """``(step size / learning rate, momentum)`` of update ``count`` of :func:`exponential_shb`.
+
+    Its arguments are those of the rule; numbers may be traced.
+
+    Args:
+      count: updates made before this one.
+      total_updates: see :func:`exponential_shb`.
+      condition_number: see :func:`exponential_shb`.
+      relative_step: see :func:`exponential_shb`.
+      final: see :func:`exponential_shb`.
+
+    Returns:
+      Two scalars without unit: multiply the first by the learning rate.
+    """
     k, total, kappa, relative = as_floats(count, total_updates, condition_number, relative_step)
     (end,) = as_floats(1 / total if final is None else final)
 
@@ -43,9 +55,9 @@ def exponential_coefficients(
 
 def exponential_shb(
     learning_rate: base.Scalar | base.Schedule,
-    total_updates: base.Scalar,
-    condition_number: base.Scalar = 100.0,
-    relative_step: base.Scalar = 0.5,
+    total_updates: base.AtLeastOne,
+    condition_number: base.AtLeastOne = 100.0,
+    relative_step: base.HalfAtMost = 0.5,
     *,
     final: base.Scalar | None = None,
 ) -> base.Rule:
@@ -104,16 +116,32 @@ def exponential_shb(
 
 def mix_coefficients(
     count: jax.typing.ArrayLike,
-    total_updates: base.Scalar,
-    condition_number: base.Scalar,
-    first_fraction: base.Scalar = 0.5,
-    relative_step: base.Scalar = 0.5,
+    total_updates: base.AtLeastOne,
+    condition_number: base.AtLeastOne,
+    first_fraction: base.Fraction = 0.5,
+    relative_step: base.HalfAtMost = 0.5,
     *,
     momentum: Literal["full", "half"] = "full",
 ) -> Coefficients:
-    """``(step size / learning rate, momentum)`` of update ``count`` of :func:`mix_shb`."""
-    if momentum not in ("full", "half"):
-        raise UserError("momentum", f"{momentum!r} is no choice", "use 'full' or 'half'")
+    """``(step size / learning rate, momentum)`` of update ``count`` of :func:`mix_shb`.
+
+    Its arguments are those of the rule; numbers may be traced.
+
+    Args:
+      count: updates made before this one.
+      total_updates: see :func:`mix_shb`.
+      condition_number: see :func:`mix_shb`.
+      first_fraction: see :func:`mix_shb`.
+      relative_step: see :func:`mix_shb`.
+      momentum: see :func:`mix_shb`.
+
+    Returns:
+      Two scalars without unit: multiply the first by the learning rate.
+
+    Raises:
+      UserError: for another ``momentum``.
+    """
+    base.one_of("momentum", momentum, ("full", "half"))
     k, total, kappa, relative, c = as_floats(
         count, total_updates, condition_number, relative_step, first_fraction
     )
@@ -130,10 +158,10 @@ def mix_coefficients(
 
 def mix_shb(
     learning_rate: base.Scalar | base.Schedule,
-    total_updates: base.Scalar,
-    condition_number: base.Scalar = 100.0,
-    first_fraction: base.Scalar = 0.5,
-    relative_step: base.Scalar = 0.5,
+    total_updates: base.AtLeastOne,
+    condition_number: base.AtLeastOne = 100.0,
+    first_fraction: base.Fraction = 0.5,
+    relative_step: base.HalfAtMost = 0.5,
     *,
     momentum: Literal["full", "half"] = "full",
 ) -> base.Rule:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from sbt.errors import UserError
 from sbt.optim import base
 from sbt.optim.shb import at_count, scale_by_shb
 
@@ -63,8 +62,8 @@ def accelerated_momentum(condition_number: Any, relative_step: Any = 1.0) -> jax
 
 def accelerated_shb(
     learning_rate: base.Scalar | base.Schedule,
-    condition_number: base.Scalar = 100.0,
-    relative_step: base.Scalar = 1.0,
+    condition_number: base.AtLeastOne = 100.0,
+    relative_step: base.Positive = 1.0,
 ) -> base.Rule:
     r"""Accelerated SHB with constant coefficients, for quadratics and large batches.
 
@@ -113,7 +112,7 @@ def _lambert_w(x: jax.Array) -> jax.Array:
 
 
 def multistage_boundaries(
-    total_updates: base.Scalar, condition_number: base.Scalar, first_fraction: base.Scalar = 0.4
+    total_updates: base.AtLeastOne, condition_number: base.Scalar, first_fraction: base.Scalar = 0.4
 ) -> tuple[jax.Array, jax.Array]:
     r"""Where the stages of :func:`multistage_shb` end.
 
@@ -152,14 +151,29 @@ def multistage_boundaries(
 
 def multistage_coefficients(
     count: jax.typing.ArrayLike,
-    total_updates: base.Scalar,
-    condition_number: base.Scalar,
-    first_fraction: base.Scalar = 0.4,
+    total_updates: base.AtLeastOne,
+    condition_number: base.AtLeastOne,
+    first_fraction: base.Fraction = 0.4,
     momentum: Literal["stage", "constant"] = "stage",
 ) -> Coefficients:
-    """``(step size / learning rate, momentum)`` of update ``count`` of :func:`multistage_shb`."""
-    if momentum not in ("stage", "constant"):
-        raise UserError("momentum", f"{momentum!r} is no choice", "use 'stage' or 'constant'")
+    """``(step size / learning rate, momentum)`` of update ``count`` of :func:`multistage_shb`.
+
+    Its arguments are those of the rule; numbers may be traced.
+
+    Args:
+      count: updates made before this one.
+      total_updates: see :func:`multistage_shb`.
+      condition_number: see :func:`multistage_shb`.
+      first_fraction: see :func:`multistage_shb`.
+      momentum: see :func:`multistage_shb`.
+
+    Returns:
+      Two scalars without unit: multiply the first by the learning rate.
+
+    Raises:
+      UserError: for another ``momentum``.
+    """
+    base.one_of("momentum", momentum, ("stage", "constant"))
     ends, last = multistage_boundaries(total_updates, condition_number, first_fraction)
     (kappa,) = as_floats(condition_number)
     index = jnp.arange(_MOST_STAGES, dtype=jnp.int32)
@@ -171,9 +185,9 @@ def multistage_coefficients(
 
 def multistage_shb(
     learning_rate: base.Scalar | base.Schedule,
-    total_updates: base.Scalar,
-    condition_number: base.Scalar = 100.0,
-    first_fraction: base.Scalar = 0.4,
+    total_updates: base.AtLeastOne,
+    condition_number: base.AtLeastOne = 100.0,
+    first_fraction: base.Fraction = 0.4,
     *,
     momentum: Literal["stage", "constant"] = "stage",
 ) -> base.Rule:

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from sbt.errors import UserError
+from sbt.errors import UserError, shown
 
 Form = Literal["sgd", "shb", "nshb"]
 
@@ -46,7 +46,7 @@ def _momentum_factor(beta: jax.Array, form: str) -> jax.Array:
         return shb_noise_factor(beta)
     if form == "nshb":
         return 4 * beta * beta
-    raise UserError("form", f"{form!r} is no form of momentum", "use 'sgd', 'shb' or 'nshb'")
+    raise UserError("form", f"unknown form {shown(form)}", "use 'sgd', 'shb' or 'nshb'")
 
 
 def shb_noise_factor(momentum: ArrayLike) -> jax.Array:

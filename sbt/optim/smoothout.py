@@ -22,7 +22,7 @@ class SmoothOutState(NamedTuple):
 
 def smoothout(
     inner: optax.GradientTransformation,
-    amplitude: base.Scalar | base.Schedule,
+    amplitude: base.NonNegative | base.Schedule,
     *,
     adaptive: bool = False,
     mask: base.Mask = "kernels",
@@ -87,6 +87,7 @@ def smoothout(
     def evaluate_at(params: Any, state: SmoothOutState, key: jax.Array | None = None) -> Any:
         if key is None:
             raise ValueError("SmoothOut draws noise: evaluate_at(params, state, key) needs a key.")
+        base.need_real("smoothout", params)
         inner_key, noise_key = jax.random.split(key)
         size = jnp.asarray(at_count(amplitude, state.count))
         point = base.evaluation_point(inner, params, state.inner, inner_key)
@@ -108,17 +109,17 @@ def _perturb(key: jax.Array, w: jax.Array, amplitude: jax.Array, adaptive: bool)
     noise = jax.random.uniform(key, w.shape, wide.dtype, -1.0, 1.0)
     if adaptive:
         axes = tuple(range(w.ndim - 1)) if w.ndim > 1 else None
-        length = jnp.sqrt(jnp.sum(noise * noise, axis=axes, keepdims=True))
-        noise = noise * jnp.sqrt(jnp.sum(wide * wide, axis=axes, keepdims=True))
+        length = base.sqrt(jnp.sum(noise * noise, axis=axes, keepdims=True))
+        noise = noise * base.sqrt(jnp.sum(wide * wide, axis=axes, keepdims=True))
         noise = noise / jnp.where(length > 0, length, 1)
     return (wide + amplitude.astype(wide.dtype) * noise).astype(w.dtype)
 
 
 def smoothout_sgd(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar | None = 0.9,
-    weight_decay: base.Scalar = 0.0,
-    amplitude: base.Scalar | base.Schedule = 0.01,
+    momentum: base.Decay | None = 0.9,
+    weight_decay: base.NonNegative = 0.0,
+    amplitude: base.NonNegative | base.Schedule = 0.01,
     *,
     adaptive: bool = False,
     noise_mask: base.Mask = "kernels",
@@ -162,7 +163,7 @@ def smoothout_sgd(
 
 
 def smoothout_decay(
-    amplitude: base.Scalar, exponent: base.Scalar = 0.275
+    amplitude: base.NonNegative, exponent: base.Scalar = 0.275
 ) -> Callable[[ArrayLike], jax.Array]:
     r"""The paper's decaying amplitude :math:`a\,(1+t)^{-0.275}`, a schedule of the update count.
 

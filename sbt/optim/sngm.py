@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sbt.errors import UserError
 from sbt.optim import base
 
 
@@ -48,8 +47,7 @@ def normalize_by_norm(norm: base.Norm = "global") -> optax.GradientTransformatio
       >>> print(link.update(jnp.zeros(2), link.init(None))[0])
       [0. 0.]
     """
-    if norm not in get_args(base.Norm):
-        raise UserError("norm", f"{norm!r} is no norm", "use 'global' or 'layer'")
+    base.one_of("norm", norm, get_args(base.Norm))
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         del params
@@ -57,13 +55,13 @@ def normalize_by_norm(norm: base.Norm = "global") -> optax.GradientTransformatio
             return _normalise(updates), state
         return jax.tree.map(_normalise, updates), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return base.link(lambda _: optax.EmptyState(), update)
 
 
 def sngm(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar | None = 0.9,
-    weight_decay: base.Scalar | None = 0.0,
+    momentum: base.Decay | None = 0.9,
+    weight_decay: base.NonNegative | None = 0.0,
     *,
     decay: Literal["coupled", "decoupled"] = "coupled",
     norm: base.Norm = "global",
@@ -125,8 +123,7 @@ def sngm(
       Zhao et al., `Stochastic Normalized Gradient Descent with Momentum for Large-Batch Training
       <https://arxiv.org/abs/2007.13985>`_, 2020
     """
-    if decay not in ("coupled", "decoupled"):
-        raise UserError("decay", f"{decay!r} is no place of decay", "use 'coupled' or 'decoupled'")
+    base.one_of("decay", decay, ("coupled", "decoupled"))
     links = [normalize_by_norm(norm), base.heavy_ball(momentum)]
     if weight_decay is not None:
         links.insert(0 if decay == "coupled" else 2, base.add_l2(weight_decay, mask))

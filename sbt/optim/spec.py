@@ -8,6 +8,8 @@ from typing import Any
 
 import optax
 
+from sbt.ranges import Range, ranges_of
+
 
 @dataclasses.dataclass(frozen=True)
 class RuleSpec:
@@ -17,13 +19,15 @@ class RuleSpec:
       make: ``make(learning_rate, **hyperparameters, **options)`` builds the transformation. Every
         hyperparameter may be a traced scalar, the learning rate also a schedule; the structure of
         ``init`` does not depend on their values.
-      hyperparameters: the numeric, sweepable hyperparameters with their defaults (all >= 0).
+      hyperparameters: the numeric, sweepable hyperparameters with their defaults.
       options: static choices with their defaults; they may change the structure of the state.
       source: the paper (authors, year, arXiv number) and where in it.
       needs: names of the extra arguments that ``update`` needs, beyond params.
       choices: for an option, the values it takes (where they can be listed).
       optional: hyperparameters that a config may set to None, which leaves out the link (and its
         buffer); such a hyperparameter is then no longer numeric and cannot be swept.
+      ranges: numbers that hyperparameters and options take; by default those annotated at the
+        parameters of ``make``.
     """
 
     make: Callable[..., optax.GradientTransformation]
@@ -33,6 +37,11 @@ class RuleSpec:
     needs: frozenset[str] = frozenset()
     choices: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     optional: frozenset[str] = frozenset()
+    ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.ranges:
+            object.__setattr__(self, "ranges", ranges_of(self.make))
 
 
 DECAY_MASK = ("all", "kernels")

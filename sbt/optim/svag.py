@@ -58,7 +58,7 @@ def svag_gradient(first: Any, second: Any, amplification: base.Scalar) -> Any:
 
     def combine(a: jax.Array, b: jax.Array) -> jax.Array:
         wide = base.widen(a)
-        other = base.scalar_like(minus, a) * b.astype(wide.dtype)
+        other = base.scalar_like(minus, a) * jnp.asarray(b).astype(wide.dtype)
         return (base.scalar_like(plus, a) * wide + other).astype(a.dtype)
 
     return jax.tree.map(combine, first, second)
@@ -86,14 +86,14 @@ def combine_svag(amplification: base.Scalar) -> optax.GradientTransformationExtr
             )
         return svag_gradient(updates, second_gradient, amplification), state
 
-    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+    return base.link_with_extra(lambda _: optax.EmptyState(), update)
 
 
 def svag(
     learning_rate: base.Scalar | base.Schedule,
-    momentum: base.Scalar | None = 0.0,
-    weight_decay: base.Scalar = 0.0,
-    amplification: base.Scalar = 1.0,
+    momentum: base.Decay | None = 0.0,
+    weight_decay: base.NonNegative = 0.0,
+    amplification: base.AtLeastOne = 1.0,
     *,
     mask: base.Mask = None,
 ) -> base.Rule:

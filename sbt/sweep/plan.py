@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from sbt.errors import UserError
 from sbt.optim import make_batch_schedule, make_rule
 from sbt.sweep.grid import Grid, Run, by_static_settings, with_settings
+from sbt.train.gradient import FUNCTIONS
 from sbt.train.shards import ONE_DEVICE, Sharding
 
 # Above this many examples a larger micro-batch no longer makes an example cheaper.
@@ -145,7 +146,7 @@ def make_cohorts(
                     "set",
                     "use smaller batches, or more data (config.data.train_size)",
                 )
-        whole = "grad_fn" in needs or config.sample.name != "all"
+        whole = bool(FUNCTIONS & needs) or config.sample.name != "all"
         if whole and (moving := _moves_batch(config)):
             raise UserError(
                 f"config.{moving}.name",
@@ -154,6 +155,7 @@ def make_cohorts(
             )
         sharding = sharding_of(config)
         d = sharding.devices
+        _check_growth(config, runs, sizes)
         first = [_first_batch(config, run, m) for run, m in zip(runs, sizes, strict=True)]
         for m in (*sizes, *first):
             if m % d:
@@ -172,7 +174,7 @@ def make_cohorts(
             if not whole and small % counted:
                 raise UserError(
                     "config.batch_schedule.ratio",
-                    f"a first batch of {small} is no multiple of the tick's {counted} examples",
+                    f"a first batch of {small} is not a multiple of the tick's {counted} examples",
                     "set config.micro_batch (with batch norm, config.bn_batch) to a divisor of it",
                 )
         for g, counted, sync in sorted(set(chosen)):
@@ -197,6 +199,29 @@ def sharding_of(config: ConfigDict) -> Sharding:
     """How a config's devices share the batches of a run."""
     parallel = config.parallel
     return Sharding(parallel.data, parallel.local_steps, float(parallel.local_from))
+
+
+def _check_growth(config: ConfigDict, runs: Sequence[Run], sizes: Sequence[int]) -> None:
+    """Refuses batches that grow beyond what a counter of examples holds."""
+    if config.batch_schedule.name == "constant":
+        return
+    schedule, section = make_batch_schedule(config.batch_schedule), "batch_schedule."
+    last: dict[tuple[tuple[str, Any], ...], float] = {}
+    for run, m in zip(runs, sizes, strict=True):
+        own = tuple(
+            s
+            for s in sorted(run.settings.items())
+            if s[0].startswith(section) and s[0] != "batch_schedule.name"
+        )
+        if own not in last:
+            fields = {path.removeprefix(section): value for path, value in own}
+            last[own] = float(schedule.growth(1.0, **fields))
+        if not m * last[own] < 2**31:
+            raise UserError(
+                "config.batch_schedule",
+                f"a batch of {m} grows {last[own]:g} times, to more examples than can be counted",
+                "set config.batch_schedule.largest, or let it grow less",
+            )
 
 
 def _first_batch(config: ConfigDict, run: Run, m: int) -> int:

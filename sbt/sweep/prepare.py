@@ -12,7 +12,7 @@ from sbt import config as configs
 from sbt.checks import validate
 from sbt.errors import UserError, nearest, shown
 from sbt.parallel.mesh import check_data
-from sbt.sweep import devices, feed, subject
+from sbt.sweep import devices, feed, own, subject
 from sbt.sweep.grid import Grid, make_grid, with_settings
 from sbt.sweep.parts import fingerprint_of
 from sbt.sweep.plan import Cohort, make_cohorts
@@ -74,6 +74,8 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
     cohorts = make_cohorts(grid, builder.facts, one_micro_batch=not on_cpu)
     for cohort in cohorts:
         problem = builder.problem(cohort.config, cohort.synchronous)
+        if cohort.config.rule.name == own.NAME:
+            own.check(cohort.config.rule, problem.params(), _moves_rate(cohort))
         make_program(problem, cohort, "stock")
         feed.check(problem, cohort, measured=bool(subject.chosen(cohort.config)))
         subject.check(problem, cohort, on_cpu)
@@ -147,3 +149,15 @@ def _check_report(config: ConfigDict, grid: Grid) -> None:
     if outcome_named(figure) is None:
         problem = f"unknown figure {shown(figure)}"
         raise UserError("config.report.figure", problem, nearest(figure, OUTCOMES))
+
+
+def _moves_rate(cohort: Cohort) -> str:
+    """The field of a cohort's config that changes the learning rate during training, if any."""
+    config = cohort.config
+    for section, still in (("schedule", "constant"), ("batch_schedule", "constant")):
+        if config[section].name != still:
+            return f"config.{section}.name"
+    if config.noise.name != "none":
+        return "config.noise.name"
+    warm = any(run.settings.get("schedule.warmup", 0) for run in cohort.runs)
+    return "config.schedule.warmup" if warm or config.schedule.get("warmup", 0) else ""

@@ -23,7 +23,7 @@ from sbt.models.registry import build_model
 from sbt.optim import RuleSpec, make_batch_schedule, make_rule, make_schedule
 from sbt.parallel.mesh import DATA_AXIS
 from sbt.sweep.plan import Cohort, ModelFacts
-from sbt.train.gradient import EXTRAS, Objective, Point, gradients
+from sbt.train.gradient import EXTRAS, FUNCTIONS, Objective, Point, gradients
 from sbt.train.pace import Pace
 from sbt.train.step import Program
 from sbt.train.tallies import TALLIES
@@ -90,6 +90,10 @@ class Problem:
             )[0],
             self.arrays,
         )
+
+    def params(self) -> Any:
+        """Shapes of the weights."""
+        return jax.eval_shape(self.model.init, jax.random.key(0), self.example())[0]
 
 
 class Builder:
@@ -393,14 +397,14 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
             f"{cohort.sharding.devices} devices see a part each",
             "set it to 1: lanes accumulate batches of any size",
         )
-    if cohort.sharding.local and spec.needs & {"grad_fn"}:
+    if cohort.sharding.local and spec.needs & FUNCTIONS:
         raise UserError(
             "config.parallel.local_steps",
             f"{config.rule.name!r} takes gradients of the whole batch, local SGD of its parts",
             "set it to 1, or choose another rule",
         )
     pieces = cohort.counted // (cohort.micro_batch * cohort.sharding.devices)
-    if pieces > 1 and (spec.needs or cohort.facts.batch_statistics or copies > 1):
+    if pieces > 1 and (spec.needs - {"value"} or cohort.facts.batch_statistics or copies > 1):
         raise UserError(
             "config.micro_batch",
             f"{cohort.micro_batch} does not do for a rule that needs the whole batch at once",

@@ -17,6 +17,7 @@ from sbt.optim.base import l2_norm
 from sbt.optim.clars import mean_example_norms
 from sbt.optim.remedies import adversarial_loss, stability_loss
 from sbt.optim.sample_rule import accumulated_gradient, discard_weights
+from sbt.ranges import ranges_of
 from sbt.train.loss import cross_entropy, is_correct
 from sbt.train.shards import ONE_DEVICE, Sharding
 
@@ -25,11 +26,16 @@ OBJECTIVES: dict[str, dict[str, float]] = {
     "adversarial": {"epsilon": 0.1, "clean_weight": 0.5},  # Goodfellow et al. 2015
     "stability": {"deviation": 0.04, "weight": 0.01},  # Zheng et al. 2016
 }
+OBJECTIVE_RANGES = ranges_of(adversarial_loss) | ranges_of(stability_loss)
 SAMPLES = ("all", "loss", "random")
 SAMPLE_PARAMETERS = {"fraction": 0.0, "until": 1.0}
 
 # What the engine can tell a rule (RuleSpec.needs).
-EXTRAS = frozenset({"example_norms", "hessian_diagonal", "second_gradient", "grad_fn"})
+EXTRAS = frozenset(
+    {"value", "value_fn", "grad_fn", "example_norms", "hessian_diagonal", "second_gradient"}
+)
+# Those of them that are functions of the params, on a batch that has to be there at once.
+FUNCTIONS = frozenset({"value_fn", "grad_fn"})
 
 
 class Averages(NamedTuple):
@@ -120,8 +126,12 @@ def gradients(
         extras["example_norms"] = _example_norms(objective, params, point, grads)
     if "hessian_diagonal" in objective.needs:
         extras["hessian_diagonal"] = _hessian_diagonal(gradient, params, point.key)
+    if "value" in objective.needs:
+        extras["value"] = loss
+    if "value_fn" in objective.needs:
+        extras["value_fn"] = lambda params, *_: objective.sharding.mean(loss_fn(params)[0])
     if "grad_fn" in objective.needs:
-        extras["grad_fn"] = lambda params: objective.sharding.mean(gradient(params))
+        extras["grad_fn"] = lambda params, *_: objective.sharding.mean(gradient(params))
     return Averages(grads, stats, extras), loss, correct
 
 
@@ -191,7 +201,9 @@ def _in_pieces(
         objective.pieces,
         lambda _: weights,
     )
-    return Averages(grads, point.stats, {}), jnp.sum(weights * losses), jnp.sum(correct)
+    loss = jnp.sum(weights * losses)
+    extras = {"value": loss} if "value" in objective.needs else {}
+    return Averages(grads, point.stats, extras), loss, jnp.sum(correct)
 
 
 def _example_norms(objective: Objective, params: Any, point: Point, grads: Any) -> Any:

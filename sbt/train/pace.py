@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from sbt.optim.noise_schedules import NoiseSettings, noise_settings
 from sbt.optim.schedules import default_parameters, onecycle_momentum
+from sbt.ranges import ranges_of
 from sbt.train.state import Hyper
 
 # Momentum as a function of progress. ``constant`` leaves it to the rule.
@@ -30,6 +31,9 @@ NOISE: dict[str, Mapping[str, Any]] = {
     **{name: _NOISE for name in ("lr", "lr-batch", "beta", "lr-beta", "cosine")},
     "exp": {**_NOISE, "power": 0.99, "epochs": 200.0},
 }
+
+MOMENTUM_RANGES = ranges_of(onecycle_momentum)
+NOISE_RANGES = ranges_of(noise_settings)
 
 
 class Settings(NamedTuple):

@@ -73,7 +73,9 @@ def progress_of(program: Program, hyper: Hyper, examples: jax.Array) -> jax.Arra
 
 def state_from(program: Program, hyper: Hyper, params: Any, stats: Any) -> TrainState:
     """The state of a run that starts from given weights, before its first example."""
-    transform = program.make_transform(jnp.zeros_like(hyper.base_lr), hyper.rule)
+    # At the settings of the first update: a rule may keep them in its state.
+    first = settings_at(program.pace, hyper, jnp.zeros_like(hyper.base_lr))
+    transform = program.make_transform(first.learning_rate, first.rule)
     average: Any = ()
     if program.accumulates:
         average = jax.tree.map(jnp.zeros_like, Averages(params, stats, _extras(program, params)))
@@ -100,6 +102,8 @@ def _extras(program: Program, params: Any) -> dict[str, Any]:
     }
     if "example_norms" in needs:
         extras["example_norms"] = jax.tree.map(lambda p: jnp.zeros((), p.dtype), params)
+    if "value" in needs:
+        extras["value"] = jnp.zeros((), jnp.result_type(float))
     return extras
 
 
@@ -201,6 +205,8 @@ def _draws(program: Program, params: Any, point: Point) -> tuple[Averages, jax.A
     )
     stats = jax.tree.map(lambda a, b: (a + b) / 2, first[0].stats, second[0].stats)
     extras = {**first[0].extras, "second_gradient": second[0].grads}
+    if "value" in extras:
+        extras["value"] = (first[1] + second[1]) / 2
     averages = Averages(first[0].grads, stats, extras)
     return averages, (first[1] + second[1]) / 2, first[2] + second[2]
 
