@@ -158,13 +158,21 @@ def _check_kind(field: str, value: Any, default: Any) -> None:
     elif isinstance(default, str):
         good, wanted = isinstance(value, str), f"a text, such as {default!r}"
     elif isinstance(default, int | float):
+        whole = isinstance(default, int) and "config.rule." in field  # what a rule counts
         several = (tuple,) if field.endswith(".factor") else ()  # one for each drop
-        good = isinstance(value, (int, float, *several)) and not isinstance(value, bool)
-        wanted = f"a number, such as {default}"
+        kinds = (int,) if whole else (int, float, *several)
+        good = isinstance(value, kinds) and not isinstance(value, bool)
+        good = good and not (isinstance(value, int) and whole and not 0 <= value < 2**31)
+        wanted = f"a {'whole ' * whole}number, such as {default}"
     else:
         good, wanted = isinstance(value, tuple | int | float), f"a tuple, such as {default}"
-    if not good:
+    finite = all(math.isfinite(item) for item in _items(value) if isinstance(item, float))
+    if not (good and finite):
         raise UserError(field, f"{shown(value)} does not fit", f"give {wanted}")
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 # What acts only under a condition: fields, what has to hold, of which fields, and in words.
