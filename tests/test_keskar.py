@@ -120,12 +120,28 @@ def test_warm_starts_one_by_one():
 
 
 def test_table_and_figures_of_a_measured_sweep(sweep, tmp_path):
-    _, _, ds = sweep
-    text = drawings.table(ds)
+    config, directory, ds = sweep
+    network = solutions.make_network(config)
+    accuracy = solutions.training_accuracy(network, directory, ds)
+    for where in ({"batch_size": 20, "seed": 1}, {"batch_size": 48, "seed": 0}):
+        params = solutions.solutions(directory, ds, **where)
+        assert float(accuracy.sel(**where)) == pytest.approx(
+            float(network.scores("train")(params)[1])
+        )
+    text = drawings.table(ds, accuracy)
+    value = 100 * float(accuracy.sel(batch_size=48).mean("seed"))
+    assert f"{value:.4g} ± " in text.splitlines()[1]
     value = 100 * float(ds.test_accuracy.isel(epoch=-1).sel(batch_size=48).mean("seed"))
     assert f"{value:.4g} ± " in text and "subspace, ε = 0.0005" in text
     for draw in (drawings.against_batch_size, drawings.sharpness_and_loss):
         assert draw(ds).save(tmp_path, ("png",))
+
+
+def test_fig6_is_drawn_over_the_loss_at_the_weights(sweep):
+    _, _, ds = sweep
+    loss = ds.sharpness.isel(space=0, epsilon=0, drop=True) * 0 + 0.25
+    panel = drawings.sharpness_and_loss(ds.assign(sharpness_loss=loss)).figure.axes[0]
+    assert panel.lines[0].get_xdata().tolist() == [0.25] and "f(x)" in panel.get_xlabel()
 
 
 def test_the_papers_curves_are_on_the_grid_of_ours():

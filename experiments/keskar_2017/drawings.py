@@ -110,11 +110,17 @@ def against_batch_size(ds: xr.Dataset, name: str = "fig04") -> Drawing:
 
 @style.styled
 def sharpness_and_loss(ds: xr.Dataset, name: str = "fig06") -> Drawing:
-    """Sharpness against cross entropy, a marker for every epoch of one trial (Fig. 6)."""
+    """Sharpness against cross entropy, a marker for every epoch of one trial (Fig. 6).
+
+    The cross entropy is f(x) of the metric, at the weights that the sharpness is of.
+    """
     figure, (panel,) = style.new_figure(style.SINGLE)
     one = ds.isel(seed=0).sel(space="full")
     epochs = [e for e in one.measured_epoch.values if e > 0]
-    loss = one.train_loss.sel(epoch=epochs)
+    if at_weights := "sharpness_loss" in one:
+        loss = one.sharpness_loss.sel(measured_epoch=epochs)
+    else:  # results from before it was kept
+        loss = one.train_loss.sel(epoch=epochs)
     for (batch_size, word), colour in zip(_pair(ds).items(), (LOSS, ACCURACY)):
         for epsilon, (_, mark) in EPSILONS.items():
             values = one.sharpness.sel(batch_size=batch_size, epsilon=epsilon)
@@ -126,7 +132,8 @@ def sharpness_and_loss(ds: xr.Dataset, name: str = "fig06") -> Drawing:
     panel.set_xscale("log")
     panel.set_yscale("log")
     panel.invert_xaxis()
-    panel.set_xlabel("cross entropy of the epoch [nats], training proceeds to the right")
+    words = "cross entropy f(x)" if at_weights else "cross entropy, mean of the epoch"
+    panel.set_xlabel(f"{words} [nats], training proceeds to the right")
     panel.set_ylabel("sharpness [%]")
     panel.legend()
     return Drawing(name, figure, "Sharpness against cross entropy during one trial.")
@@ -151,8 +158,13 @@ def warm_start(ds: xr.Dataset, name: str = "fig05") -> Drawing:
     return Drawing(name, figure, "Large-batch training from the iterates of small-batch training.")
 
 
-def table(ds: xr.Dataset) -> str:
-    """Accuracies and sharpness, mean ± standard deviation over the trials, as plain text."""
+def table(ds: xr.Dataset, training_accuracy: xr.DataArray) -> str:
+    """Accuracies and sharpness, mean ± standard deviation over the trials, as plain text.
+
+    Args:
+      ds: the sweep.
+      training_accuracy: of its solutions, from :func:`solutions.training_accuracy`.
+    """
     last = ds.isel(measured_epoch=-1)
     rows: list[Sequence[str]] = [("", *_pair(ds).values())]
 
@@ -161,7 +173,7 @@ def table(ds: xr.Dataset) -> str:
         cells = (f"{m:.4g} ± {s:.2g}" for m, s in zip(mean.values, std.values))
         rows.append((words, *cells))
 
-    row("training accuracy [%]", ds.train_accuracy.isel(epoch=-1), 100)
+    row("training accuracy [%]", training_accuracy, 100)
     row("test accuracy [%]", ds.test_accuracy.isel(epoch=-1), 100)
     for space in last.space.values:
         for epsilon in EPSILONS:

@@ -7,8 +7,9 @@ Keskar et al. (2017), section 3: one trial of C1 (and F2), full-space sharpness 
 100 epochs, at ε = 1e-3 and 5e-4, both axes logarithmic, the loss falling to the right. At large
 losses both batch sizes start close (C1: 50 to 100 % at ε = 1e-3); as the loss falls, the
 large-batch run grows sharper (714 % at a loss of 0.05 to 0.1) and the small-batch one flatter
-(14 %). Which loss is on the abscissa the paper does not say; here it is the mean training loss of
-the epoch, with dropout where the net has any. ``:small`` is the reduced F1 on MNIST, 20 epochs.
+(14 %). Which loss is on the abscissa the paper does not say; here it is f(x) of the metric, the
+training loss at the weights that the sharpness is of, without dropout. ``:small`` is the reduced F1
+on MNIST, 20 epochs.
 """
 
 from pathlib import Path

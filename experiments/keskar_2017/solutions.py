@@ -118,6 +118,19 @@ def solutions(directory: Path, ds: xr.Dataset, **where: Any) -> Any:
     return kept_weights(directory)[index]
 
 
+def training_accuracy(network: Network, directory: Path, ds: xr.Dataset) -> xr.DataArray:
+    """Accuracy of every run's final weights on the training set, in evaluation mode (Table 2).
+
+    The curve ``train_accuracy`` is a mean over an epoch, while the weights change, with dropout.
+    """
+    score = jax.jit(network.scores("train"))
+    found = xr.full_like(ds["accuracy"], np.nan)
+    found.attrs = {"long_name": "training accuracy of the last weights"}
+    for index, params in kept_weights(directory).items():
+        found[index] = float(score(params)[1])
+    return found
+
+
 def paths_between(network: Network, small: Any, large: Any, points: int = 25) -> xr.Dataset:
     """Loss and accuracy on both splits along both curves through two solutions.
 
