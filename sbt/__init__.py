@@ -12,18 +12,27 @@ if TYPE_CHECKING:
     from sbt.config import default as default_config
     from sbt.data import from_arrays
     from sbt.results import load
-    from sbt.sweep.afterwards import measure_runs
+    from sbt.sweep.afterwards import load_weights, measure_runs
     from sbt.sweep.run import run
 
 __version__ = "0.1.0"
 
-__all__ = ["UserError", "default_config", "from_arrays", "load", "measure_runs", "run"]
+__all__ = [
+    "UserError",
+    "default_config",
+    "from_arrays",
+    "load",
+    "load_weights",
+    "measure_runs",
+    "run",
+]
 
 _WHERE = {
     "UserError": ("sbt.errors", "UserError"),
     "default_config": ("sbt.config", "default"),
     "from_arrays": ("sbt.data", "from_arrays"),
     "load": ("sbt.results", "load"),
+    "load_weights": ("sbt.sweep.afterwards", "load_weights"),
     "measure_runs": ("sbt.sweep.afterwards", "measure_runs"),
     "run": ("sbt.sweep.run", "run"),
 }

@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 from sbt.config import FIELDS, NAMED_SECTIONS, fields_of, taken, unknown_field
 from sbt.data.source import SYNTHETIC
 from sbt.errors import UserError, nearest, shown
-from sbt.measurements import MEASUREMENTS
+from sbt.measurements import MEASUREMENTS, Option
 from sbt.models.registry import build_model
 from sbt.optim import make_batch_schedule, make_rule, make_schedule
 from sbt.optim.schedules import check_shape
-from sbt.ranges import POSITIVE, Range, check_fields, check_number, plain
+from sbt.ranges import Range, check_fields, check_number, plain
 from sbt.train.gradient import OBJECTIVE_RANGES
 from sbt.train.pace import MOMENTUM_RANGES, NOISE_RANGES
 
@@ -258,20 +258,25 @@ def validate_measure(measure: ConfigDict) -> None:
             "write part of the path of a weight, such as Dense_0/kernel",
         ) from None
     for name, measurement in MEASUREMENTS.items():
-        for field, default in measurement.settings.items():
-            _setting(f"measure.{name}.{field}", measure[name][field], default)
+        for field, option in measurement.options.items():
+            _setting(f"config.measure.{name}.{field}", measure[name][field], option)
 
 
-def _setting(field: str, value: Any, default: Any) -> None:
-    """A setting of a measurement: numbers of the default's kind, above 0, one or several."""
-    several = isinstance(default, tuple)
-    kind = default[0] if several else default
-    if several:
-        _require(isinstance(value, tuple), field, value, "is not a tuple", f"give one as {default}")
-        _require(len(value) > 0, field, value, "is empty", f"give some, as {default}")
-        _require(len(set(value)) == len(value), field, value, "repeats", "give each once")
-    for item in value if several else (value,):
-        if isinstance(kind, str):
-            _require(isinstance(item, str), field, item, "is not a name", f"use one as {default!r}")
-        else:
-            check_number(f"config.{field}", item, POSITIVE, whole=isinstance(kind, int))
+def _setting(field: str, value: Any, option: Option) -> None:
+    """Refuses a setting of a measurement of another kind, or with values that it does not take."""
+    if option.several:
+        like = f"give one like {option.default}"
+        if not isinstance(value, tuple):
+            raise UserError(field, f"{shown(value)} is not a tuple", like)
+        if not value:
+            raise UserError(field, "is empty", like)
+    for item in value if option.several else (value,):
+        if isinstance(option.allowed, Range):
+            check_number(field, item, option.allowed, whole=option.kind is int)
+        elif not isinstance(item, str):
+            known = ", ".join(option.allowed)
+            raise UserError(field, f"{shown(item)} is not a text", f"give one of {known}")
+        elif item not in option.allowed:
+            raise UserError(field, f"unknown value {shown(item)}", nearest(item, option.allowed))
+    if option.several and len(set(value)) < len(value):
+        raise UserError(field, f"{shown(value)} holds a value twice", "give each once")

@@ -69,6 +69,7 @@ from sbt.measure.strides import parameter_stride as parameter_stride
 from sbt.measure.strides import path_length as path_length
 from sbt.measure.strides import realised_loss_stride as realised_loss_stride
 from sbt.measure.subspace import Subspace as Subspace
+from sbt.measure.subspace import matrix_subspace as matrix_subspace
 from sbt.measure.subspace import random_subspace as random_subspace
 from sbt.measure.trace import Estimate as Estimate
 from sbt.measure.trace import diagonal_estimate as diagonal_estimate

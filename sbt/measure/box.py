@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from sbt.errors import UserError
+from sbt.errors import UserError, shown
 from sbt.measure.subspace import Subspace, random_subspace
-from sbt.measure.trees import Loss, Where, check_finite, ravel
+from sbt.measure.trees import Loss, Where, check_finite, fast, ravel
 
 
 class Box(NamedTuple):
@@ -37,15 +37,22 @@ def sharpness_box(
         larger than the parameters, or :math:`\epsilon \le 0`.
     """
     check_finite(params)
-    if not isinstance(epsilon, jax.core.Tracer) and np.any(np.asarray(epsilon) <= 0):
-        raise UserError("epsilon", f"{epsilon} leaves no box", "use a positive half-width, as 1e-3")
+    if not isinstance(epsilon, jax.core.Tracer):
+        width = np.asarray(epsilon)
+        if width.dtype.kind not in "iuf" or not np.all(width > 0):
+            problem = f"{shown(epsilon)} leaves no box"
+            raise UserError("epsilon", problem, "use a positive half-width, as 1e-3")
+    if not isinstance(subspace, int | Subspace | None):
+        remedy = "give None for the full space, a number of random directions, or a Subspace"
+        raise UserError("subspace", f"{shown(subspace)} is not a subspace", remedy)
     x, unravel = ravel(params, where)
+    loss = fast(loss_fn)
     if isinstance(subspace, int):
         subspace = random_subspace(x.size, subspace, key, dtype=x.dtype)
     place = x if subspace is None else subspace.pinv(x)
 
     def at(displacement: jax.Array) -> jax.Array:
-        return loss_fn(unravel(x + displacement))
+        return loss(unravel(x + displacement))
 
     def height(z: jax.Array) -> jax.Array:
         return at(z if subspace is None else subspace.out(z))
@@ -57,4 +64,4 @@ def sharpness_box(
         return value, subspace.back(gradient)
 
     bound = jnp.asarray(epsilon, x.dtype) * (jnp.abs(place) + 1)
-    return Box(lambda: loss_fn(unravel(x)), height, slope, bound)
+    return Box(lambda: loss(unravel(x)), height, slope, bound)

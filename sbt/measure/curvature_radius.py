@@ -52,8 +52,14 @@ def curvature_radii(
       [0.25]
     """
     g = ravel(gradients, where)[0]
+    if g.shape != (weights := ravel(params, where)[0]).shape:
+        raise UserError(
+            "gradients",
+            f"{g.size} numbers for {weights.size} parameters",
+            "give a tree of the same shapes as params",
+        )
     if hessian_diagonal is None:
-        return jnp.abs(ravel(params, where)[0] / g)
+        return jnp.abs(weights / g)
     return (1 + jnp.square(g)) ** 1.5 / jnp.abs(hessian_diagonal.astype(g.dtype))
 
 
@@ -100,6 +106,8 @@ def average_radius(
     if not 0 <= trim < 0.5:
         raise UserError("trim", f"{trim} of the entries at each end", "use 0 to 0.5")
     radii = radii.ravel()
+    if radii.size == 0:
+        return LayerRadius(jnp.full((), jnp.nan, radii.dtype), jnp.zeros((), jnp.int32), 0)
     if statistic == "harmonic":
         undefined = jnp.isnan(radii)
         inverse = jnp.where(undefined, 0, 1 / jnp.where(undefined, 1, radii))

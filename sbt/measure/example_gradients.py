@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sbt.measure.split import split_size
-from sbt.measure.trees import Where, check_finite, ravel
+from sbt.measure.trees import Where, check_finite, fast, ravel
 
 ExampleLoss = Callable[[Any, Any], jax.Array]
 """``(params, example) -> scalar``; an example has no leading axis."""
@@ -72,8 +72,10 @@ def example_gradient_moments(
     point, unravel = ravel(params, where)
     length = min(chunk, size)
     full, rest = divmod(size, length)
+    of_one = fast(example_loss, "im2col")
     gradients = jax.vmap(
-        jax.grad(lambda x, example: example_loss(unravel(x), example)), in_axes=(None, 0)
+        jax.grad(lambda x, example: of_one(unravel(x), example)),
+        in_axes=(None, 0),
     )
 
     def of_chunk(start: Any, length: int) -> Moments:

@@ -9,8 +9,9 @@ from jax import lax
 
 from sbt.errors import UserError
 from sbt.measure.lanczos import dot, lanczos, ritz
-from sbt.measure.trees import Loss, Where, check_finite, ravel
-from sbt.optim.hessian_diagonal import exact_hessian_diagonal
+from sbt.measure.trees import Loss, Where, check_finite, fast, ravel
+from sbt.optim.hessian_diagonal import CHUNK, exact_hessian_diagonal
+from sbt.ranges import COUNT, check_number
 
 Which = Literal["largest", "smallest", "magnitude"]
 
@@ -45,7 +46,8 @@ def hessian_operator(loss_fn: Loss, params: Any, where: Where = None) -> Operato
     """
     check_finite(params)
     point, unravel = ravel(params, where)
-    gradient = jax.grad(lambda x: loss_fn(unravel(x)))
+    loss = fast(loss_fn)
+    gradient = jax.grad(lambda x: loss(unravel(x)))
     return Operator(lambda v: jax.jvp(gradient, (point,), (v,))[1], point, unravel)
 
 
@@ -103,6 +105,7 @@ def top_eigenvalues(
     """
     operator = hessian_operator(loss_fn, params, where)
     size = operator.point.size
+    check_number("count", count, COUNT, whole=True)
     steps = min(size, 2 * count + 30 if order is None else order)
     if not 1 <= count <= steps:
         raise UserError(
@@ -162,7 +165,7 @@ def explicit_hessian(
 
 
 def exact_diagonal(
-    loss_fn: Loss, params: Any, where: Where = None, *, chunk: int | None = None
+    loss_fn: Loss, params: Any, where: Where = None, *, chunk: int | None = CHUNK
 ) -> jax.Array:
     r"""The diagonal :math:`h_i = \partial^2 L/\partial w_i^2` of the selected parameters.
 
@@ -172,7 +175,7 @@ def exact_diagonal(
       loss_fn: mean loss over the whole split.
       params: the point.
       where: the parameters that count.
-      chunk: products computed at a time; None for all.
+      chunk: products computed at a time: the memory is that of as many gradients; None for all.
 
     Returns:
       Shape ``(n,)``, in the order of :func:`sbt.measure.ravel`.
@@ -183,4 +186,5 @@ def exact_diagonal(
     """
     check_finite(params)
     point, unravel = ravel(params, where)
-    return exact_hessian_diagonal(lambda x: loss_fn(unravel(x)), point, chunk=chunk)
+    loss = fast(loss_fn)
+    return exact_hessian_diagonal(lambda x: loss(unravel(x)), point, chunk=chunk)

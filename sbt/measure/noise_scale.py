@@ -31,6 +31,7 @@ class NoiseScale(NamedTuple):
     value: jax.Array  # B_simple, examples; NaN where |G|^2 is not positive
     gradient_square: jax.Array  # |G|^2, may be negative: an estimate
     covariance_trace: jax.Array  # tr Sigma, may be negative
+    standard_error: jax.Array | None = None  # of value, examples; where it is estimated
 
 
 def as_noise_scale(gradient_square: jax.Array, covariance_trace: jax.Array) -> NoiseScale:
@@ -195,6 +196,13 @@ def measure_noise_scale(
 ) -> NoiseScale:
     r"""Noise scale at one point from random batches: the ratio of averages over ``repeats``.
 
+    Its standard error is the jackknife's, which leaves out each large batch in turn: with
+    :math:`B_{(i)}` the estimate from all but the :math:`i`-th of :math:`R`,
+
+    .. math:: \sqrt{\tfrac{R-1}{R} \textstyle\sum_i (B_{(i)} - \bar B_{(\cdot)})^2}
+
+    A ratio's error is not normal: it reaches farther up than down.
+
     Works where per-example gradients do not exist (batch norm) or cost too much: batch norm then
     sees ``micro_batch`` examples.
 
@@ -209,12 +217,16 @@ def measure_noise_scale(
       where: the parameters that count.
 
     Returns:
-      ``value`` is NaN where even the average of :math:`|G|^2` is not positive: measure more
-      batches, or larger ones. Cost: ``count * repeats`` gradients of ``micro_batch`` examples.
+      ``value`` is NaN where even the average of :math:`|G|^2` is not positive, ``standard_error``
+      where that happens with one batch left out, or ``repeats`` is 1: measure more batches, or
+      larger ones. Cost: ``count * repeats`` gradients of ``micro_batch`` examples.
 
     Raises:
       UserError: for parameters that are not finite, a filter that selects nothing, or batches that
         the split does not have.
+
+    References:
+      Efron & Tibshirani, An Introduction to the Bootstrap, 1993 (section 11.5)
     """
     check_finite(params)
     size = split_size(arrays, micro_batch)
@@ -241,5 +253,14 @@ def measure_noise_scale(
         total, squares = lax.scan(add, jnp.zeros_like(point), chosen)
         return jnp.mean(squares), jnp.sum(jnp.square(total / count))
 
-    small, large = (jnp.mean(squares) for squares in lax.map(draw, jnp.arange(repeats)))
-    return noise_scale_from_two(small, large, micro_batch, micro_batch * count, population=size)
+    squares = jnp.stack(lax.map(draw, jnp.arange(repeats)))  # shape=(2, repeats): small, large
+    total = jnp.sum(squares, axis=1, keepdims=True)
+
+    def estimate(means: jax.Array) -> NoiseScale:
+        small, large = means
+        return noise_scale_from_two(small, large, micro_batch, micro_batch * count, population=size)
+
+    without = estimate((total - squares) / max(1, repeats - 1)).value
+    error = jnp.sqrt((repeats - 1) * jnp.var(without)) if repeats > 1 else jnp.nan
+    found = estimate(total[:, 0] / repeats)
+    return found._replace(standard_error=jnp.asarray(error, found.value.dtype))

@@ -20,10 +20,10 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from sbt.errors import UserError
 from sbt.measure.box import Box, sharpness_box
 from sbt.measure.subspace import Subspace
 from sbt.measure.trees import Loss, Where
+from sbt.ranges import COUNT, check_number
 
 Array = jax.Array | np.ndarray
 
@@ -133,8 +133,8 @@ def sharpness(
       Keskar et al., `On Large-Batch Training for Deep Learning: Generalization Gap and Sharp Minima
       <https://arxiv.org/abs/1609.04836>`_, 2017 (metric 2.1)
     """
-    if starts < 1 or steps < 1:
-        raise UserError("starts, steps", f"{starts} and {steps}", "use 1 or more of each")
+    for name, value in (("starts", starts), ("steps", steps)):
+        check_number(name, value, COUNT, whole=True)
     key = jax.random.key(0) if key is None else key
     box = sharpness_box(loss_fn, params, epsilon, subspace, jax.random.fold_in(key, 0), where)
     return climb(box, starts, steps, jax.random.fold_in(key, 1))

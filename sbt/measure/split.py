@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from sbt.errors import UserError
-from sbt.measure.trees import Loss, is_float, wide
+from sbt.measure.trees import Loss, fast, is_float, wide
+from sbt.ranges import COUNT, check_number
 
 
 def split_size(arrays: Any, batch_size: int = 1) -> int:
@@ -17,8 +18,7 @@ def split_size(arrays: Any, batch_size: int = 1) -> int:
     Raises:
       UserError: for no arrays, leading axes that differ, or batches of less than one example.
     """
-    if batch_size < 1:
-        raise UserError("batch_size", f"{batch_size} examples", "use 1 or more")
+    check_number("batch_size", batch_size, COUNT, whole=True)
     sizes = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(arrays)}
     if len(sizes) != 1 or 0 in sizes:
         raise UserError(
@@ -72,7 +72,7 @@ def average_over_split(
       arrays: the split, see :func:`over_split`.
       batch_size: examples held at a time.
     """
-    size = split_size(arrays, batch_size)
+    size, batch_fn = split_size(arrays, batch_size), fast(batch_fn)
 
     def average(params: Any) -> Any:
         total = sum_over_batches(lambda batch: batch_fn(params, batch), arrays, batch_size)
@@ -112,7 +112,7 @@ def over_split(batch_loss: Callable[[Any, Any], jax.Array], arrays: Any, batch_s
       >>> print(loss(0.0), jax.grad(loss)(0.0), jax.hessian(loss)(0.0))
       6.0 -4.0 2.0
     """
-    size = split_size(arrays, batch_size)
+    size, batch_loss = split_size(arrays, batch_size), fast(batch_loss)
 
     @jax.custom_jvp
     def mean_loss(params: Any) -> jax.Array:

@@ -7,9 +7,13 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.scipy.linalg import solve_triangular
+from jax.typing import ArrayLike
 
-from sbt.errors import UserError
+from sbt.errors import UserError, shown
+from sbt.ranges import COUNT, check_number
 
 Distribution = Literal["normal", "uniform"]
 Scale = Literal["entries", "columns"]
@@ -19,7 +23,7 @@ BLOCK_ELEMENTS = 2**22
 
 
 class Subspace(NamedTuple):
-    """A random subspace: the map out of it, its transpose and its pseudo-inverse."""
+    """The span of a matrix's columns: the map out of it, its transpose, its pseudo-inverse."""
 
     directions: int  # p
     out: Callable[[jax.Array], jax.Array]  # z, shape (p,) -> A z, shape (n,)
@@ -27,8 +31,51 @@ class Subspace(NamedTuple):
     pinv: Callable[[jax.Array], jax.Array]  # x, shape (n,) -> A^+ x, shape (p,)
 
 
+_COLUMNS = "give one direction in each column, and no more directions than parameters"
+
 # Box and point must belong to the same matrix, also where products are rounded to TF32 by default.
 dot = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+
+
+def matrix_subspace(matrix: ArrayLike) -> Subspace:
+    r"""The subspace of a given :math:`A \in \mathbb R^{n \times p}`: directions of one's own.
+
+    Args:
+      matrix: :math:`A`, one direction in each column; :math:`n` in the order of
+        :func:`sbt.measure.ravel`.
+
+    Raises:
+      UserError: not a matrix of finite real numbers, more columns than rows, or columns of which
+        one depends on the others (there is no box along it).
+
+    Examples:
+      >>> plane = matrix_subspace(jnp.array([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+      >>> print(plane.out(jnp.array([1.0, 1.0])), plane.pinv(jnp.array([2.0, 3.0, 4.0])))
+      [2. 1. 0.] [1. 3.]
+    """
+    try:
+        a = jnp.asarray(matrix)
+    except (TypeError, ValueError):
+        raise UserError("matrix", f"{shown(matrix)} is not a matrix", _COLUMNS) from None
+    if a.ndim != 2 or not 1 <= a.shape[1] <= a.shape[0]:
+        raise UserError("matrix", f"has shape {a.shape}", _COLUMNS)
+    if jnp.issubdtype(a.dtype, jnp.complexfloating):
+        raise UserError("matrix", f"holds complex numbers ({a.dtype})", "give real numbers")
+    if not jnp.issubdtype(a.dtype, jnp.floating):
+        a = a.astype(jnp.result_type(float))
+    if not isinstance(a, jax.core.Tracer):
+        if not bool(jnp.all(jnp.isfinite(a))):
+            raise UserError("matrix", "holds values that are not finite", "give finite numbers")
+        if np.linalg.matrix_rank(np.asarray(a)) < a.shape[1]:
+            problem = f"its {a.shape[1]} columns are linearly dependent"
+            raise UserError("matrix", problem, "leave out directions that others span")
+    # Of orthonormal columns the pseudo-inverse is exact, whatever the scale of A's.
+    q, r = jnp.linalg.qr(a)
+
+    def pinv(x: jax.Array) -> jax.Array:
+        return solve_triangular(r, dot(q.T, x))
+
+    return Subspace(a.shape[1], lambda z: dot(a, z), lambda x: dot(a.T, x), pinv)
 
 
 def random_subspace(
@@ -69,8 +116,8 @@ def random_subspace(
     Raises:
       UserError: for more directions than parameters, or an unknown choice.
     """
-    if directions < 1:
-        raise UserError("directions", f"{directions} directions", "use 1 or more")
+    check_number("parameters", parameters, COUNT, whole=True)
+    check_number("directions", directions, COUNT, whole=True)
     if directions > parameters:
         raise UserError(
             "directions",

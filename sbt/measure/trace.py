@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sbt.errors import UserError
 from sbt.measure.hessian import Operator, hessian_operator
 from sbt.measure.trees import Loss, Where, selected
+from sbt.ranges import Range, check_number
+
+SAMPLES = Range(2, 2**31 - 1)  # of an average with a standard error
 
 
 class Estimate(NamedTuple):
@@ -21,8 +23,7 @@ class Estimate(NamedTuple):
 
 def _probes(operator: Operator, key: jax.Array, samples: int, chunk: int, measure: Any) -> Any:
     """``measure(v, H v)`` for random signs ``v``, stacked over the samples."""
-    if samples < 2:
-        raise UserError("samples", f"{samples} give no standard error", "use 2 or more")
+    check_number("samples", samples, SAMPLES, whole=True)
 
     def sample(i: jax.Array) -> Any:
         point = operator.point
@@ -159,8 +160,7 @@ def diagonal_estimate(
       >>> print(diagonal_estimate(lambda w: 3.0 * w[0] ** 2 - w[1] ** 2, jnp.ones(2)).value)
       [ 6. -2.]
     """
-    if samples < 2:
-        raise UserError("samples", f"{samples} give no standard error", "use 2 or more")
+    check_number("samples", samples, SAMPLES, whole=True)
     operator = hessian_operator(loss_fn, params, where)
     key = jax.random.key(0) if key is None else key
     point = operator.point

@@ -8,4 +8,5 @@ statistics, data) and give named, labelled arrays. ``config.measure.names`` choo
 from sbt.measurements.registry import MEASUREMENTS as MEASUREMENTS
 from sbt.measurements.registry import Cost as Cost
 from sbt.measurements.registry import Measurement as Measurement
+from sbt.measurements.registry import Option as Option
 from sbt.measurements.subject import Subject as Subject

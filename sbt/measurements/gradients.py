@@ -1,17 +1,29 @@
 """Sizes and noise of gradients at the present weights."""
 
+from typing import Annotated, Literal
+
 import jax
 import jax.numpy as jnp
 
 from sbt import measure
 from sbt.measure.labelled import Labelled
 from sbt.measurements.subject import Subject
+from sbt.ranges import BELOW_ONE, COUNT, Range
+
+SEVERAL = Range(2, 10**6)
 
 
 def noise_scale(
-    run: Subject, *, micro_batch: int = 8, count: int = 8, repeats: int = 16
+    run: Subject,
+    *,
+    micro_batch: Annotated[int, COUNT] = 8,
+    count: Annotated[int, SEVERAL] = 8,
+    repeats: Annotated[int, SEVERAL] = 16,
 ) -> dict[str, Labelled]:
-    """Gradient noise scale from random batches of two sizes; for any network.
+    """Gradient noise scale from random batches of two sizes, with its standard error.
+
+    For any network. Where the error is not small against the value, the estimate says little: take
+    more ``repeats``, or ``gradient_moments``, which is exact.
 
     Args:
       run: what is measured.
@@ -30,7 +42,10 @@ def noise_scale(
         where=run.where,
     )
     return {
-        "noise_scale": Labelled(found.value, (), "examples", "gradient noise scale"),
+        "noise_scale": Labelled(found.value, (), "examples", "gradient noise scale, estimated"),
+        "noise_scale_error": Labelled(
+            jnp.asarray(found.standard_error), (), "examples", "its standard error (jackknife)"
+        ),
         "noise_gradient_square": Labelled(
             found.gradient_square, (), "", "squared gradient norm, estimated from two batch sizes"
         ),
@@ -58,7 +73,10 @@ def gradient_moments(run: Subject) -> dict[str, Labelled]:
 
 
 def gradient_size(
-    run: Subject, *, batch_sizes: tuple[int, ...] = (4, 16, 64), repeats: int = 20
+    run: Subject,
+    *,
+    batch_sizes: Annotated[tuple[int, ...], COUNT] = (4, 16, 64),
+    repeats: Annotated[int, Range(1, 10**6)] = 20,
 ) -> dict[str, Labelled]:
     r"""Mean |g| of random batches against their size, with its prediction.
 
@@ -109,9 +127,9 @@ def gradient_size(
 def discarded_gradient(
     run: Subject,
     *,
-    fractions: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9),
-    examples: int = 8192,
-    average: str = "kept",
+    fractions: Annotated[tuple[float, ...], BELOW_ONE] = (0.1, 0.3, 0.5, 0.7, 0.9),
+    examples: Annotated[int, COUNT] = 8192,
+    average: Literal["kept", "batch"] = "kept",
 ) -> dict[str, Labelled]:
     """Mean |g| of one batch without the fraction of smallest losses, and of random ones.
 
@@ -129,7 +147,7 @@ def discarded_gradient(
         run.params,
         run.split[order[: min(examples, n)]],
         fractions,
-        average=average,  # type: ignore[arg-type]
+        average=average,
         key=jax.random.fold_in(run.key, 1),
         where=run.where,
         chunk=run.batch,

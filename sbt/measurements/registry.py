@@ -3,15 +3,47 @@
 import dataclasses
 import functools
 import inspect
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from sbt.measure.labelled import Labelled
 from sbt.measurements import gradients, layers, sharp
+from sbt.ranges import Range
 from sbt.train.tallies import TALLIES
 from sbt.train.tally import Setting, Tally
 
 Cost = Literal["free", "passes over the data", "heavy"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """What a setting of a measurement takes, read from the signature.
+
+    Attributes:
+      default: where nobody sets it.
+      kind: ``int``, ``float`` or ``str``, of each entry where it takes several.
+      several: whether it takes a tuple.
+      allowed: the numbers, or the names.
+    """
+
+    default: Any
+    kind: type
+    several: bool
+    allowed: Range | tuple[str, ...]
+
+
+def _option(default: Any, annotation: Any) -> Option:
+    """Of ``Annotated[int, Range]``, ``Literal[...]``, or a tuple of either."""
+    ranges = [
+        extra for extra in getattr(annotation, "__metadata__", ()) if isinstance(extra, Range)
+    ]
+    inner = annotation.__origin__ if ranges else annotation
+    several = typing.get_origin(inner) is tuple
+    item = typing.get_args(inner)[0] if several else inner
+    if ranges:
+        return Option(default, item, several, ranges[0])
+    return Option(default, str, several, typing.get_args(item))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +67,16 @@ class Measurement:
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """Names of the settings with their defaults."""
+        return {name: option.default for name, option in self.options.items()}
+
+    @functools.cached_property
+    def options(self) -> dict[str, Option]:
+        """Names of the settings with what they take."""
         if self.function is None:
             return {}
         parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        return {p.name: _option(p.default, p.annotation) for p in keywords}
 
     @property
     def about(self) -> str:
@@ -73,5 +111,8 @@ MEASUREMENTS: Mapping[str, Measurement] = {
         TALLIES["accumulated_noise_scale"],
     ),
     "fluctuation": Measurement(None, "free", f"{_GAO_ZHONG}, figure 8", TALLIES["fluctuation"]),
+    "training_set": Measurement(
+        layers.training_set, _PASSES, "Keskar et al. 2017, table 2 (training accuracy)"
+    ),
     "distance": Measurement(layers.distance, _PASSES, "Keskar et al. 2017, section 4"),
 }

@@ -1,23 +1,31 @@
 """Sharpness and the spectrum of the Hessian."""
 
+from typing import Annotated, Literal
+
 import jax
 import jax.numpy as jnp
 
 from sbt import measure
 from sbt.measure.labelled import Labelled
+from sbt.measure.trace import SAMPLES
 from sbt.measurements.subject import Subject
+from sbt.ranges import COUNT, Range
+
+STEPS = Range(1, 10**4)
 
 
 def sharpness(
     run: Subject,
     *,
-    epsilons: tuple[float, ...] = (1e-3, 5e-4),
-    spaces: tuple[str, ...] = ("full", "subspace"),
-    directions: int = 100,
-    starts: int = 2,
-    steps: int = 10,
+    epsilons: Annotated[tuple[float, ...], Range(0, 100, open_low=True)] = (1e-3, 5e-4),
+    spaces: tuple[Literal["full", "subspace"], ...] = ("full", "subspace"),
+    directions: Annotated[int, COUNT] = 100,
+    starts: Annotated[int, STEPS] = 4,
+    steps: Annotated[int, STEPS] = 10,
 ) -> dict[str, Labelled]:
     r"""Keskar's sharpness by box size, in the full space and in a random subspace.
+
+    Beside it the loss at the weights themselves, :math:`f(x)` of the metric.
 
     Args:
       run: what is measured.
@@ -36,8 +44,8 @@ def sharpness(
             dtype=measure.ravel(run.params, run.where)[0].dtype,
         )
 
-    def by_epsilon(space: str) -> jax.Array:
-        def one(epsilon: jax.Array) -> jax.Array:
+    def by_epsilon(space: str) -> tuple[jax.Array, jax.Array]:
+        def one(epsilon: jax.Array) -> tuple[jax.Array, jax.Array]:
             found = measure.sharpness(
                 run.loss,
                 run.params,
@@ -48,17 +56,24 @@ def sharpness(
                 steps=steps,
                 key=jax.random.fold_in(run.key, 1),
             )
-            return jnp.asarray(found.value)
+            return jnp.asarray(found.value), jnp.asarray(found.loss)
 
         return jax.lax.map(one, jnp.asarray(epsilons, jnp.result_type(float)))
 
-    value = jnp.stack([by_epsilon(space) for space in spaces])
+    values, losses = zip(*(by_epsilon(space) for space in spaces))
     dims = (("space", tuple(spaces)), ("epsilon", tuple(epsilons)))
-    return {"sharpness": Labelled(value, dims, "%", "sharpness, rise over 1 + loss")}
+    return {
+        "sharpness": Labelled(jnp.stack(values), dims, "%", "sharpness, rise over 1 + loss"),
+        "sharpness_loss": Labelled(losses[0][0], (), "nats", "training loss of the weights, f(x)"),
+    }
 
 
 def hessian_eigenvalues(
-    run: Subject, *, count: int = 1, which: str = "largest", order: int = 30
+    run: Subject,
+    *,
+    count: Annotated[int, STEPS] = 1,
+    which: Literal["largest", "smallest", "magnitude"] = "largest",
+    order: Annotated[int, STEPS] = 30,
 ) -> dict[str, Labelled]:
     """Extreme eigenvalues of the Hessian, and bounds of their errors.
 
@@ -73,7 +88,7 @@ def hessian_eigenvalues(
         run.loss,
         run.params,
         count,
-        which=which,  # type: ignore[arg-type]
+        which=which,
         where=run.where,
         order=steps,
         key=run.key,
@@ -85,7 +100,7 @@ def hessian_eigenvalues(
     }
 
 
-def hessian_trace(run: Subject, *, samples: int = 30) -> dict[str, Labelled]:
+def hessian_trace(run: Subject, *, samples: Annotated[int, SAMPLES] = 30) -> dict[str, Labelled]:
     """Trace of the Hessian by Hutchinson's estimator, with its standard error.
 
     Args:
@@ -102,7 +117,11 @@ def hessian_trace(run: Subject, *, samples: int = 30) -> dict[str, Labelled]:
 
 
 def hessian_density(
-    run: Subject, *, probes: int = 1, order: int = 30, points: int = 200
+    run: Subject,
+    *,
+    probes: Annotated[int, STEPS] = 1,
+    order: Annotated[int, STEPS] = 30,
+    points: Annotated[int, Range(2, 10**5)] = 200,
 ) -> dict[str, Labelled]:
     """Density of the Hessian's eigenvalues, and moments of it that need no picture.
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sbt.measure import Where, over_split
+from sbt.measure import Where, average_over_split, over_split
 from sbt.measure.trees import Loss, selected
 
 # Per-example gradients that are held at a time, as numbers (256 MB in float32).
@@ -30,6 +30,7 @@ class Subject:
         all meet the same random directions and batches, so that they can be compared.
       batch_loss: ``(params, batch) -> `` mean loss in nats.
       example_loss: ``(params, example) -> `` loss in nats.
+      batch_metrics: ``batch -> `` mean loss in nats and accuracy, as at test time.
       split: ``(N,)`` positions measured on.
       batch: examples held at a time.
       where: the parameters that count, see :data:`sbt.measure.Where`.
@@ -41,6 +42,7 @@ class Subject:
     key: jax.Array
     batch_loss: Callable[[Any, jax.Array], jax.Array]
     example_loss: Callable[[Any, jax.Array], jax.Array]
+    batch_metrics: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
     split: jax.Array
     batch: int
     where: Where = None
@@ -49,6 +51,13 @@ class Subject:
     def loss(self) -> Loss:
         """Mean loss over the split, differentiable to any order."""
         return over_split(self.batch_loss, self.split, self.batch)
+
+    def evaluated(self) -> tuple[jax.Array, jax.Array]:
+        """Mean loss and accuracy over the split, as at test time."""
+        average = average_over_split(
+            lambda _, batch: self.batch_metrics(batch), self.split, self.batch
+        )
+        return average(None)
 
     @property
     def leaf_sizes(self) -> dict[str, int]:
@@ -64,4 +73,4 @@ class Subject:
     @property
     def chunk(self) -> int:
         """Examples whose single gradients are held at a time."""
-        return max(1, min(self.batch, 64, EXAMPLE_GRADIENT_NUMBERS // self.size))
+        return max(1, min(self.batch, 64, EXAMPLE_GRADIENT_NUMBERS // max(1, self.size)))

@@ -9,8 +9,12 @@ from jax.flatten_util import ravel_pytree
 
 Loss = Callable[..., jax.Array]
 
+CHUNK = 8  # products at a time: little memory, and enough to fill a machine
 
-def exact_hessian_diagonal(loss_fn: Loss, params: Any, *args: Any, chunk: int | None = None) -> Any:
+
+def exact_hessian_diagonal(
+    loss_fn: Loss, params: Any, *args: Any, chunk: int | None = CHUNK
+) -> Any:
     r"""The diagonal :math:`h_i = \partial^2 L / \partial w_i^2`, one Hessian-vector product each.
 
     The cost is that of :math:`2d` gradients for :math:`d` parameters: for nets of ten thousand
@@ -21,7 +25,7 @@ def exact_hessian_diagonal(loss_fn: Loss, params: Any, *args: Any, chunk: int | 
       loss_fn: ``loss_fn(params, *args)``, a scalar.
       params: the point.
       *args: passed on, a batch for example.
-      chunk: products computed at a time (memory of as many copies of params); None for all.
+      chunk: products computed at a time: the memory is that of as many gradients; None for all.
 
     Returns:
       A tree like ``params``.
@@ -39,7 +43,10 @@ def exact_hessian_diagonal(loss_fn: Loss, params: Any, *args: Any, chunk: int | 
         basis = jnp.zeros_like(flat).at[i].set(1)
         return jax.jvp(gradient, (flat,), (basis,))[1][i]
 
-    return unravel(jax.lax.map(entry, jnp.arange(flat.size), batch_size=chunk or flat.size))
+    if flat.size == 0:
+        return params
+    at_once = min(chunk or flat.size, flat.size)
+    return unravel(jax.lax.map(entry, jnp.arange(flat.size), batch_size=at_once))
 
 
 def hutchinson_diagonal(
@@ -56,7 +63,7 @@ def hutchinson_diagonal(
       params: the point.
       key: typed key (``jax.random.key``); a fresh one per call.
       *args: passed on, a batch for example.
-      samples: :math:`S`; the cost is that of :math:`2S` gradients.
+      samples: :math:`S`; the cost is that of :math:`2S` gradients; None for all.
 
     Returns:
       A tree like ``params``.

@@ -1,8 +1,9 @@
 """Measures saved weights: ``sbt measure DIR``, into the results that are there."""
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,15 +12,16 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from sbt import checkpoint, results
 from sbt import config as configs
-from sbt import results
 from sbt import workdir as directories
-from sbt.checkpoint import is_part, load_weights
+from sbt.checkpoint import is_part
 from sbt.data import Dataset
-from sbt.errors import UserError
+from sbt.errors import UserError, nearest, shown
 from sbt.files import directory_of
 from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
 from sbt.sweep import own
+from sbt.sweep.axes import axes_of
 from sbt.sweep.fit import memory_budget
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import make_observer
@@ -62,9 +64,7 @@ def measure_runs(
       UserError: no sweep, no weights, nothing to measure, or a measurement that cannot be made.
     """
     directory = directory_of(directory, "directory")
-    config = directories.stored_config(directory)
-    if config is None:
-        raise UserError(str(directory), "holds no sweep (config.json)", "run one: sbt run ...")
+    config = _config_in(directory)
     wanted = configs.updated(config, {} if measure is None else {"measure": measure})
     with own.known(rule), directories.locked(directory, config):
         sweep = prepare(wanted, Parts(module, dataset, rule))
@@ -76,6 +76,71 @@ def measure_runs(
                 "give some, as --config.measure=sharpness,hessian_trace (all are in sbt list)",
             )
         return _measure(sweep, directory, chosen_progress(progress))
+
+
+class Weights(NamedTuple):
+    """What a run ended with.
+
+    Attributes:
+      params: its weights, as the module's ``init`` returns them below ``"params"``.
+      stats: running statistics, below ``"batch_stats"``; empty without batch norm.
+    """
+
+    params: Any
+    stats: Any
+
+
+def load_weights(directory: str | os.PathLike[str], **run: Any) -> Weights:
+    """The trained weights of one run of a sweep that kept them.
+
+    ``model.apply({"params": params, "batch_stats": stats}, x)`` is the trained network; the
+    functions of :mod:`sbt.measure` take ``params``. Leaves are numpy arrays of the shapes that the
+    module made them with.
+
+    Args:
+      directory: work directory of a sweep that ran with ``config.checkpoint.final_weights``.
+      **run: the run's value on every axis of more than one value, as in ``ds.sel``:
+        ``batch_size=8, base_lr=2**-6, seed=0``.
+
+    Raises:
+      UserError: no sweep, no or damaged weights, an unknown axis or value, an axis left open, or a
+        run that has not finished.
+    """
+    directory = directory_of(directory, "directory")
+    index = _index_of(axes_of(_config_in(directory)), run)
+    for rows in _saved(directory):
+        if index in rows:
+            (params, stats), row = rows[index]
+            return Weights(
+                *(jax.tree.map(lambda leaf, row=row: leaf[row], t) for t in (params, stats))
+            )
+    remedy = "give the same sbt run again, to finish it, or another run"
+    raise UserError(str(directory), f"holds no weights of the run {shown(run)}", remedy)
+
+
+def _index_of(axes: Mapping[str, Sequence[Any]], run: Mapping[str, Any]) -> tuple[int, ...]:
+    """Grid position of a run."""
+    for name in run:
+        if name not in axes:
+            raise UserError(name, "is not an axis of this sweep", nearest(name, axes))
+    index = []
+    for name, values in axes.items():
+        if name not in run and len(values) > 1:
+            raise UserError(name, "is left open", f"give one of {shown(tuple(values))}")
+        value = run.get(name, values[0])
+        same = [i for i, known in enumerate(values) if bool(np.all(known == value))]
+        if not same:
+            problem = f"no run has the value {shown(value)}"
+            raise UserError(name, problem, f"give one of {shown(tuple(values))}")
+        index.append(same[0])
+    return tuple(index)
+
+
+def _config_in(directory: Path) -> ConfigDict:
+    config = directories.stored_config(directory)
+    if config is None:
+        raise UserError(str(directory), "holds no sweep (config.json)", "run one: sbt run ...")
+    return config
 
 
 def _measure(sweep: Sweep, directory: Path, progress: Progress) -> xr.Dataset:
@@ -116,7 +181,7 @@ def _saved(directory: Path) -> Iterator[dict[tuple[int, ...], Any]]:
             "sbt run CONFIG --config.measure=...",
         )
     for path in paths:
-        params, stats, runs = load_weights(path)
+        params, stats, runs = checkpoint.load_weights(path)
         weights = jax.tree.map(np.asarray, (params, stats))
         yield {tuple(index): (weights, row) for row, index in enumerate(runs)}
 

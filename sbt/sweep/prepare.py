@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -79,6 +79,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
         make_program(problem, cohort, "stock")
         feed.check(problem, cohort, measured=bool(subject.chosen(cohort.config)))
         subject.check(problem, cohort, on_cpu)
+    _check_tallies(config, cohorts)
     _check_statistics(config, grid, any(c.facts.batch_statistics for c in cohorts))
     return Sweep(config, grid, cohorts, builder, fingerprint_of(cohorts[0].config, builder))
 
@@ -116,6 +117,18 @@ def _check_replaced(config: ConfigDict, parts: Parts) -> None:
                     f"= {value!r} has no effect: module= replaces config.model",
                     "leave it out, and set it in your module",
                 )
+
+
+def _check_tallies(config: ConfigDict, cohorts: Sequence[Cohort]) -> None:
+    """Refuses a noise scale from micro-batches where every batch is a single one."""
+    if "accumulated_noise_scale" in config.measure.names and not any(
+        cohort.accumulates or cohort.sharding.devices > 1 for cohort in cohorts
+    ):
+        raise UserError(
+            "config.measure.names",
+            "'accumulated_noise_scale' would be NaN in every run: each batch is one micro-batch",
+            "set config.micro_batch to a divisor below the batch size, or measure noise_scale",
+        )
 
 
 def _check_statistics(config: ConfigDict, grid: Grid, normalised: bool) -> None:

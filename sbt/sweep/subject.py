@@ -10,14 +10,14 @@ from sbt.data import purpose_key
 from sbt.errors import UserError
 from sbt.measure.labelled import Labelled
 from sbt.measurements import MEASUREMENTS, Subject
-from sbt.nn.conv import lane_friendly
+from sbt.nn.conv import Implementation, lane_friendly
 from sbt.sweep.engine import EVALUATION_BATCH, PRECISE_BATCHES
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.plan import Cohort
 from sbt.sweep.problem import Problem, make_program
 from sbt.train import evaluate as evaluation
 from sbt.train import step
-from sbt.train.loss import cross_entropy
+from sbt.train.loss import cross_entropy, is_correct
 from sbt.train.state import Hyper
 
 Found = dict[str, Labelled]  # by variable
@@ -123,12 +123,25 @@ def make_subject(
         count = max(1, min(PRECISE_BATCHES, n // program.micro_batch))
         stats = evaluation.precise_statistics(program, state, hyper, arrays, count).stats
 
-    def losses(params: Any, batch: jax.Array, convolution: Any) -> jax.Array:
+    # Lane after lane on a CPU the form made for it; several at a time, matrix products.
+    one_by_one: Implementation = "packed" if on_cpu else "direct"
+    usual_form: Implementation = one_by_one if config.measure.at_once == 1 else "im2col"
+
+    def outputs(
+        params: Any, batch: jax.Array, form: Implementation, training: bool
+    ) -> tuple[jax.Array, jax.Array]:
         x, labels = problem.batches(arrays, batch, 0, hyper.key, True, augmented=False)
         key = jax.random.fold_in(dropout, batch[0]) if training else None
-        with lane_friendly(convolution):
+        with lane_friendly(form):
             logits, _ = model.apply(params, stats, x, key, training)
-        return cross_entropy(logits, labels)
+        return logits, labels
+
+    def losses(params: Any, batch: jax.Array, form: Implementation) -> jax.Array:
+        return cross_entropy(*outputs(params, batch, form, training))
+
+    def batch_metrics(batch: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits, labels = outputs(params, batch, usual_form, False)
+        return jnp.mean(cross_entropy(logits, labels)), jnp.mean(is_correct(logits, labels))
 
     def initial() -> Any:
         example = problem.example()
@@ -151,9 +164,9 @@ def make_subject(
         stats=stats,
         initial=initial,
         key=key,
-        # Only this form has derivatives of second order that stay fast inside loops.
-        batch_loss=lambda params, batch: jnp.mean(losses(params, batch, "direct")),
+        batch_loss=lambda params, batch: jnp.mean(losses(params, batch, usual_form)),
         example_loss=example_loss,
+        batch_metrics=batch_metrics,
         split=split,
         batch=min(config.measure.batch or config.evaluate.batch or usual, len(split)),
         where=config.measure.where or None,

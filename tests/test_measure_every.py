@@ -1,0 +1,227 @@
+"""Every measurement that is registered, on every kind of network, through the path users take."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from lanes import compiling
+
+import sbt
+from sbt import config as configs
+from sbt import measure
+from sbt.errors import UserError
+from sbt.measurements import MEASUREMENTS
+from sbt.train.tallies import TALLIES
+
+N, CLASSES = 24, 3
+
+# A network of another kind belongs here.
+NETWORKS = {
+    "convolutions and batch norm": {"name": "resnet", "depth": 8, "width": 2, "norm": "batch"},
+    "dense": {"name": "mlp", "hidden": (4,)},
+}
+FAST = {
+    "names": tuple(MEASUREMENTS),
+    "sharpness": {"directions": 2, "starts": 1, "steps": 1, "epsilons": (1e-2,)},
+    "hessian_eigenvalues": {"order": 2},
+    "hessian_trace": {"samples": 2},
+    "hessian_density": {"order": 2, "points": 4},
+    "noise_scale": {"micro_batch": 4, "count": 2, "repeats": 2},
+    "gradient_size": {"batch_sizes": (4,), "repeats": 1},
+    "discarded_gradient": {"fractions": (0.5,)},
+    "curvature_radius": {"samples": 4},
+}
+
+
+def data():
+    rng = np.random.default_rng(0)
+    images = (255 * rng.random((N, 8, 8, 1))).astype(np.uint8)
+    return sbt.from_arrays(images, np.arange(N) % CLASSES, images[:6], np.arange(6) % CLASSES)
+
+
+def sweep(model, **fields):
+    config = sbt.default_config()
+    config.epochs, config.base_lr, config.batch_size, config.micro_batch = 1, 1e-3, 8, 4
+    config.bn_batch = 4 if model.get("norm") == "batch" else None
+    config.model = model
+    config.checkpoint.final_weights = True
+    for name, value in fields.items():
+        config[name] = value
+    return config
+
+
+@pytest.fixture(autouse=True)
+def quickly():
+    with compiling(quickly=True):
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_measurement_in_training_and_afterwards(network, tmp_path):
+    during = sbt.run(sweep(NETWORKS[network], measure=FAST), dataset=data())
+    sbt.run(sweep(NETWORKS[network]), tmp_path, dataset=data())
+    names = tuple(name for name in MEASUREMENTS if name not in TALLIES)
+    after = sbt.measure_runs(tmp_path, {**FAST, "names": names}, dataset=data())
+    for name, variable in during.data_vars.items():
+        if "measurement" not in variable.attrs:
+            continue
+        if "epoch" not in variable.dims:
+            np.testing.assert_allclose(after[name], variable, rtol=2e-3, atol=1e-5, err_msg=name)
+        if not name.startswith(("noise_scale", "accumulated_noise_scale", "curvature_radius")):
+            assert np.isfinite(variable).all(), name
+
+
+class Conv(nn.Module):
+    """A user's own."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.max_pool(nn.relu(nn.Conv(3, (3, 3))(x)), (2, 2), (2, 2))
+        return nn.Dense(CLASSES)(nn.relu(nn.Conv(4, (3, 3), strides=2)(x)).mean((1, 2)))
+
+
+def test_products_with_the_hessian_of_a_network_with_convolutions(tmp_path):
+    names = ("hessian_trace", "training_set")
+    config = sweep({"name": "convnet"}, measure={**FAST, "names": names})
+    dataset = sbt.run(config, tmp_path, module=Conv(), dataset=data())
+    assert np.isfinite(dataset["hessian_trace"]).all()
+    params = sbt.load_weights(tmp_path).params
+    assert jax.tree.map(np.shape, params)["Dense_0"]["kernel"] == (4, CLASSES)
+    assert dataset["train_accuracy_evaluated"].size == 1
+    for bad in ({"batch_sizes": 8}, {"seed": 3}):
+        with pytest.raises(UserError):
+            sbt.load_weights(tmp_path, **bad)
+
+
+def test_a_users_network_has_the_hessian_of_stock_convolutions(x64):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 8, 8, 1)))
+    params = Conv().init(jax.random.key(0), x.astype(jnp.float32))
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+
+    def batch_loss(params, batch):
+        return jnp.mean(jnp.square(Conv().apply(params, batch)))
+
+    ours = measure.hessian_operator(measure.over_split(batch_loss, x, 4), params)
+    stock = jax.grad(lambda w: batch_loss(ours.unravel(w), x))
+    along = jnp.cos(jnp.arange(ours.point.size, dtype=jnp.float64))
+    with compiling(quickly=True):
+        expected = jax.jvp(stock, (ours.point,), (along,))[1]
+    np.testing.assert_allclose(ours.product(along), expected, rtol=1e-9, atol=1e-10)
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "says"),
+    [
+        ({"sharpness": {"spaces": ("foo",)}}, "sharpness.spaces", "Known: full, subspace"),
+        ({"sharpness": {"spaces": (3,)}}, "sharpness.spaces", "one of full, subspace"),
+        ({"sharpness": {"epsilons": 0.1}}, "sharpness.epsilons", "give one like"),
+        ({"sharpness": {"epsilons": ((0.1,),)}}, "sharpness.epsilons", "give a number"),
+        ({"sharpness": {"steps": 10**400}}, "sharpness.steps", "whole number"),
+        ({"hessian_trace": {"samples": "many"}}, "hessian_trace.samples", "whole number"),
+        ({"hessian_trace": {"samples": 1}}, "hessian_trace.samples", "of at least 2"),
+        ({"curvature_radius": {"trim": 0.5}}, "curvature_radius.trim", "below 0.5"),
+        ({"curvature_radius": {"statistic": None}}, "curvature_radius.statistic", "median"),
+        ({"noise_scale": {"count": 1}}, "noise_scale.count", "of at least 2"),
+        ({"discarded_gradient": {"fractions": (1.0,)}}, "discarded_gradient.fractions", "below 1"),
+    ],
+)
+def test_settings_that_no_measurement_takes(section, field, says):
+    with pytest.raises(UserError) as error:
+        sbt.run(sweep(NETWORKS["dense"], measure=section), dataset=data())
+    assert error.value.field == f"config.measure.{field}"
+    assert says in str(error.value)
+
+
+def test_a_noise_scale_from_micro_batches_needs_several():
+    section = {"names": ("accumulated_noise_scale",)}
+    config = sweep(NETWORKS["dense"], measure=section, micro_batch=8)
+    with pytest.raises(UserError, match="each batch is one micro-batch"):
+        sbt.run(config, dataset=data())
+
+
+@pytest.mark.parametrize(
+    "section", [{"names": "sharpness"}, {"nmes": ("sharpness",)}, 3, {"names": ("sharpnes",)}]
+)
+def test_measuring_afterwards_is_checked_as_a_run_is(section, tmp_path):
+    (tmp_path / "config.json").write_text(configs.to_json(sweep(NETWORKS["dense"])))
+    with pytest.raises(UserError):
+        sbt.measure_runs(tmp_path, section)
+
+
+# --- the functions -------------------------------------------------------------------------------
+
+
+def test_leaves_without_entries_and_numbers_as_leaves():
+    params = {"none": jnp.zeros((0, 2)), "w": jnp.ones(3), "x": 2.0}
+    radii = measure.layer_radii(params, params)
+    assert np.isnan(radii["none"].value) and radii["none"].size == 0
+    np.testing.assert_allclose([radii["w"].value, radii["x"].value], 1)
+
+    def loss(params):
+        return jnp.sum(params["w"] ** 2) * params["x"]
+
+    np.testing.assert_allclose(measure.exact_diagonal(loss, params), [4, 4, 4, 0])
+    assert np.isfinite(measure.sharpness(loss, params).value)
+
+
+def test_a_subspace_of_given_directions(x64):
+    matrix = np.random.default_rng(0).normal(size=(7, 3))
+    plane = measure.matrix_subspace(matrix)
+    z, x = np.arange(1.0, 4.0), np.arange(7.0)
+    np.testing.assert_allclose(plane.out(z), matrix @ z)
+    np.testing.assert_allclose(plane.back(x), matrix.T @ x)
+    np.testing.assert_allclose(plane.pinv(x), np.linalg.pinv(matrix) @ x)
+    for wrong in (np.ones((4, 2)), np.ones(3), "text", np.full((3, 1), np.nan), np.ones((2, 3))):
+        with pytest.raises(UserError):
+            measure.matrix_subspace(wrong)
+
+
+def test_the_error_of_a_noise_scale_is_that_of_repeated_sampling(x64):
+    arrays = jnp.asarray(np.random.default_rng(0).normal(size=(4000, 20)))
+
+    def loss(w, batch):
+        return 0.5 * jnp.mean(jnp.sum(jnp.square(w - batch), axis=-1))
+
+    def found(key):
+        return measure.measure_noise_scale(
+            loss, jnp.full(20, 0.3), arrays, micro_batch=5, count=4, repeats=40, key=key
+        )
+
+    many = jax.jit(jax.vmap(found))(jax.random.split(jax.random.key(0), 100))
+    spread, stated = np.std(many.value), np.median(many.standard_error)
+    assert 0.8 < stated / spread < 1.25
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda w: measure.hessian_trace(jnp.sum, w, samples="many"),
+        lambda w: measure.hessian_trace(jnp.sum, w, where="("),
+        lambda w: measure.hessian_trace(jnp.sum, w, where=5),
+        lambda w: measure.top_eigenvalues(jnp.sum, w, "one"),
+        lambda w: measure.sharpness(jnp.sum, w, "wide"),
+        lambda w: measure.sharpness(jnp.sum, w, starts=1.5),
+        lambda w: measure.sharpness(jnp.sum, w, subspace="all"),
+        lambda w: measure.over_split(jnp.sum, w, "2"),
+        lambda w: measure.random_subspace("a", 2, jax.random.key(0)),
+        lambda w: measure.layer_radii(w, w[:2]),
+        lambda w: measure.hessian_trace(jnp.sum, {"w": "text"}),
+    ],
+)
+def test_wrong_types_are_refused_in_words(call):
+    with pytest.raises(UserError):
+        call(jnp.ones(3))
+
+
+def test_damaged_weights_are_one_line(tmp_path):
+    sbt.run(sweep(NETWORKS["dense"]), tmp_path, dataset=data())
+    for path in (tmp_path / "weights").rglob("*"):
+        if path.is_file() and "manifest" not in path.name and path.stat().st_size > 40:
+            path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError):
+        sbt.load_weights(tmp_path)
