@@ -7,7 +7,7 @@
 ``:small`` takes three minutes on two cores of an AMD EPYC that others used too. Evidence is in
 ``results/``: for ``:small`` the large-batch solution is sharper in both spaces and for both ε; for
 F1 itself, after 20 epochs, in all but the subspace at ε = 5e-4. Both took the sharpness from one
-start of the maximisation.
+start of the maximisation, and give the mean training accuracy of the last epoch.
 
 Keskar et al. (2017), sections 2.1 and 2.2.2, F1 (or another net: ``:c1`` ... ``:c4``), five trials
 of each batch size. The paper's F1: test accuracy 98.03 % (256) and 97.81 % (6000); sharpness at
