@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live as RichLive
 from rich.text import Text
 
+from sbt.errors import UserError, shown
 from sbt.parallel import hosts
 from sbt.text import fitted, one_line, printable, shortened, width
 
@@ -220,8 +221,14 @@ def chosen_progress(progress: Progress | bool | None) -> Progress:
     None and True stand for a panel in a notebook, or on standard error where that is a terminal;
     elsewhere a script's output is its own, and nothing is shown. False shows nothing. Of several
     processes only the first shows anything.
+
+    Raises:
+      UserError: it is none of these, and no :class:`Progress` either.
     """
     if progress is not None and not isinstance(progress, bool):
+        if not all(callable(getattr(progress, name, None)) for name in ("note", "update", "close")):
+            remedy = "give None, True, False, or an object with note, update and close"
+            raise UserError("progress", f"{shown(progress)} cannot show progress", remedy)
         return progress
     if progress is False or not hosts.writes():
         return Silent()
