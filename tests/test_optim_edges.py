@@ -115,7 +115,7 @@ def test_complex_leaves_train_as_with_optax(ours, theirs):
                 step, state = rule.update(grads, state, params)
             params = optax.apply_updates(params, step)
         ends.append(params["w"])
-    np.testing.assert_allclose(*ends, rtol=1e-5)
+    np.testing.assert_allclose(*ends, rtol=1e-4)  # in single precision
 
 
 @pytest.mark.parametrize("name", NAMES)
