@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, traverse_util
 
 from sbt.errors import UserError, shown
@@ -224,12 +225,14 @@ def _nnx(factory: Callable[..., Any]) -> Model:
     def parts(key: jax.Array) -> Any:
         module = build(key)
         graph, *states = _split(module)
-        seen[:] = type(module), graph
+        # While it is traced an array that is no Variable is not among its state.
+        bare = any(isinstance(v, jax.Array | np.ndarray) for _, v in nnx.iter_graph(module))
+        seen[:] = type(module), graph, bare
         return tuple(states)
 
     # Not nnx.eval_shape, which leaves a tracer where a module has a plain array.
     of_params, of_stats, of_rngs, rest = jax.eval_shape(parts, jax.random.key(0))
-    module_class, graph = seen
+    module_class, graph, bare = seen
     modes = {train: _mode(module_class, train) for train in (True, False)}
     names = [
         ".".join(map(str, path))
@@ -242,8 +245,9 @@ def _nnx(factory: Callable[..., Any]) -> Model:
             f"{module_class.__name__} keeps state in {', '.join(sorted(names))}",
             "Variables other than Param, BatchStat and rng streams cannot be trained in lanes.",
         )
-    if jax.tree.leaves(rest):
-        rest = _constants(module_class, lambda key: parts(key)[-1])
+    if bare or jax.tree.leaves(rest):
+        graph, *_, rest = _split(build(jax.random.key(0)))
+        _check_constants(module_class, rest, _split(build(jax.random.key(1)))[-1])
 
     def init(key: jax.Array, x: jax.Array) -> tuple[Params, Stats]:
         del x  # an NNX module knows the shape of its input
@@ -270,17 +274,15 @@ def _nnx(factory: Callable[..., Any]) -> Model:
     return Model(init, apply, module_class.__name__)
 
 
-def _constants(module_class: type, of: Callable[[jax.Array], Any]) -> Any:
-    """The plain arrays of a module, if they are the same for every key."""
-    first, second = (jax.jit(of)(jax.random.key(seed)) for seed in (0, 1))
+def _check_constants(module_class: type, first: Any, second: Any) -> None:
+    """Refuses plain arrays of a module that differ from key to key."""
     for (path, a), (_, b) in zip(nnx.to_flat_state(first), nnx.to_flat_state(second), strict=True):
-        if not bool(jnp.array_equal(a, b, equal_nan=jnp.issubdtype(a.dtype, jnp.inexact))):
+        if not np.array_equal(np.asarray(a), np.asarray(b)):
             raise UserError(
                 "module",
                 f"the array {'.'.join(map(str, path))} of {module_class.__name__} is random",
                 "Make it an nnx.Param (trained) or an nnx.BatchStat (not), which every run has.",
             )
-    return first
 
 
 def _split(module: Any) -> Any:
