@@ -12,8 +12,7 @@ many random examples says how much of the rise that is (``randomly_discarded_gra
 ``dynamics.py`` for what is chosen here.
 
 Three seeds, one epoch; ``measured_epoch`` 0 is the first update. For accelerators; ``:small`` (all
-of 512 images as one batch, one seed) takes minutes on two CPU cores. The evidence in
-``results/fig09_small`` is older, of the reduced AlexNet on a batch of 1024 images, three seeds.
+of 512 images as one batch, one seed) takes minutes on two CPU cores.
 """
 
 from dynamics import SECOND_FC, dynamics
