@@ -5,11 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-all lint format lock clean
+.PHONY: help demo test test-all torture lint format lock clean
 
 help:
 	@echo "make demo      environment, install, the digits grid (216 runs), figures"
 	@echo "make test      the test suite            make test-all  with the slow groups"
+	@echo "make torture   100 random kills of sweeps that must not change a bit"
 	@echo "make lint      ruff, mypy, layers        make format    ruff format"
 	@echo "make lock      refresh requirements.lock make clean     remove the environment"
 
@@ -29,6 +30,9 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -q -n 2 -m "slow or not slow"
+
+torture: $(READY)
+	$(BIN)/python tests/torture.py --kills=100
 
 lint: $(READY)
 	$(BIN)/ruff check sbt experiments tests notebooks

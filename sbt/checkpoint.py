@@ -241,7 +241,13 @@ def unpack(leaves: list[Any], like: Any) -> Any:
     return jax.tree.unflatten(structure, typed_leaves)
 
 
-def save_weights(directory: Path, params: Any, stats: Any, runs: list[list[int]]) -> None:
+def save_weights(
+    directory: Path,
+    params: Any,
+    stats: Any,
+    runs: list[list[int]],
+    labels: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Keeps the trained weights of some runs, stacked along a leading axis.
 
     Args:
@@ -249,6 +255,7 @@ def save_weights(directory: Path, params: Any, stats: Any, runs: list[list[int]]
       params: weights.
       stats: running statistics; may be an empty tree.
       runs: grid position of every row.
+      labels: of every row, what finds the run again once the grid has grown.
 
     Raises:
       CannotWrite: the disk is full, or the directory cannot be written.
@@ -259,7 +266,7 @@ def save_weights(directory: Path, params: Any, stats: Any, runs: list[list[int]]
             directory,
             {"params": params, "stats": stats},
             overwrite=True,
-            custom_metadata={"runs": runs},
+            custom_metadata={"runs": runs, "labels": [dict(label) for label in labels]},
         )
         if hosts.writes():
             seal(directory)
@@ -272,7 +279,7 @@ def is_part(directory: Path) -> bool:
 
 
 def load_weights(directory: Path) -> tuple[Any, Any, list[list[int]]]:
-    """What :func:`save_weights` kept: weights, statistics, grid positions.
+    """What :func:`save_weights` kept: weights, statistics, grid positions when they were kept.
 
     Raises:
       UserError: they are damaged. Those written before there were checksums are taken as they are.
@@ -291,3 +298,8 @@ def load_weights(directory: Path) -> tuple[Any, Any, list[list[int]]]:
         "give the same sbt run again: it trains these runs again"
     )
     raise UserError(str(directory), f"holds damaged weights ({reason})", remedy)
+
+
+def labels_of(directory: Path) -> list[Mapping[str, Any]]:
+    """The labels of the runs in it."""
+    return list(ocp.metadata(Path(directory).absolute()).custom_metadata.get("labels", ()))

@@ -15,17 +15,18 @@ written in quotes: --config.sweep.seed='(0, 1, 2)'.
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sbt.errors import UserCodeError, UserError, nearest
-from sbt.experiment import load_config
+from sbt.errors import UserCodeError, UserError, nearest, telling_memory
 from sbt.files import OUT_OF_SPACE, default_directory, directory_of, writing
-from sbt.overrides import apply_overrides
 from sbt.pages import restart_with_large_pages
-from sbt.usage import help_of, read_arguments
+
+# Everything that takes time to import is imported where it is used, so that Ctrl-C ends the first
+# seconds, too, in one line.
 
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
 
@@ -39,14 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     command, *rest = arguments
     if argv is None and command in ("run", "plan", "measure", "bench"):
         restart_with_large_pages()
+    if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)  # while nothing is under way that a sweep would save
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         if command not in COMMANDS:
             raise UserError(f"sbt {command}", "is not a command", nearest(command, COMMANDS))
         if {"--help", "-h"} & set(rest) and command != "bench":
+            from sbt.usage import help_of
+
             print(help_of(command), end="", flush=True)
             return 0
-        code = COMMANDS[command](rest)
+        with telling_memory():
+            code = COMMANDS[command](rest)
         sys.stdout.flush()
         return code
     except UserError as error:
@@ -78,6 +84,14 @@ def _drop_output() -> None:
     """What nobody can take any more is not tried for again at the end."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _leave(number: int, frame: Any) -> None:
+    """Ends the process at once: an exception could end up in whatever library is being imported."""
+    del number, frame
+    shows_cursor = "\033[?25h" if sys.stderr.isatty() else ""
+    os.write(2, f"{shows_cursor}\ninterrupted\n".encode())
+    os._exit(EXIT_INTERRUPTED)
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -114,8 +128,11 @@ def _telling() -> Iterator[Callable[[str], None]]:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    positional, overrides, named = read_arguments("run", arguments)
+    from sbt.experiment import load_config
     from sbt.parallel import hosts
+    from sbt.usage import read_arguments
+
+    positional, overrides, named = read_arguments("run", arguments)
 
     hosts.start(named.get("coordinator"), named.get("processes"), named.get("process"))
     config = load_config(_one(positional, "sbt run CONFIG"), overrides)
@@ -140,6 +157,9 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _plan(arguments: Sequence[str]) -> int:
+    from sbt.experiment import load_config
+    from sbt.usage import read_arguments
+
     positional, overrides, _ = read_arguments("plan", arguments)
     config = load_config(_one(positional, "sbt plan CONFIG"), overrides)
     from sbt.sweep.preview import preview, tables
@@ -157,6 +177,8 @@ def _plan(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
+    from sbt.usage import read_arguments
+
     positional, _, named = read_arguments("report", arguments)
     if not positional:
         raise UserError("sbt report", "needs a work directory", "write sbt report DIR")
@@ -185,6 +207,9 @@ def _report(arguments: Sequence[str]) -> int:
 
 
 def _measure(arguments: Sequence[str]) -> int:
+    from sbt.overrides import apply_overrides
+    from sbt.usage import read_arguments
+
     positional, overrides, _ = read_arguments("measure", arguments)
     directory = directory_of(_one(positional, "sbt measure DIR"), "sbt measure")
     from sbt.sweep.afterwards import measure_runs
@@ -207,6 +232,8 @@ def _bench(arguments: Sequence[str]) -> int:
 
 
 def _list(arguments: Sequence[str]) -> int:
+    from sbt.usage import read_arguments
+
     positional, _, _ = read_arguments("list", arguments)
     if len(positional) > 1:
         raise UserError(

@@ -100,8 +100,8 @@ def _switch(default: bool, about: str) -> Field:
 
 
 WORKERS, SEED = Range(0, 1024), Range(0, 2**32 - 1)
-# Learning rates are single-precision numbers, and are multiplied by batch sizes.
-RATE = Range(0, 1e20)
+# Single-precision numbers; where m times such a rate is none any more the run diverges, as data.
+RATE = Range(0, 1e38)
 
 FIELDS: dict[str, Field] = {
     "name": _text("sweep", "of the sweep: its directory under runs/, its title in reports"),

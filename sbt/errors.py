@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import resource
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
@@ -109,3 +110,43 @@ def _place(error: BaseException) -> str:
 
 def _is_own(filename: str) -> bool:
     return not filename.startswith(_LIBRARIES)
+
+
+# Address space (``ulimit -v``) that a process needs before it trains anything: below that the C++
+# libraries end it without a word of their own.
+LEAST_ADDRESS_SPACE = int(2.25 * 2**30)
+_OUT_OF_MEMORY = (
+    "resource_exhausted", "out of memory", "bad_alloc", "cannot allocate", "failed to map segment",
+    "start new thread", "unable to allocate",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def telling_memory() -> Iterator[None]:
+    """Says in one line that memory ran out, whichever library noticed.
+
+    Raises:
+      UserError: naming ``config.engine.memory_gb``.
+    """
+    remedy = (
+        "set it to less than there is free, or use fewer lanes (config.engine.lanes), a smaller "
+        "micro-batch, model or data set"
+    )
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE:
+        raise UserError(
+            "config.engine.memory_gb",
+            f"nothing trains in {limit / 2**30:.2f} GB of address space (ulimit -v)",
+            f"raise the limit to {LEAST_ADDRESS_SPACE / 2**30:.2f} GB or more",
+        )
+    try:
+        yield
+    except (MemoryError, RuntimeError, ImportError, OSError) as error:
+        text = str(error)
+        if not isinstance(error, MemoryError) and not any(
+            sign in text.lower() for sign in _OUT_OF_MEMORY
+        ):
+            raise
+        line = (text.strip().splitlines() or ["no memory left"])[0][:160]
+        problem = f"leaves more to hold than there is room for ({line})"
+        raise UserError("config.engine.memory_gb", problem, remedy) from None

@@ -86,7 +86,7 @@ class Recorder:
     def restore(self, dataset: xr.Dataset) -> None:
         """Takes over what an earlier dataset of the same grid holds."""
         for name in CURVES:
-            self.curves[name][...] = dataset[name].values
+            self.curves[name][..., : dataset.sizes["epoch"]] = dataset[name].values
         self.diverged_epoch[...] = dataset["diverged_epoch"].values
         self.epochs_done[...] = dataset["epochs_done"].values
         self.finished[...] = dataset["finished"].values
@@ -140,6 +140,42 @@ def with_measured(dataset: xr.Dataset, measured: Measured) -> xr.Dataset:
     bare = dataset.drop_vars([name for name, v in dataset.data_vars.items() if MARK in v.attrs])
     bare = bare.drop_vars([dim for dim in labels if dim in bare.coords and dim != "epoch"])
     return bare.assign_coords(labels).assign(variables)
+
+
+def rearranged(
+    dataset: xr.Dataset,
+    axes: Sequence[str],
+    sources: Mapping[str, str | None],
+    places: Mapping[str, np.ndarray],
+) -> xr.Dataset:
+    """A dataset over other axes.
+
+    Args:
+      dataset: over some axes.
+      axes: these. One that no new axis comes from must have one value.
+      sources: of each new axis, the old one that it comes from; None: it had one value.
+      places: of each new axis, where its values are on the old one; -1 for a new value, which is
+        empty (NaN, 0 or False).
+
+    Returns:
+      The dataset without labels of the axes.
+    """
+    gone = {axis: 0 for axis in axes if axis not in sources.values()}
+    renamed = {old: new for new, old in sources.items() if old is not None}
+    bare = dataset.drop_vars([axis for axis in axes if axis in dataset.coords]).isel(gone)
+    bare = bare.rename_dims({old: new for old, new in renamed.items() if old != new})
+    at = {axis: np.maximum(own, 0) for axis, own in places.items()}
+    known = xr.DataArray(True)
+    for axis, own in places.items():
+        known = known & xr.DataArray(own >= 0, dims=axis)
+
+    def one(array: xr.DataArray) -> xr.DataArray:
+        added = [axis for axis in places if axis not in array.dims]
+        whole = array.expand_dims(added).transpose(*places, ...).isel(at)
+        nothing = np.nan if array.dtype.kind == "f" else array.dtype.type(0)
+        return whole.where(known, nothing)
+
+    return bare.map(one, keep_attrs=True)
 
 
 def last_median(curves: np.ndarray, ends: np.ndarray, count: int) -> np.ndarray:

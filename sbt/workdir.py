@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import platform
@@ -27,11 +28,8 @@ from sbt.errors import UserError
 from sbt.files import read_json, remove_parts, write_json
 from sbt.parallel import hosts
 
-# Sections that say how to compute, keep, measure and show what is trained, not what it is; all but
-# the precision, which does change it.
-NOT_COMPARED = ("engine", "checkpoint", "measure", "report")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
-CONFIG, META, PARTS = "config.json", "meta.json", "parts.json"
+CONFIG, META, COHORTS, PARTS = "config.json", "meta.json", "cohorts.json", "parts.json"
 BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # of flock; others say that it has no locks
 
 
@@ -42,10 +40,15 @@ def _tell(text: str) -> None:
 # --- entering ------------------------------------------------------------------------------------
 
 
+# Raises where a sweep may not go on in a directory of that config; the text names the directory.
+Agree = Callable[[ConfigDict, str], None]
+
+
 def finished(
     directory: Path,
     config: ConfigDict,
     parts: Mapping[str, Any],
+    agree: Agree,
     complete: Callable[[xr.Dataset], bool],
 ) -> xr.Dataset | None:
     """The results of a directory in which nothing is left to do; None where something is.
@@ -54,9 +57,10 @@ def finished(
 
     Args:
       directory: there or not.
-      config: of the sweep, compared with the directory's.
-      parts: likewise its fingerprint, see :mod:`sbt.fingerprint`.
-      complete: whether a dataset holds every run of the sweep.
+      config: of the sweep.
+      parts: its fingerprint, compared with the directory's, see :mod:`sbt.fingerprint`.
+      agree: told the directory's config, if that is another.
+      complete: whether a dataset is what the sweep would give.
 
     Raises:
       UserError: the directory belongs to another config, or its results are damaged.
@@ -67,7 +71,7 @@ def finished(
         nonlocal found
         done = read_meta(directory, lambda text: None).get("status") == "done"
         if done and (directory / results.FILE).exists():
-            _refuse_another(directory, config)
+            _refuse_another(directory, config, agree)
             refuse_other_parts(directory, parts)
             dataset = results.load(directory)
             found = dataset if complete(dataset) else None
@@ -82,7 +86,8 @@ def finished(
 @contextmanager
 def locked(
     directory: Path,
-    config: ConfigDict,
+    config: ConfigDict | None,
+    agree: Agree | None = None,
     note: Callable[[str], None] = _tell,
     *,
     parts: Mapping[str, Any] | None = None,
@@ -93,8 +98,9 @@ def locked(
 
     Args:
       directory: made if it does not exist.
-      config: of the sweep; written if the directory is new, compared if it is not.
-      parts: likewise its fingerprint, see :mod:`sbt.fingerprint`; None: not known yet.
+      config: of the sweep, which becomes the directory's; None: that stays as it is.
+      agree: told the directory's config, if that is another; None: any is refused.
+      parts: the sweep's fingerprint, see :mod:`sbt.fingerprint`; None: not known yet.
       note: told, in one line, where the file system has no locks.
 
     Raises:
@@ -102,7 +108,8 @@ def locked(
         another config.
     """
     with ExitStack() as stack:
-        _by_first(directory, lambda: stack.enter_context(_locked(directory, config, parts, note)))
+        claim = functools.partial(_locked, directory, config, agree or _refuse, parts, note)
+        _by_first(directory, lambda: stack.enter_context(claim()))
         if not (directory / CONFIG).exists():
             raise UserError(
                 f"--workdir={directory}",
@@ -130,7 +137,8 @@ def _by_first(directory: Path, act: Callable[[], Any]) -> None:
 @contextmanager
 def _locked(
     directory: Path,
-    config: ConfigDict,
+    config: ConfigDict | None,
+    agree: Agree,
     parts: Mapping[str, Any] | None,
     note: Callable[[str], None],
 ) -> Iterator[None]:
@@ -148,7 +156,8 @@ def _locked(
         alone = _lock(lock, field, note)
         if alone:
             _remove_leftovers(directory)
-        _claim(directory, config, parts, note)
+        if config is not None:
+            _claim(directory, config, agree, parts, note)
         yield
 
 
@@ -180,7 +189,7 @@ def _lock(lock: IO[str], field: str, note: Callable[[str], None]) -> bool:
 
 def _remove_leftovers(directory: Path) -> None:
     """What writers that were killed left half written."""
-    remove_parts(directory, CONFIG, META, PARTS, results.FILE)
+    remove_parts(directory, CONFIG, META, COHORTS, PARTS, results.FILE)
     for name in ("figures", "tables", "checkpoints", "weights"):
         remove_parts(directory / name, "room")
     for path in (directory / "weights").glob("*"):
@@ -230,10 +239,11 @@ def _config_of_file(directory: Path) -> dict[str, Any] | None:
 def _claim(
     directory: Path,
     config: ConfigDict,
+    agree: Agree,
     parts: Mapping[str, Any] | None,
     note: Callable[[str], None],
 ) -> None:
-    _refuse_another(directory, config)
+    _refuse_another(directory, config, agree)
     stored = stored_parts(directory)
     if parts is not None:
         refuse_other_parts(directory, parts)
@@ -293,49 +303,25 @@ def refuse_other_parts(directory: Path, parts: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_another(directory: Path, config: ConfigDict) -> None:
-    """Raises where a directory, or the results in it, belong to another config."""
-    given = _compared(json.loads(configs.to_json(config)))
-    for stored, what in (
-        (_config_of_file(directory), "belongs to another config"),
-        (_config_of_results(directory), "holds the results of another config"),
-    ):
-        if stored is None:
-            continue
-        if differing := sorted(_differences(_compared(_completed(stored)), given)):
-            raise UserError(
-                f"--workdir={directory}",
-                f"{what}; different: {', '.join(differing)}",
-                "choose another directory, or undo the change",
-            )
+def _refuse_another(directory: Path, config: ConfigDict, agree: Agree) -> None:
+    """Raises where the config of a directory, or of the results in it, does not agree."""
+    given = json.loads(configs.to_json(config))
+    for stored in (_config_of_file(directory), _config_of_results(directory)):
+        if stored is not None and stored != given:
+            try:
+                earlier = configs.complete(stored)
+            except UserError as error:
+                raise UserError(
+                    f"--workdir={directory}",
+                    f"belongs to a config that is none any more ({error.field} {error.problem})",
+                    "choose another directory",
+                ) from None
+            agree(earlier, str(directory))
 
 
-def _completed(stored: dict[str, Any]) -> dict[str, Any]:
-    """With the defaults of the fields that were added since; as it is if it knows others."""
-    with suppress(UserError):
-        return dict(json.loads(configs.to_json(configs.complete(stored))))
-    return stored
-
-
-def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    compared = {key: value for key, value in config.items() if key not in NOT_COMPARED}
-    # As far as it only says how many devices share a batch. The weights of local SGD are each
-    # device's own, so that there the number matters.
-    parallel = compared.get("parallel")
-    steps = parallel.get("local_steps", 1) if isinstance(parallel, Mapping) else 1
-    compared["parallel"] = None if steps == 1 else parallel
-    engine = config.get("engine")
-    precision = engine.get("precision") if isinstance(engine, Mapping) else None
-    compared["engine"] = {"precision": precision}
-    return compared
-
-
-def _differences(a: Any, b: Any, path: str = "config") -> Iterator[str]:
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        for key in {**a, **b}:
-            yield from _differences(a.get(key), b.get(key), f"{path}.{key}")
-    elif a != b:
-        yield path
+def _refuse(earlier: ConfigDict, where: str) -> None:
+    del earlier
+    raise UserError(f"--workdir={where}", "belongs to another config", "choose another directory")
 
 
 # --- meta data -----------------------------------------------------------------------------------
@@ -347,6 +333,29 @@ _NOT_THE_SAME_START = ("started", "starts")
 def write_meta(directory: Path, meta: Mapping[str, Any]) -> None:
     """Writes ``meta.json`` with a checksum over what it says."""
     write_json(directory / META, {**meta, _SUM: _checksum(meta)})
+
+
+def write_cohorts(directory: Path, stages: list[dict[str, Any]]) -> None:
+    """Writes ``cohorts.json``, see :mod:`sbt.sweep.arrangement`."""
+    write_json(directory / COHORTS, {"stages": stages, _SUM: _checksum({"stages": stages})})
+
+
+def read_cohorts(directory: Path, note: Callable[[str], None] = _tell) -> list[dict[str, Any]]:
+    """What :func:`write_cohorts` wrote; nothing where there is none, or, told, where it is damaged.
+
+    Without it runs that are not finished start again.
+    """
+    path = directory / COHORTS
+    try:
+        kept = read_json(path) or {}
+        if kept and kept.get(_SUM) != _checksum({"stages": kept.get("stages")}):
+            raise ValueError("its checksum does not fit")
+    except ValueError as error:
+        note(
+            f"{path}: is damaged ({error}) and passed over: how runs share programs is chosen anew"
+        )
+        return []
+    return kept.get("stages", [])
 
 
 def read_meta(directory: Path, note: Callable[[str], None] = _tell) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def config(directory, stream, **changes):
         "schedule": {"name": "steps", "drops": (0.5,)},
         "evaluate": {"batch": 4} | changes.pop("evaluate", {}),
         "engine": {"workers": 0} | changes.pop("engine", {}),
-        "checkpoint": {"minutes": 1e9},
+        "checkpoint": {"minutes": 1e6},
         "sweep": {"batch_size": (4, 8), "base_lr": (2.0**-8, 2.0**-5), "seed": (0, 7)},
         **changes,
     }

@@ -39,7 +39,7 @@ CONFIG = {
     "model": {"name": "mlp", "hidden": (8,)},
     "epochs": EPOCHS,
     "sweep": {"batch_size": (4, 8), "base_lr": (2.0**-7, HUGE), "seed": (0, 1)},
-    "checkpoint": {"minutes": 1e9, "final_weights": True},
+    "checkpoint": {"minutes": 1e6, "final_weights": True},
 }  # fmt: skip
 SETTINGS = {
     "sharpness": {"directions": 5, "starts": 2, "steps": 5, "epsilons": (1e-2, 1e-3)},

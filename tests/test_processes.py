@@ -29,7 +29,7 @@ CONFIG = {
     "epochs": 3,
     "rule": {"name": "sgd", "momentum": 0.9},
     "sweep": {"batch_size": (8, 16), "base_lr": (2.0**-9, 2.0**-7, 1e30)},
-    "checkpoint": {"minutes": 1e9, "final_weights": True},
+    "checkpoint": {"minutes": 1e6, "final_weights": True},
 }  # fmt: skip
 NORMED = {"name": "convnet", "channels": (3, 4), "norm": "batch"}
 

@@ -41,7 +41,7 @@ CONFIG = {
     "rule": {"name": "sgd", "momentum": 0.9},
     "sweep": {"batch_size": (4, 8), "base_lr": (2.0**-9, 2.0**-7, HUGE), "seed": (0, 1)},
     "report": {"last_epochs": 2},
-    "checkpoint": {"minutes": 1e9},
+    "checkpoint": {"minutes": 1e6},
 }  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def config(**changes):
 def whole(tmp_path_factory):
     """The directory and the results of an uninterrupted sweep."""
     directory = tmp_path_factory.mktemp("whole") / "nested" / "run"
-    return directory, run(config(checkpoint={"minutes": 1e9, "final_weights": True}), directory)
+    return directory, run(config(checkpoint={"minutes": 1e6, "final_weights": True}), directory)
 
 
 class Watch(Silent):
@@ -123,7 +123,7 @@ def test_what_a_sweep_returns_and_keeps(whole):
     assert (dataset["epochs_done"] == EPOCHS).all() and dataset["finished"].all()
     assert (
         complete(json.loads(dataset.attrs["config"])).to_dict()
-        == complete(config(checkpoint={"minutes": 1e9, "final_weights": True})).to_dict()
+        == complete(config(checkpoint={"minutes": 1e6, "final_weights": True})).to_dict()
     )
 
     calm, wild = dataset.sel(base_lr=2.0**-7), dataset.sel(base_lr=HUGE)
@@ -138,7 +138,7 @@ def test_what_a_sweep_returns_and_keeps(whole):
     np.testing.assert_allclose(wild["diverged_epoch"], first_update)
 
     assert sorted(path.name for path in directory.iterdir()) == [
-        ".lock", "checkpoints", "config.json", "meta.json", "results.nc", "weights",
+        ".lock", "checkpoints", "cohorts.json", "config.json", "meta.json", "results.nc", "weights",
     ]  # fmt: skip
     xr.testing.assert_identical(results.load(directory), dataset)
     assert list((directory / "checkpoints").iterdir()) == []
@@ -208,7 +208,7 @@ def test_a_finished_directory_is_not_trained_again(whole, monkeypatch):
 @pytest.mark.usefixtures("single_ticks")
 def test_stopped_again_and_again_the_bits_are_the_same(whole, tmp_path):
     """In the middle of an epoch, at the end of one, and after the very last tick."""
-    sweep = config(checkpoint={"minutes": 1e9, "final_weights": True})
+    sweep = config(checkpoint={"minutes": 1e6, "final_weights": True})
     for tick, finished in ((10, 0), (N // 4, 1), (TICKS, 3)):
         watch = stop_at(tick)
         with pytest.raises(Interrupted):
@@ -284,7 +284,7 @@ if {kill}:
     Checkpoints.save = killing
 with compiling(quickly=True):
     try:
-        t.run(t.config(checkpoint={{"minutes": 0.0 if {kill} else 1e9}}), {directory!r},
+        t.run(t.config(checkpoint={{"minutes": 0.0 if {kill} else 1e6}}), {directory!r},
               progress=t.Watch(waiting))
     except t.Interrupted:
         sys.exit(3)
@@ -360,9 +360,20 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(whole, stopped, tmp_pa
     assert resumed == (["  resumed at epoch 0.85"] if damaged == 1 else [])
 
 
-def test_a_checkpoint_of_another_grouping_is_not_taken(whole, stopped, tmp_path, monkeypatch):
-    """On another kind of device the plan may differ; lanes are never given another run's state."""
+def test_the_grouping_of_the_start_is_kept(whole, stopped, tmp_path, monkeypatch):
+    """On another kind of device the plan might differ."""
     directory = shutil.copytree(stopped, tmp_path / "run")
+    monkeypatch.setattr(plan, "SMALL_FLOPS", 0)
+    monkeypatch.setattr(plan, "TOLERATED_OVERHEAD", 0)
+    watch = Watch()
+    same(run(config(), directory, progress=watch), whole[1])
+    assert any("resumed" in note for note in watch.notes)
+
+
+def test_a_checkpoint_of_another_grouping_is_not_taken(whole, stopped, tmp_path, monkeypatch):
+    """Lanes are never given another run's state."""
+    directory = shutil.copytree(stopped, tmp_path / "run")
+    (directory / "cohorts.json").unlink()
     monkeypatch.setattr(plan, "SMALL_FLOPS", 0)
     monkeypatch.setattr(plan, "TOLERATED_OVERHEAD", 0)
     watch = Watch()

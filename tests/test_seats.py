@@ -32,7 +32,7 @@ CONFIG = {
     "epochs": EPOCHS,
     "rule": {"name": "sgd", "momentum": 0.9},
     "sweep": {"batch_size": (4, 8), "base_lr": (2.0**-9, HUGE, 2.0**-7, 2 * HUGE), "seed": (0, 1)},
-    "checkpoint": {"minutes": 1e9, "final_weights": True},
+    "checkpoint": {"minutes": 1e6, "final_weights": True},
     "measure": {"names": ("strides",)},
 }  # fmt: skip
 

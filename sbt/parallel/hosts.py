@@ -7,9 +7,11 @@ process 0 alone writes; with one process nothing here does anything.
 
 import contextlib
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -100,6 +102,16 @@ def of_first(*values: float) -> tuple[float, ...]:
     if jax.process_count() == 1:
         return values
     return tuple(map(float, multihost_utils.broadcast_one_to_all(np.asarray(values, np.float64))))
+
+
+def json_of_first(value: Any) -> Any:
+    """A JSON value as process 0 has it."""
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    (length,) = of_first(len(text))
+    padded = np.resize(text, int(length))
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
 
 
 def least(value: float) -> float:

@@ -15,14 +15,16 @@ from ml_collections import ConfigDict
 from sbt import checkpoint, results
 from sbt import config as configs
 from sbt import workdir as directories
-from sbt.checkpoint import is_part
+from sbt.checkpoint import is_part, labels_of
 from sbt.data import Dataset
 from sbt.errors import UserError, nearest, shown
 from sbt.files import directory_of
 from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
 from sbt.sweep import own
+from sbt.sweep.arrangement import name_of, places_of
 from sbt.sweep.axes import axes_of
 from sbt.sweep.fit import memory_budget
+from sbt.sweep.grid import Grid, make_grid
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import make_observer
 from sbt.sweep.plan import Cohort
@@ -66,7 +68,7 @@ def measure_runs(
     directory = directory_of(directory, "directory")
     config = _config_in(directory)
     wanted = configs.updated(config, {} if measure is None else {"measure": measure})
-    with own.known(rule), directories.locked(directory, config):
+    with own.known(rule), directories.locked(directory, None):
         sweep = prepare(wanted, Parts(module, dataset, rule))
         directories.refuse_other_parts(directory, sweep.parts)
         if not chosen(sweep.config):
@@ -107,8 +109,11 @@ def load_weights(directory: str | os.PathLike[str], **run: Any) -> Weights:
         run that has not finished.
     """
     directory = directory_of(directory, "directory")
-    index = _index_of(axes_of(_config_in(directory)), run)
-    for rows in _saved(directory):
+    config = _config_in(directory)
+    index = _index_of(axes_of(config), run)
+    # The config of a user's own rule makes no grid without the rule.
+    grid = None if config.rule.name == own.NAME else make_grid(config)
+    for rows in _saved(grid, directory):
         if index in rows:
             (params, stats), row = rows[index]
             return Weights(
@@ -144,7 +149,7 @@ def _config_in(directory: Path) -> ConfigDict:
 
 
 def _measure(sweep: Sweep, directory: Path, progress: Progress) -> xr.Dataset:
-    rows = {index: row for saved in _saved(directory) for index, row in saved.items()}
+    rows = {index: row for saved in _saved(sweep.grid, directory) for index, row in saved.items()}
     known = results.load(directory)
     recorder = results.Recorder(sweep.grid.axes, known.sizes["epoch"], 0.0, 1, {})
     recorder.measured.restore(known)
@@ -168,7 +173,7 @@ def _measure(sweep: Sweep, directory: Path, progress: Progress) -> xr.Dataset:
     return dataset
 
 
-def _saved(directory: Path) -> Iterator[dict[tuple[int, ...], Any]]:
+def _saved(grid: Grid | None, directory: Path) -> Iterator[dict[tuple[int, ...], Any]]:
     """Weights and statistics of the runs in each file, by grid position."""
     paths = sorted(
         path for path in (directory / "weights").glob("*") if path.is_dir() and not is_part(path)
@@ -180,10 +185,14 @@ def _saved(directory: Path) -> Iterator[dict[tuple[int, ...], Any]]:
             "run the sweep with --config.checkpoint.final_weights=True, or measure in training: "
             "sbt run CONFIG --config.measure=...",
         )
+    places = places_of(grid, directory) if grid is not None else {}
     for path in paths:
         params, stats, runs = checkpoint.load_weights(path)
         weights = jax.tree.map(np.asarray, (params, stats))
-        yield {tuple(index): (weights, row) for row, index in enumerate(runs)}
+        at: list[Any] = list(runs)
+        if places and (labels := labels_of(path)):  # the grid may have grown since
+            at = [places.get(name_of(label)) for label in labels]
+        yield {tuple(i): (weights, row) for row, i in enumerate(at) if i is not None}
 
 
 def _measure_cohort(

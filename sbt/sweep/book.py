@@ -14,9 +14,13 @@ from sbt import config as configs
 from sbt import results, workdir
 from sbt.checkpoint import Checkpoints
 from sbt.parallel import hosts
+from sbt.sweep.arrangement import Arrangement
+from sbt.sweep.extend import in_grid
 from sbt.sweep.fit import peak_memory
 from sbt.sweep.prepare import Sweep
 from sbt.sweep.progress import Progress, Status, describe
+
+WRITE_SECONDS = 10.0  # at least, between two times that the results are written as they grow
 
 
 @dataclasses.dataclass
@@ -25,6 +29,7 @@ class Book:
 
     Attributes:
       sweep: what runs.
+      arrangement: of its runs in cohorts, and the programs of these.
       recorder: the results so far.
       progress: who shows them.
       directory: where they are written, or None.
@@ -37,6 +42,7 @@ class Book:
     """
 
     sweep: Sweep
+    arrangement: Arrangement
     recorder: results.Recorder
     progress: Progress
     directory: Path | None
@@ -48,6 +54,7 @@ class Book:
     train_seconds: float = 0.0
     _started: float = dataclasses.field(default_factory=time.monotonic)
     _saved: float = dataclasses.field(default_factory=time.monotonic)
+    _written: float = dataclasses.field(default_factory=time.monotonic)
     _status: Status | None = None
     _compared: int = -1
     _found: tuple[float, str] | None = None
@@ -57,7 +64,7 @@ class Book:
         if self.directory is None or not hosts.writes():
             return
         results.write(self.recorder.dataset(), self.directory)
-        now = time.monotonic()
+        now = self._written = time.monotonic()
         self.meta["wall_seconds"] += now - self._started
         self._started = now
         rate = self.examples / self.train_seconds if self.train_seconds else None
@@ -68,6 +75,14 @@ class Book:
             "memory_peak_bytes": peak_memory(),
         }
         workdir.write_meta(self.directory, self.meta)
+
+    def write_due(self) -> None:
+        """Writes the results, if the last time is long enough ago.
+
+        They may be ahead of the checkpoint, see :meth:`save`.
+        """
+        if time.monotonic() - self._written >= WRITE_SECONDS:
+            self.write("running")
 
     def waiting(self, number: int) -> list[int]:
         """Positions of the runs of a cohort that are not finished."""
@@ -128,7 +143,9 @@ class Book:
         return self._found
 
 
-def open_book(sweep: Sweep, directory: Path | None, progress: Progress) -> Book:
+def open_book(
+    sweep: Sweep, arrangement: Arrangement, directory: Path | None, progress: Progress
+) -> Book:
     """Starts the records of a sweep, or goes on with those in the directory."""
     config = sweep.config
     dataset = sweep.builder.dataset(sweep.cohorts[0].config.data)
@@ -149,12 +166,12 @@ def open_book(sweep: Sweep, directory: Path | None, progress: Progress) -> Book:
     if directory is not None:
         earlier = workdir.read_meta(directory, progress.note)
         if (directory / results.FILE).exists():
-            recorder.restore(results.load(directory))
+            recorder.restore(in_grid(results.load(directory), sweep.grid))
         checkpoints = Checkpoints(
             directory / "checkpoints", keep=config.checkpoint.keep, warn=progress.note
         )
     meta = workdir.with_start(
-        {"wall_seconds": 0.0, "compile_seconds": 0.0} | earlier | {"cohorts": []},
+        {"wall_seconds": 0.0, "compile_seconds": 0.0, "cohorts": []} | earlier,
         workdir.describe_environment(),
     )
     many = len(sweep.cohorts) > 1
@@ -165,4 +182,4 @@ def open_book(sweep: Sweep, directory: Path | None, progress: Progress) -> Book:
     if sweep.parts["module"] is not None:
         name = sweep.parts["module"]["name"]
         progress.note(f"  model: {name} (module=), in place of {config.model.name!r} of the config")
-    return Book(sweep, recorder, progress, directory, checkpoints, meta)
+    return Book(sweep, arrangement, recorder, progress, directory, checkpoints, meta)

@@ -14,7 +14,7 @@ from sbt.sweep.engine import Engine, make_engine
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.plan import Cohort
 from sbt.sweep.problem import Problem
-from sbt.sweep.strategy import Strategy, candidates, heuristic, parse
+from sbt.sweep.strategy import Strategy, candidates, heuristic, parse, whole_groups
 
 
 def choose_strategy(
@@ -40,7 +40,8 @@ def choose_strategy(
     for candidate in candidates(platform):
         if wanted.convolution in ("auto", candidate.convolution):
             try:
-                engine = make_engine(problem, cohort, mesh, size, arrays, candidate)
+                lanes = whole_groups(size, mesh.shape[LANE_AXIS], candidate)
+                engine = make_engine(problem, cohort, mesh, lanes, arrays, candidate)
                 with contextlib.closing(engine):
                     timings[candidate] = time_ticks(engine, cohort)
             except jax.errors.JaxRuntimeError as error:

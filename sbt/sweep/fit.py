@@ -12,10 +12,12 @@ from jax.sharding import PartitionSpec as P
 from sbt.errors import UserError
 from sbt.parallel import hosts
 from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
+from sbt.sweep.arrangement import Setup, asked_of, machine_of
 from sbt.sweep.choose import choose_strategy
 from sbt.sweep.engine import Engine, make_engine
 from sbt.sweep.plan import FLOPS_PER_SECOND, Cohort
 from sbt.sweep.problem import Problem
+from sbt.sweep.strategy import heuristic, parse, round_up, whole_groups
 
 SHARE_OF_FREE_MEMORY = 0.8
 
@@ -26,6 +28,8 @@ class Fitted:
 
     Attributes:
       engine: compiled.
+      setup: how, to be kept.
+      changed: why it is not the program that was kept, or what else has changed; empty if nothing.
       arrays: the data on the devices; None where it is streamed.
       devices: number of this process's devices.
       rows: number of devices, or of groups that share a run's batches, which the lanes go to.
@@ -33,13 +37,17 @@ class Fitted:
     """
 
     engine: Engine
+    setup: Setup
+    changed: str
     arrays: Any
     devices: int
     rows: int
     first_window: int
 
 
-def fit(problem: Problem, cohort: Cohort, runs: int, least: int = 0) -> Fitted:
+def fit(
+    problem: Problem, cohort: Cohort, runs: int, least: int = 0, kept: Setup | None = None
+) -> Fitted:
     """Compiles a cohort for as many lanes at a time as there are runs, or as fit.
 
     Args:
@@ -47,6 +55,7 @@ def fit(problem: Problem, cohort: Cohort, runs: int, least: int = 0) -> Fitted:
       cohort: what to train.
       runs: how many runs wait.
       least: lanes that one pass must hold (those of a checkpoint).
+      kept: the program that the cohort began with: it is compiled again, if it can be.
 
     Raises:
       UserError: not even one lane per device fits.
@@ -54,47 +63,97 @@ def fit(problem: Problem, cohort: Cohort, runs: int, least: int = 0) -> Fitted:
     mesh = make_mesh(cohort.sharding.devices)
     count = mesh.shape[LANE_AXIS]
     arrays = None if problem.streamed else put(problem.arrays, NamedSharding(mesh, P()))
+    machine, asked = machine_of(mesh), asked_of(cohort.config)
+    changed = "" if kept is None else kept.unlike(machine)
+
+    def fitted(engine: Engine) -> Fitted:
+        share = engine.lanes / count * cohort.tick / cohort.sharding.devices
+        per_tick = share * cohort.facts.flops / FLOPS_PER_SECOND
+        return Fitted(
+            engine,
+            Setup(str(engine.strategy), engine.lanes, asked, machine),
+            changed,
+            arrays,
+            len(mesh.local_devices),
+            count,
+            max(1, int(1.0 / max(per_tick, 1e-6))),
+        )
+
+    def room(share: float) -> float:
+        own = mesh.local_devices
+        memory = memory_budget(cohort.config.engine.memory_gb, own[0], len(own), share)
+        return hosts.least(memory)
+
+    if kept is not None and kept.asked != asked:
+        changed = "config.engine asks for another program now"
+    elif kept is not None and kept.fits(machine):
+        lanes, _, convolution = kept.strategy.partition("/")
+        strategy = parse(lanes, convolution, heuristic(cohort.facts, "cpu", 1))
+        engine = make_engine(problem, cohort, mesh, kept.lanes, arrays, strategy)
+        if engine.bytes_per_device <= (free := room(1.0)):
+            return fitted(engine)
+        engine.close()
+        changed = f"{_need(engine)}, of which {free / 2**30:.2f} are free now"
+
+    budget = room(SHARE_OF_FREE_MEMORY)
     most = cohort.config.engine.lanes or runs
-    size = _round_up(max(min(runs, most), least), count)
-    own = mesh.local_devices
-    budget = hosts.least(memory_budget(cohort.config.engine.memory_gb, own[0], len(own)))
+    size = round_up(max(min(runs, most), least), count)
     strategy = choose_strategy(problem, cohort, mesh, size, arrays)
+    size = whole_groups(size, count, strategy)
     engine = make_engine(problem, cohort, mesh, size, arrays, strategy)
-    while engine.bytes_per_device > budget and engine.lanes > max(count, _round_up(least, count)):
+    lowest = whole_groups(max(count, round_up(least, count)), count, strategy)
+    while engine.bytes_per_device > budget and engine.lanes > lowest:
+        engine.close()
         fixed = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         share = max(budget - fixed, 0) / max(engine.bytes_per_device - fixed, 1)
         smaller = int(engine.lanes * min(share, 0.9)) // count * count
-        size = max(count, _round_up(least, count), smaller)
-        engine = make_engine(problem, cohort, mesh, size, arrays, strategy)
+        if strategy.at_once > 1 and smaller > (group := count * strategy.at_once):
+            smaller = smaller // group * group
+        engine = make_engine(problem, cohort, mesh, max(lowest, smaller), arrays, strategy)
     if engine.bytes_per_device > budget:
         raise UserError(
             "config.engine.memory_gb",
-            f"{engine.lanes} lanes need {engine.bytes_per_device / 2**30:.2f} GB per device, "
-            f"there are {budget / 2**30:.2f}",
+            f"{_need(engine)}, there are {budget / 2**30:.2f}",
             "allow more memory, or use a smaller micro-batch, model or data set",
         )
-    share = engine.lanes / count * cohort.tick / cohort.sharding.devices
-    per_tick = share * cohort.facts.flops / FLOPS_PER_SECOND
-    return Fitted(
-        engine, arrays, len(mesh.local_devices), count, max(1, int(1.0 / max(per_tick, 1e-6)))
-    )
+    return fitted(engine)
 
 
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
+def _need(engine: Engine) -> str:
+    return f"{engine.lanes} lanes need {engine.bytes_per_device / 2**30:.2f} GB per device"
 
 
-def memory_budget(gigabytes: float | None, device: jax.Device, devices: int) -> float:
-    """Bytes that one device's programs may use."""
+def memory_budget(
+    gigabytes: float | None,
+    device: jax.Device,
+    devices: int,
+    share: float = SHARE_OF_FREE_MEMORY,
+) -> float:
+    """Bytes that one device's programs may use: so many GB, or that share of what is free."""
     if gigabytes is not None:
         return gigabytes * 2**30
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
-        return SHARE_OF_FREE_MEMORY * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    return SHARE_OF_FREE_MEMORY * _free_host_memory() / devices
+        return share * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return share * _free_host_memory() / devices
 
 
 def _free_host_memory() -> float:
+    """Bytes that this process may still take: of the machine, and of its own limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    left = float("inf") if limit == resource.RLIM_INFINITY else limit - _address_space()
+    return max(0.0, min(_free_on_machine(), left))
+
+
+def _address_space() -> int:
+    try:
+        with open("/proc/self/statm") as fields:
+            return int(fields.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def _free_on_machine() -> float:
     try:
         with open("/proc/meminfo") as lines:
             for line in lines:

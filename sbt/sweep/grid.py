@@ -34,11 +34,13 @@ class Grid:
 
     Attributes:
       axes: swept axes in order, with their values; the dimensions of the results.
+      paths: of each axis, the dotted path of the field that it varies.
       runs: in row-major order of the axes, without the points that were left out.
       config: the config with nothing swept.
     """
 
     axes: Mapping[str, tuple[Any, ...]]
+    paths: Mapping[str, str]
     runs: tuple[Run, ...]
     config: ConfigDict
 
@@ -96,7 +98,7 @@ def make_grid(config: ConfigDict) -> Grid:
             raise problem
     if not runs:
         raise UserError("config.sweep", "no grid point is possible", "see the batch sizes")
-    return Grid(axes, tuple(runs), config)
+    return Grid(axes, paths, tuple(runs), config)
 
 
 def _with_names(config: ConfigDict, axes: Mapping[str, tuple[Any, ...]]) -> ConfigDict:

@@ -154,11 +154,14 @@ def known(rule: MakeRule | None) -> Iterator[None]:
     if rule is None:
         yield
         return
+    before = RULES.get(NAME)  # of a call around this one
     RULES[NAME] = spec_of(rule)
     try:
         yield
     finally:
         del RULES[NAME]
+        if before is not None:
+            RULES[NAME] = before
 
 
 # --- the transformation, as the engine calls it ---------------------------------------------------

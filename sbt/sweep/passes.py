@@ -2,19 +2,24 @@
 
 import dataclasses
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sbt.checkpoint import Checkpoint, pack, save_weights, unpack
+from sbt.measure.labelled import Labelled
 from sbt.parallel import hosts
 from sbt.parallel.mesh import fetch, put, take
+from sbt.sweep.arrangement import name_of
 from sbt.sweep.book import Book
 from sbt.sweep.fit import Fitted
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import Observer
-from sbt.sweep.seats import plan_of, seat, ticks_between_updates
+from sbt.sweep.problem import tallies_of
+from sbt.sweep.seats import plan_of, resumed_seats, seat, ticks_between_updates
 from sbt.train.state import TrainState
 
 WINDOW_SECONDS = 2.0  # between two looks at the clock, the signals and the progress display
@@ -33,6 +38,7 @@ class Pass:
       fitted: its engine.
       waiting: positions of the runs in the cohort; those that find no lane wait for one.
       observer: measures the runs, if there is something to measure.
+      saved: a checkpoint of some of the runs that wait, to go on from.
     """
 
     def __init__(
@@ -42,27 +48,34 @@ class Pass:
         fitted: Fitted,
         waiting: list[int],
         observer: Observer | None = None,
+        saved: Checkpoint | None = None,
     ):
         self.book, self.number, self.fitted, self.observer = book, number, fitted, observer
         self.cohort, self.engine = book.sweep.cohorts[number], fitted.engine
+        self.labels = book.arrangement.labels[number]
         self.classes = book.sweep.builder.dataset(self.cohort.config.data).num_classes
         lanes, in_flight = self.engine.lanes, self.engine.in_flight
-        self.seats = seat(self.cohort, waiting, lanes, fitted.rows, in_flight)
+        self.saved, seats = saved, None
+        if saved is not None:
+            seats = resumed_seats(self.cohort, saved.position, waiting, lanes, in_flight)
+            first = [i for i in saved.position["runs"] if i in set(waiting)]
+            waiting = [*first, *(i for i in waiting if i not in set(first))]
+        self.seats = seats or seat(self.cohort, waiting, lanes, fitted.rows, in_flight)
         self.lanes = make_lanes(self.cohort, self.seats.members)
+        # Which lanes' tallies began in the middle of an epoch, by tally.
+        self.partial = {name: np.zeros(lanes, bool) for name in tallies_of(self.cohort.config)}
 
-    def train(self, saved: Checkpoint | None = None) -> None:
-        """Trains to the end, from the beginning or from a checkpoint.
-
-        Args:
-          saved: of runs that are among the first of those that wait.
+    def train(self) -> None:
+        """Trains to the end, from the beginning or from the checkpoint.
 
         Raises:
           Interrupted: on request, once a checkpoint is written.
         """
         book, seats = self.book, self.seats
         state = self.engine.init(self.lanes)
-        if saved is not None:
-            state = self._restore(state, saved)
+        if self.saved is not None:
+            state = self._restore(state, self.saved)
+            self.saved = None
             book.progress.note(f"  resumed at epoch {self._epochs():.2f}")
             book.work_done += float(np.sum(seats.ticks[seats.live])) * self.cohort.tick
         self._measure_start(state, np.flatnonzero(seats.live & (seats.ticks == 0)))
@@ -70,7 +83,10 @@ class Pass:
         while np.any(seats.live):
             began = time.monotonic()
             count = seats.step(window, saving)
-            state = self.engine.train(state, self.lanes, *seats.reading(), count, seats.begins())
+            begins = seats.begins()
+            state = self.engine.train(state, self.lanes, *seats.reading(), count, begins)
+            for partial in self.partial.values():
+                partial[begins] = False
             jax.block_until_ready(state)
             seconds = max(time.monotonic() - began, 1e-6)
             seats.ticks[seats.live] += count
@@ -85,6 +101,7 @@ class Pass:
             seats.members[done] = -1
             if ended:
                 state = self._refill(state)
+                book.write_due()
             window, saving, stop = self._agreed(window, saving or book.save_due())
             within = ticks_between_updates(self.cohort) <= window
             if not saving or (within and np.any(seats.live) and not seats.settled()):
@@ -161,8 +178,11 @@ class Pass:
             self._write(int(self.seats.members[lane]), epoch, values, at)
         observed = jax.tree.map(lambda leaf: leaf[lanes], fetch(state.observed))
         indices = self._indices(self.seats.members[lanes])
-        for tally, kept in zip(self.engine.tallies, observed, strict=True):
-            found = jax.vmap(tally.summary)(kept.sums)
+        for partial, tally, kept in zip(
+            self.partial.values(), self.engine.tallies, observed, strict=True
+        ):
+            whole = jax.vmap(tally.summary)(kept.sums)
+            found = {name: _masked(value, partial[lanes]) for name, value in whole.items()}
             self.book.recorder.measured.record(indices, epoch + 1, found, time="epoch")
         last = epoch + 1 == self.cohort.config.epochs
         if last or (epoch + 1) % self.cohort.config.measure.every == 0:
@@ -246,7 +266,11 @@ class Pass:
             "runs": runs,
             "rows": self.seats.members.tolist(),
             "examples": (self.seats.ticks * self.cohort.tick).tolist(),
-            "plan": plan_of(self.cohort, runs, settled),
+            "plan": plan_of(self.cohort, self.labels, runs, settled),
+            "tallies": [
+                [name, len(jax.tree.leaves(own)), partial.tolist()]
+                for (name, partial), own in zip(self.partial.items(), state.observed, strict=True)
+            ],
         }
         self.book.save(pack(kept), position)
 
@@ -259,11 +283,36 @@ class Pass:
         self.seats.ticks[found] = examples[rows[found]] // self.cohort.tick
         settled = saved.position["plan"]["settled"]
         like = fresh._replace(average=()) if settled else fresh
-        state = unpack([take(leaf, np.where(found, rows, 0)) for leaf in saved.leaves], like)
+        leaves = [take(leaf, np.where(found, rows, 0)) for leaf in saved.leaves]
+        state = unpack(self._with_tallies(leaves, saved.position, rows, fresh), like)
         if settled:
             state = state._replace(average=fresh.average)
         state = jax.tree.map(lambda new, old: put(new, old.sharding), state, fresh)
         return _merge(fresh, state, put(found, fresh.updates.sharding))
+
+    def _with_tallies(
+        self, leaves: list[Any], position: Mapping[str, Any], rows: np.ndarray, fresh: TrainState
+    ) -> list[Any]:
+        """The saved leaves, with the tallies that the config names now in place of those saved.
+
+        A tally that is new begins with the next epoch: there is no value for the one in work.
+        """
+        saved = position["tallies"]
+        first = len(leaves) - sum(count for _, count, _ in saved)
+        kept, at = {}, first
+        for name, count, partial in saved:
+            kept[name] = leaves[at : at + count], np.asarray(partial)
+            at += count
+        chosen = leaves[:first]
+        for (name, partial), empty in zip(self.partial.items(), fresh.observed, strict=True):
+            if name in kept:
+                own, before = kept[name]
+                partial[rows >= 0] = before[rows[rows >= 0]]
+            else:
+                own = pack(empty)
+                partial[rows >= 0] = True
+            chosen += own
+        return chosen
 
     def _keep_weights(
         self, state: TrainState, lanes: np.ndarray, members: np.ndarray | None = None
@@ -272,14 +321,22 @@ class Pass:
         if self.book.directory is None or not config.checkpoint.final_weights or not len(lanes):
             return
         members = (self.seats.members if members is None else members)[lanes]
-        order = lanes[np.argsort(members)]
+        rows = lanes[np.argsort(members)]
         weights = fetch((state.params, state.stats))
         if self.cohort.sharding.local:
             weights = jax.tree.map(lambda leaf: leaf.mean(axis=1), weights)
-        params, stats = jax.tree.map(lambda leaf: leaf[order], weights)
+        params, stats = jax.tree.map(lambda leaf: leaf[rows], weights)
+        order = np.sort(members).tolist()
         runs = [list(index) for index in self._indices(np.sort(members))]
-        name = f"cohort{self.number:03d}-run{min(members):05d}"
-        save_weights(self.book.directory / "weights" / name, params, stats, runs)
+        labels = [self.labels[i] for i in order]
+        path = self.book.directory / "weights" / name_of(labels[0])
+        save_weights(path, params, stats, runs, labels)
+
+
+def _masked(labelled: Labelled, absent: np.ndarray) -> Labelled:
+    """Values of lanes, NaN for some."""
+    where = absent.reshape(-1, *[1] * (labelled.value.ndim - 1))
+    return dataclasses.replace(labelled, value=jnp.where(where, jnp.nan, labelled.value))
 
 
 @jax.jit

@@ -136,7 +136,7 @@ def make_cohorts(
         facts = facts_of(config)
         sizes = [run.settings.get("batch_size", config.batch_size) for run in runs]
         needs = make_rule(config.rule)[0].needs
-        draws = 2 if "second_gradient" in needs else 1
+        draws = _draws(config)
         for m in sizes:
             if m * draws > facts.num_examples:
                 pair = f" in each of the two batches of {config.rule.name!r}" * (draws > 1)
@@ -165,8 +165,8 @@ def make_cohorts(
                     "use batch sizes that are multiples of it, or fewer devices",
                 )
         if whole:
-            own = [m // d for m in sizes]
-            chosen = [(config.micro_batch or m, m * d, False) for m in own]
+            parts = [m // d for m in sizes]
+            chosen = [(config.micro_batch or m, m * d, False) for m in parts]
         else:
             micro = _micro_batches(config, facts, sizes, first, one_micro_batch, d)
             chosen = [(g, g * d, sync) for g, sync in micro]
@@ -179,20 +179,37 @@ def make_cohorts(
                 )
         for g, counted, sync in sorted(set(chosen)):
             members = [i for i, own in enumerate(chosen) if own == (g, counted, sync)]
-            cohorts.append(
-                Cohort(
-                    config=config,
-                    micro_batch=g,
-                    counted=counted,
-                    draws=draws,
-                    runs=tuple(runs[i] for i in members),
-                    batch_sizes=tuple(sizes[i] for i in members),
-                    facts=facts,
-                    sharding=sharding,
-                    synchronous=sync,
-                )
-            )
+            own = [runs[i] for i in members]
+            cohorts.append(make_cohort(config, facts, own, g, counted, synchronous=sync))
     return tuple(cohorts)
+
+
+def make_cohort(
+    config: ConfigDict,
+    facts: ModelFacts,
+    runs: Sequence[Run],
+    micro_batch: int,
+    counted: int,
+    *,
+    synchronous: bool,
+) -> Cohort:
+    """The cohort of these runs, as somebody has grouped them (see :class:`Cohort`)."""
+    return Cohort(
+        config=config,
+        micro_batch=micro_batch,
+        counted=counted,
+        draws=_draws(config),
+        runs=tuple(runs),
+        batch_sizes=tuple(run.settings.get("batch_size", config.batch_size) for run in runs),
+        facts=facts,
+        sharding=sharding_of(config),
+        synchronous=synchronous,
+    )
+
+
+def _draws(config: ConfigDict) -> int:
+    """Batches that one update draws."""
+    return 2 if "second_gradient" in make_rule(config.rule)[0].needs else 1
 
 
 def sharding_of(config: ConfigDict) -> Sharding:

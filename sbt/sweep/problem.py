@@ -420,7 +420,7 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
         needs=spec.needs,
         sharding=cohort.sharding,
     )
-    names = [name for name in config.measure.names if name in TALLIES]
+    setting = _tally_setting(problem, cohort)
     return Program(
         objective=objective,
         make_transform=make_transform,
@@ -433,8 +433,13 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
         copies=copies,
         accumulates=cohort.accumulates,
         sharding=cohort.sharding,
-        tallies=tuple(TALLIES[name](_tally_setting(problem, cohort)) for name in names),
+        tallies=tuple(TALLIES[name](setting) for name in tallies_of(config)),
     )
+
+
+def tallies_of(config: ConfigDict) -> list[str]:
+    """Names of the tallies that a config asks for, in the order of the program's."""
+    return [name for name in config.measure.names if name in TALLIES]
 
 
 def _tally_setting(problem: Problem, cohort: Cohort) -> Setting:

@@ -1,6 +1,7 @@
 """``sbt.run``: trains a whole grid, keeps what it learns, survives interruption."""
 
 import contextlib
+import dataclasses
 import functools
 import signal
 import threading
@@ -8,16 +9,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import xarray as xr
 from ml_collections import ConfigDict
 
+from sbt import config as configs
+from sbt import results
 from sbt import workdir as directories
 from sbt.checkpoint import Checkpoint
 from sbt.config import given
 from sbt.data import Dataset
+from sbt.errors import telling_memory
 from sbt.files import directory_of
 from sbt.parallel.mesh import by_lane, make_mesh
-from sbt.sweep import own
+from sbt.sweep import extend, own
+from sbt.sweep.afterwards import measure_runs
+from sbt.sweep.arrangement import arrange
 from sbt.sweep.book import Book, open_book
 from sbt.sweep.fit import fit
 from sbt.sweep.observe import make_observer
@@ -65,7 +72,7 @@ def run(
       Interrupted: after SIGTERM or Ctrl-C, once everything is saved.
     """
     directory = None if workdir is None else directory_of(workdir)
-    with own.known(rule):
+    with telling_memory(), own.known(rule):
         if rule is not None:
             fields = given(config)
             config = fields | {"rule": own.section(fields.get("rule") or {})}
@@ -73,25 +80,72 @@ def run(
         shown = chosen_progress(progress)
         if directory is None:
             return _train(sweep, None, shown)
-        kept = directories.finished(
-            directory, sweep.config, sweep.parts, functools.partial(_complete, sweep)
-        )
+        agree = functools.partial(extend.check, sweep.grid)
+        unchanged = functools.partial(_unchanged, sweep, directory)
+        kept = directories.finished(directory, sweep.config, sweep.parts, agree, unchanged)
         if kept is not None:
+            _tell_without_effect(sweep, kept, shown)
             return kept
-        with directories.locked(directory, sweep.config, parts=sweep.parts):
+        if late := _late_measurements(sweep, directory):
+            measure_runs(
+                directory, {"names": tuple(late)}, module=module, dataset=dataset, rule=rule,
+                progress=shown,
+            )  # fmt: skip
+        with directories.locked(directory, sweep.config, agree, parts=sweep.parts):
             return _train(sweep, directory, shown)
 
 
 def _complete(sweep: Sweep, dataset: xr.Dataset) -> bool:
     """Whether a dataset holds every run of a sweep."""
-    done = dataset["epochs_done"].values
+    done = extend.in_grid(dataset, sweep.grid)["epochs_done"].values
     return all(
         done[run.index] >= cohort.config.epochs for cohort in sweep.cohorts for run in cohort.runs
     )
 
 
+def _unchanged(sweep: Sweep, directory: Path, dataset: xr.Dataset) -> bool:
+    """Whether a dataset is what a sweep would give: every run, reported as the config says.
+
+    Raises:
+      UserError: it holds every run, and the config asks for what can no longer be had.
+    """
+    if not _complete(sweep, dataset):
+        return False
+    earlier = configs.from_json(dataset.attrs["config"])
+    extend.check_finished(sweep.config, earlier, str(directory))
+    return (
+        extend.said(earlier) == extend.said(sweep.config)
+        and earlier.report == sweep.config.report
+        and not extend.added_measurements(sweep.config, earlier)
+    )
+
+
+def _late_measurements(sweep: Sweep, directory: Path) -> list[str]:
+    """Measurements that a config asks for when all runs are finished: of the kept weights."""
+    if not (directory / results.FILE).exists():
+        return []
+    dataset = results.load(directory)
+    earlier = configs.from_json(dataset.attrs["config"])
+    extend.check(sweep.grid, earlier, str(directory))
+    if not _complete(sweep, dataset):
+        return []
+    extend.check_finished(sweep.config, earlier, str(directory))
+    return extend.added_measurements(sweep.config, earlier)
+
+
+def _tell_without_effect(sweep: Sweep, dataset: xr.Dataset, progress: Progress) -> None:
+    earlier = configs.from_json(dataset.attrs["config"])
+    if fields := extend.without_effect(sweep.config, earlier):
+        progress.note(f"every run is finished: nothing follows from {', '.join(fields)}")
+
+
 def _train(sweep: Sweep, directory: Path | None, progress: Progress) -> xr.Dataset:
-    book = open_book(sweep, directory, progress)
+    elsewhere = jax.default_backend() != "cpu"
+    found = arrange(
+        sweep.grid, sweep.builder.facts, directory, one_micro_batch=elsewhere, note=progress.note
+    )
+    book = open_book(dataclasses.replace(sweep, cohorts=found.cohorts), found, directory, progress)
+    sweep = book.sweep
     mesh = make_mesh(sweep.config.parallel.data)
     sharding = functools.partial(by_lane, mesh)
     saved = book.checkpoints.latest(sharding) if book.checkpoints else None
@@ -119,7 +173,10 @@ def _unfit(saved: Checkpoint, book: Book) -> str | None:
     number, runs, plan = (saved.position[name] for name in ("cohort", "runs", "plan"))
     cohorts = book.sweep.cohorts
     other = "was made for another grouping of the runs (on another kind of device, perhaps)"
-    if number >= len(cohorts) or plan != plan_of(cohorts[number], runs, plan["settled"]):
+    if number >= len(cohorts):
+        return other
+    labels = book.arrangement.labels[number]
+    if plan != plan_of(cohorts[number], labels, runs, plan["settled"]):
         return other
     cohort, done = cohorts[number], book.recorder.epochs_done
     for member, examples in zip(saved.position["rows"], saved.position["examples"], strict=True):
@@ -140,45 +197,52 @@ def _train_cohort(book: Book, number: int, saved: Checkpoint | None) -> None:
     book.work_done += (len(cohort.runs) - len(waiting)) * cohort.total_examples
     if not waiting:
         return
-    resumed = list(saved.position["runs"]) if saved else []
-    if not set(resumed) <= set(waiting):
-        resumed = []  # that pass went on to its end
+    if saved and not set(saved.position["runs"]) & set(waiting):
+        saved = None  # what it holds has gone on to its end
     book.progress.note(
         f"cohort {number + 1}/{len(sweep.cohorts)}: {len(waiting)} runs, micro-batch "
         f"{cohort.micro_batch}, {si(cohort.facts.parameters)} parameters; compiling"
     )
     problem = sweep.builder.problem(cohort.config, cohort.synchronous)
-    fitted = fit(problem, cohort, runs=len(waiting), least=len(resumed))
+    resumed = set(saved.position["runs"]) & set(waiting) if saved else ()
+    kept = book.arrangement.setup(number)
+    fitted = fit(problem, cohort, runs=len(waiting), least=len(resumed), kept=kept)
     engine = fitted.engine
+    if fitted.changed:
+        book.progress.note(f"  {fitted.changed}: from here on bits may differ (only rounding)")
+    book.arrangement.keep(number, fitted.setup)
     book.meta["compile_seconds"] += engine.compile_seconds
-    book.meta["cohorts"].append(
-        {
-            "runs": len(cohort.runs),
-            "micro_batch": cohort.micro_batch,
-            "strategy": str(engine.strategy),
-            "lanes_per_pass": engine.lanes,
-            "bytes_per_device": engine.bytes_per_device,
-            "compile_seconds": engine.compile_seconds,
-        }
-    )
+    entry = {
+        "cohort": number,
+        "runs": len(cohort.runs),
+        "micro_batch": cohort.micro_batch,
+        "strategy": str(engine.strategy),
+        "lanes_per_pass": engine.lanes,
+        "bytes_per_device": engine.bytes_per_device,
+        "compile_seconds": engine.compile_seconds,
+    }
+    others = [e for e in book.meta["cohorts"] if e.get("cohort", number) != number]
+    book.meta["cohorts"] = sorted([*others, entry], key=lambda kept: kept["cohort"])
     observer = None
     if chosen(cohort.config):
         mesh = make_mesh(cohort.sharding.devices)
         observer = make_observer(problem, cohort, mesh, engine.lanes, fitted.arrays)
-        book.meta["cohorts"][-1]["measure"] = observer.seconds  # filled as it measures
+        entry["measure"] = observer.seconds  # filled as it measures
         book.meta["compile_seconds"] += observer.compile_seconds
     book.progress.note(
         f"  compiled in {engine.compile_seconds:.1f} s: {engine.strategy}, "
         f"{engine.lanes} lanes at a time, {engine.bytes_per_device / 2**20:.0f} MiB per device"
     )
     with contextlib.closing(engine):
-        order = [*resumed, *(i for i in waiting if i not in set(resumed))]
-        Pass(book, number, fitted, order, observer).train(saved if resumed else None)
+        Pass(book, number, fitted, waiting, observer, saved).train()
 
 
 @contextlib.contextmanager
 def _signals(book: Book) -> Iterator[None]:
-    """SIGTERM and Ctrl-C ask the sweep to stop at the next look; a second Ctrl-C insists."""
+    """SIGTERM, SIGHUP and Ctrl-C ask the sweep to stop at the next look; a second Ctrl-C insists.
+
+    A signal that this process was started to ignore, as by ``nohup``, stays ignored.
+    """
     if book.directory is None or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -189,7 +253,12 @@ def _signals(book: Book) -> Iterator[None]:
             raise KeyboardInterrupt
         book.stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    asking = [
+        number
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, handle) for number in asking}
     try:
         yield
     finally:

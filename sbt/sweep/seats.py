@@ -6,7 +6,7 @@ then differ in their epoch, and each goes by its own number of ticks.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -168,15 +168,39 @@ def ticks_between_updates(cohort: Cohort) -> int:
     return math.lcm(*cohort.batch_sizes) // cohort.counted
 
 
-def plan_of(cohort: Cohort, runs: Sequence[int], settled: bool) -> dict[str, Any]:
+def resumed_seats(
+    cohort: Cohort, saved: Mapping[str, Any], waiting: Sequence[int], lanes: int, in_flight: int
+) -> Seats | None:
+    """The seats as a checkpoint has them; None if it is one of another number of lanes.
+
+    Runs that the results have finished meanwhile are left out.
+
+    Args:
+      cohort: whose runs.
+      saved: position of the checkpoint.
+      waiting: positions of the runs in the cohort that are not finished, in order.
+      lanes: of the program.
+      in_flight: see :class:`Seats`.
+    """
+    rows = np.asarray(saved["rows"])
+    if len(rows) != lanes:
+        return None
+    members = np.where(np.isin(rows, waiting), rows, -1)
+    ticks = np.where(members >= 0, np.asarray(saved["examples"]) // cohort.tick, 0)
+    seated = set(members.tolist())
+    return Seats(cohort, members, ticks, [i for i in waiting if i not in seated], in_flight)
+
+
+def plan_of(cohort: Cohort, labels: Sequence[Any], runs: Sequence[int], settled: bool) -> Any:
     """What a checkpoint of these runs of a cohort must agree on with the cohort that resumes it.
 
     Args:
       cohort: whose.
+      labels: of all its runs, see :class:`sbt.sweep.arrangement.Arrangement`.
       runs: positions in it.
       settled: whether every run has just done an update; else half a batch must find the same
         ticks again.
     """
-    points = [list(cohort.runs[i].index) for i in runs if i < len(cohort.runs)]
+    points = [dict(labels[i]) for i in runs if i < len(labels)]
     ticks = [cohort.micro_batch, cohort.tick, cohort.accumulates]
     return {"points": points, "settled": settled, "ticks": None if settled else ticks}

@@ -71,9 +71,25 @@ def heuristic(facts: ModelFacts, platform: str, lanes: int) -> Strategy:
         return Strategy(1, "packed")
     if lanes <= MOST_AT_ONCE:
         return Strategy(0, "im2col")
-    # A part that is left over would be a program of its own to compile.
-    even = (n for n in range(MOST_AT_ONCE, MOST_AT_ONCE // 2 - 1, -1) if lanes % n == 0)
-    return Strategy(next(even, MOST_AT_ONCE), "im2col")
+    # Groups are filled up with lanes that idle: as few of these as possible, in the fewest groups.
+    sizes = range(MOST_AT_ONCE, MOST_AT_ONCE // 2 - 1, -1)
+    return Strategy(min(sizes, key=lambda n: -lanes % n), "im2col")
+
+
+def whole_groups(size: int, rows: int, strategy: Strategy) -> int:
+    """So many lanes, or a few more that idle: lanes run in groups, and all groups alike.
+
+    A smaller group would be a program of its own, which rounds differently, so that a run's bits
+    would depend on its place in the grid.
+    """
+    if strategy.at_once <= 1 or size <= rows * strategy.at_once:
+        return size
+    return round_up(size, rows * strategy.at_once)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-value // multiple) * multiple
 
 
 def candidates(platform: str) -> tuple[Strategy, ...]:
