@@ -30,7 +30,7 @@ from sbt.sweep.run import Interrupted, run
 from sbt.train.tallies import TALLIES
 
 N, TESTED, CLASSES, EPOCHS, G = 94, 40, 4, 3, 4
-HUGE = 1e38  # a base learning rate that leaves no weight finite
+HUGE = 1e20  # a base learning rate that leaves no weight finite
 NAMES = ("sharpness", "hessian_trace", "gradient_moments", "discarded_gradient", "distance")
 CONFIG = {
     "name": "measured",
