@@ -1,12 +1,14 @@
 """The examples of the README run, or at least parse."""
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import sbt
+from sbt import cli
 from sbt.sweep.grid import make_grid
 
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()
@@ -21,6 +23,32 @@ def blocks(heading=""):
 @pytest.mark.parametrize("block", blocks())
 def test_examples_parse(block):
     compile(block, "README.md", "exec")
+
+
+SHRUNK = (
+    "--config.data.name=synthetic",
+    "--config.data.train_size=32",
+    "--config.data.test_size=16",
+    "--config.data.image_shape=(32,32,3)",
+    "--config.model.name=mlp",
+    "--config.epochs=1",
+    "--config.sweep.batch_size=(4,)",
+    "--config.sweep.base_lr=(0.01,0.02)",
+)
+
+
+def test_the_lines_that_train_a_grid_run_as_printed(tmp_path, monkeypatch, capsys):
+    """In their order, with a grid that takes seconds in place of days."""
+    monkeypatch.chdir(tmp_path)
+    section = re.search(r"^## Train a grid$(.*?)^The same", TEXT, re.M | re.S)[1]
+    lines = [shlex.split(line, comments=True)[1:] for line in section.strip().splitlines()]
+    assert [line[0] for line in lines] == ["list", "plan", "run", "run", "report"]
+    for line in lines:
+        shrunk = SHRUNK if line[0] in ("plan", "run") else ()
+        assert cli.main([*line, *shrunk]) == 0, capsys.readouterr().err
+    ds = sbt.load("runs/fig01")
+    assert ds.sizes["seed"] == 3 and bool(ds.accuracy.notnull().all())
+    assert (tmp_path / "runs/fig01/report.html").exists()
 
 
 def test_update_rules():
