@@ -390,7 +390,7 @@ def test_another_module_data_set_or_rule_is_refused(tmp_path):
     changed = x.copy()
     changed[-1, -1, -1] += 1
     wrong = [
-        ("module.*parameters", dict(module=Net(), rule=scaled)),
+        ("module.*name: Tanh there, Net now", dict(module=Net(), rule=scaled)),
         ("module", dict(module=Other(), rule=scaled)),
         ("module.*hidden", dict(module=Tanh("relu"), rule=scaled)),
         ("module.*config's own", dict(rule=scaled)),

@@ -494,7 +494,7 @@ def _text(value: Any) -> str:
         content = np.ascontiguousarray(array).tobytes()
         digest = hashlib.sha256(content).hexdigest()[:16]
         return f"{array.dtype}{list(array.shape)} {digest}"
-    if isinstance(value, np.dtype) or hasattr(value, "dtype"):  # jnp.float32 is a class with one
+    if isinstance(getattr(value, "dtype", value), np.dtype):  # jnp.float32 is a class with one
         return str(np.dtype(value))
     if isinstance(value, type) or inspect.isroutine(value):
         module = "" if value.__module__ in (None, "__main__") else f"{value.__module__}."
