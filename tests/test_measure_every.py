@@ -18,7 +18,7 @@ N, CLASSES = 24, 3
 
 # A network of another kind belongs here.
 NETWORKS = {
-    "convolutions and batch norm": {"name": "resnet", "depth": 8, "width": 2, "norm": "batch"},
+    "convolutions and batch norm": {"name": "convnet", "norm": "batch"},
     "dense": {"name": "mlp", "hidden": (4,)},
 }
 FAST = {
@@ -68,7 +68,9 @@ def test_every_measurement_in_training_and_afterwards(network, tmp_path):
         if "measurement" not in variable.attrs:
             continue
         if "epoch" not in variable.dims:
-            np.testing.assert_allclose(after[name], variable, rtol=2e-3, atol=1e-5, err_msg=name)
+            # The tallies of training have a layer "all", which then stands in every variable.
+            same = variable.sel({dim: after[name][dim] for dim in after[name].dims})
+            np.testing.assert_allclose(after[name], same, rtol=2e-3, atol=1e-5, err_msg=name)
         if not name.startswith(("noise_scale", "accumulated_noise_scale", "curvature_radius")):
             assert np.isfinite(variable).all(), name
 
