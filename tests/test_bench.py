@@ -510,7 +510,7 @@ def test_without_torch(monkeypatch):
     )
     assert parse([], "cpu").peers == ("flax", "flax_scan")
     assert parse(["--quick"], "cpu").peers == ("flax",)
-    with pytest.raises(UserError, match=r"sbt\[bench\]"):
+    with pytest.raises(UserError, match=r"small-batch-training\[bench\]"):
         parse(["--peers=flax,torch"], "cpu")
 
 

@@ -80,13 +80,14 @@ def test_accumulation_is_the_two_batch_form(x64):
     squares, whole = np.sum(micro**2, axis=1), np.sum(micro.mean(axis=0) ** 2)
     found = noise_scale_from_accumulation(jnp.asarray(squares), whole, 2, 3)
     expected = noise_scale_from_two(squares.mean(), whole, 2, 6)
-    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(found[:3], expected[:3])
     scalar = noise_scale_from_accumulation(jnp.asarray(squares.mean()), whole, 2, 3)
-    np.testing.assert_allclose(scalar, expected)
+    np.testing.assert_allclose(scalar[:3], expected[:3])
+    assert found.standard_error is scalar.standard_error is None  # one batch tells none
     lanes = jax.vmap(lambda k: noise_scale_from_accumulation(jnp.asarray(squares), whole, 2, k))(
         jnp.array([1, 3])
     )
-    assert all(np.isnan(part[0]) for part in lanes)
+    assert all(np.isnan(part[0]) for part in lanes[:3])
     np.testing.assert_allclose(lanes.value[1], expected.value)
 
 

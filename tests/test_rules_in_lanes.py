@@ -683,7 +683,7 @@ def test_micro_batches_leave_room_for_a_small_first_batch():
     "config",
     [
         {"batch_schedule": {"name": "small_first"}, "micro_batch": 4},
-        {"batch_schedule": {"name": "adabatch"}, "sample": {"name": "loss"}},
+        {"batch_schedule": {"name": "adabatch"}, "sample": {"name": "loss", "fraction": 0.25}},
         {"batch_schedule": {"name": "smith"}, "rule": {"name": "conservative"}},
     ],
 )

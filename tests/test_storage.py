@@ -306,7 +306,7 @@ def test_a_damaged_config_is_found_again_in_the_results(whole, done):
     assert "remove it" in caught.value.remedy
     (done / "config.json").unlink()
     other = {**CONFIG, "epochs": 3}
-    with pytest.raises(UserError, match=r"results of another config; different: config\.epochs"):
+    with pytest.raises(UserError, match=r"belongs to another config; different: config\.epochs"):
         run(other, done)
     assert workdir.stored_config(done).to_dict() == complete(CONFIG).to_dict()
     same(run(CONFIG, done), whole[1])
@@ -315,9 +315,9 @@ def test_a_damaged_config_is_found_again_in_the_results(whole, done):
 def test_results_of_another_sweep_are_not_taken(whole, done):
     dataset = whole[1].isel(base_lr=[0])
     other = json.loads(dataset.attrs["config"])
-    other["sweep"]["base_lr"] = [2.0**-9]
+    other["sweep"]["base_lr"] = [2.0**-8]
     results.write(dataset.assign_attrs(config=json.dumps(other)), done)
-    with pytest.raises(UserError, match=r"another config; different: config\.sweep\.base_lr"):
+    with pytest.raises(UserError, match=r"config\.sweep\.base_lr: .* leaves out 0\.00390625"):
         run(CONFIG, done)
     for foreign in (xr.Dataset({"a": ("x", [1.0])}), dataset.drop_vars("epochs_done")):
         results.write(foreign, done)
@@ -368,9 +368,11 @@ def test_leftovers_of_killed_processes_are_swept(whole, done):
     (done / "weights" / "cohort000-run00000.orbax-checkpoint-tmp-1").mkdir()
     same(run(CONFIG, done), whole[1])
     assert sorted(path.name for path in done.iterdir()) == [
-        ".lock", "checkpoints", "config.json", "meta.json", "results.nc", "weights",
+        ".lock", "checkpoints", "cohorts.json", "config.json", "meta.json", "parts.json",
+        "results.nc", "weights",
     ]  # fmt: skip
-    assert [path.name for path in (done / "weights").iterdir()] == ["cohort000-run00000"]
+    names = [path.name for path in (done / "weights").iterdir()]
+    assert names == [path.name for path in (whole[0] / "weights").iterdir()]
 
 
 def test_a_file_system_without_locks_is_said_once(tmp_path, monkeypatch):
@@ -381,7 +383,7 @@ def test_a_file_system_without_locks_is_said_once(tmp_path, monkeypatch):
 
         monkeypatch.setattr("fcntl.flock", flock)
         notes = []
-        with workdir.locked(tmp_path, complete(CONFIG), notes.append) as directory:
+        with workdir.locked(tmp_path, complete(CONFIG), note=notes.append) as directory:
             assert directory == tmp_path
         (note,) = notes
         assert "no locks" in note and os.strerror(code) in note

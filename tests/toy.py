@@ -14,6 +14,7 @@ from PIL import Image
 from tensorflow_datasets.core import registered
 
 import sbt.experiment
+from sbt.config import fields_of
 from sbt.data.encoded import EncodedSet, SampledSet
 from sbt.data.imagenet import View
 from sbt.data.source import Dataset
@@ -145,6 +146,10 @@ def shrink(config):
     for field, (axis, pairs) in config.follow.items():
         table = {kept[axis][key]: value for key, value in dict(pairs).items() if key in kept[axis]}
         config.follow[field] = (axis, tuple((k, _smaller(field, v)) for k, v in table.items()))
+    rules = config.sweep.get("rule") or ()
+    for field in [f for f in config.follow if rules and f.startswith("rule__")]:
+        if not any(field.removeprefix("rule__") in fields_of("rule", rule) for rule in rules):
+            del config.follow[field]  # of a rule that was cut
     _shrink_fields(config)
     _shrink_measurements(config.measure)
     return config
@@ -190,7 +195,7 @@ def _shrink_measurements(measure):
     if measure.examples is not None or measure.names:
         measure.examples = 16
     few = {
-        "samples": 2, "steps": 2, "directions": 3, "repeats": 2, "probes": 1, "order": 3,
+        "samples": 4, "steps": 2, "directions": 3, "repeats": 2, "probes": 1, "order": 3,
         "points": 20, "examples": 8, "batch_sizes": (2, 8),
     }  # fmt: skip
     for section in measure.values():

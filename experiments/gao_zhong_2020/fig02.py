@@ -7,9 +7,9 @@ Gao & Zhong (2020), section 2: the average curvature radius of the 16 weight and
 orders of magnitude (bars of biases times 10 in the figure): their case for a learning rate per
 layer. How radii were averaged is not printed. Here: medians (a mean is ruled by weights that
 nothing depends on), at the initial weights and after one epoch; ``radius_form=parabola`` by
-equation 17, |w/g|, and ``exact`` by equation 9 with the Hessian's diagonal from 100 random vectors
-of signs. Zero-initialised tensors have radius 0 under equation 17. See ``dynamics.py`` for the
-rest.
+equation 17, |w/g|, and ``hutchinson`` by equation 9 with the Hessian's diagonal from 100 random
+vectors of signs (``exact`` in the evidence, which is older). Zero-initialised tensors have radius 0
+under equation 17. See ``dynamics.py`` for the rest.
 
 ``curvature_radius`` over ``measured_epoch`` (0, 1), ``radius_form`` and ``layer``. The full
 protocol takes 100 Hessian-vector products over 50,000 images: for accelerators. ``:small`` (20

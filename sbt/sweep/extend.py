@@ -101,13 +101,6 @@ def check(grid: Grid, earlier: ConfigDict, where: str) -> None:
     if said(earlier) == said(grid.config):
         return
     old = make_grid(earlier)
-    differing = sorted(set(_differing(old, grid)))
-    if differing:
-        raise UserError(
-            f"--workdir={where}",
-            f"belongs to another config; different: {', '.join(differing)}",
-            "choose another directory, or undo the change; values and axes may be added",
-        )
     before = {path: (axis, old.axes[axis]) for axis, path in old.paths.items()}
     after = {path: (axis, grid.axes[axis]) for axis, path in grid.paths.items()}
     for path in {**before, **after}:
@@ -121,6 +114,13 @@ def check(grid: Grid, earlier: ConfigDict, where: str) -> None:
                 f"{what}, which {where} was trained with",
                 "keep the values that are there and add new ones, or choose another directory",
             )
+    differing = sorted(set(_differing(old, grid)))
+    if differing:
+        raise UserError(
+            f"--workdir={where}",
+            f"belongs to another config; different: {', '.join(differing)}",
+            "choose another directory, or undo the change; values and axes may be added",
+        )
     find = finder(grid, earlier)
     for run in old.runs:
         if find(run.settings) is None:
