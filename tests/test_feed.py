@@ -18,6 +18,7 @@ from sbt.data import prepare
 from sbt.errors import UserError
 from sbt.sweep import feed, passes
 from sbt.sweep import run as runs
+from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
 
 SIZE = 8
@@ -89,7 +90,7 @@ def config(directory, stream, **changes):
         "micro_batch": 4,
         "schedule": {"name": "steps", "drops": (0.5,)},
         "evaluate": {"batch": 4} | changes.pop("evaluate", {}),
-        "engine": {"workers": 0} | changes.pop("engine", {}),
+        "engine": ({"workers": 0} if stream else {}) | changes.pop("engine", {}),
         "checkpoint": {"minutes": 1e6},
         "sweep": {"batch_size": (4, 8), "base_lr": (2.0**-8, 2.0**-5), "seed": (0, 7)},
         **changes,
@@ -154,7 +155,7 @@ def test_interrupted_and_resumed(directory, streamed, tmp_path, monkeypatch):
 
     monkeypatch.setattr(runs, "fit", fit_one)
 
-    class StopAt(runs.Silent):
+    class StopAt(Silent):
         def __init__(self, tick):
             self.tick, self.stopped = tick, False
 

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import sbt
-from sbt.cli import load_config
+from sbt.experiment import load_config
 
 HERE = Path(__file__).resolve().parent.parent / "experiments" / "keskar_2017"
 sys.path.insert(0, str(HERE))

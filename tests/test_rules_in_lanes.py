@@ -21,6 +21,8 @@ from jax.sharding import PartitionSpec as P
 from lanes import compiling
 
 import sbt
+from sbt.checks import validate
+from sbt.config import complete
 from sbt.data import augment_keys, epoch_order, from_arrays, pad_crop_flip, purpose_key
 from sbt.errors import UserError
 from sbt.models.adapter import Model
@@ -772,6 +774,16 @@ def numbers():
     yield from (("sample", "loss", field, 0.5) for field in ("fraction", "until"))
 
 
+def _beside(section, name, field, default):
+    """Another value that the field takes."""
+    less, more = default * 0.75 or 0.125, default * 1.25 or 64.0
+    try:
+        validate(complete({section: {"name": name, field: less}}))
+    except UserError:
+        return more
+    return less
+
+
 def test_every_number_is_an_axis_and_costs_no_further_program():
     """Each is swept over two values: one cohort, whose lanes hold these values."""
     seen = set()
@@ -780,8 +792,9 @@ def test_every_number_is_an_axis_and_costs_no_further_program():
         if (section, field) in seen and section == "rule":
             continue  # `momentum` of every rule goes the same way
         seen.add((section, field))
-        values = (default, default * 0.75 if default else 0.125)
-        config = {section: {"name": name}, "sweep": {f"{section}__{field}": values}}
+        values = (default, _beside(section, name, field, default))
+        chosen = {"name": name} | ({"fraction": 0.5} if section == "sample" else {})
+        config = {section: chosen, "sweep": {f"{section}__{field}": values}}
         sweep = prepare(config | {"epochs": 1, "batch_size": 10}, parts)
         (cohort,) = sweep.cohorts
         lanes = make_lanes(cohort, [0, 1], 2)
