@@ -25,8 +25,6 @@ QUICK = {
     ("zhao_2020_sngm/cifar10.py", "small"),
 }
 QUICK_PLANS = {
-    ("masters_luschi_2018/fig14.py", ""),
-    ("masters_luschi_2018/fig16.py", ""),
     ("gao_zhong_2020/fig09.py", ""),
     ("keskar_2017/table2_4.py", "c1"),
     ("zhao_2020_sngm/cifar10.py", ""),

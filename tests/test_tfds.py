@@ -281,11 +281,13 @@ def test_missing_set_without_tensorflow_says_what_to_do(tmp_path, monkeypatch):
 
 
 def test_failure_of_the_other_process_is_reported(tmp_path, monkeypatch):
-    """Here preparing fails because the place for the directory is taken by a file."""
+    """Here preparing fails because the package that prepares is broken."""
     monkeypatch.setattr(prepare, "_NEEDED", {})
-    (tmp_path / "file").write_text("")
+    (tmp_path / "tensorflow_datasets.py").write_text("raise RuntimeError('broken')")
+    paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     with pytest.raises(UserError, match="Error: ") as error:
-        load({"name": "mnist", "data_dir": str(tmp_path / "file")})
+        load({"name": "mnist", "data_dir": str(tmp_path / "sets")})
     assert "Check the network" in error.value.remedy
 
 
