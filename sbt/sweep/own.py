@@ -469,21 +469,21 @@ def signature_of(rule: MakeRule) -> dict[str, Any]:
     inner: Any = rule
     while isinstance(inner, functools.partial):
         given = {str(i): value for i, value in enumerate(inner.args)} | inner.keywords
-        bound = {name: _text(value) for name, value in given.items()} | bound
+        bound = {name: text_of(value) for name, value in given.items()} | bound
         inner = inner.func
     try:
         parameters = inspect.signature(rule).parameters.values()
     except (TypeError, ValueError):
         parameters = {}.values()
     defaults = {
-        p.name: "" if p.default is p.empty else _text(p.default)
+        p.name: "" if p.default is p.empty else text_of(p.default)
         for p in parameters
         if p.name not in bound
     }
-    return {"name": _text(inner), "parameters": defaults, "bound": bound}
+    return {"name": text_of(inner), "parameters": defaults, "bound": bound}
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """A default as text that is the same in every process: without addresses, arrays by content."""
     if isinstance(value, np.ndarray | jax.Array):
         if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
@@ -500,9 +500,9 @@ def _text(value: Any) -> str:
         module = "" if value.__module__ in (None, "__main__") else f"{value.__module__}."
         return f"{module}{value.__qualname__}"
     if isinstance(value, tuple | list) and type(value) in (tuple, list):
-        return f"({', '.join(map(_text, value))})"
+        return f"({', '.join(map(text_of, value))})"
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_text(value[key])}' for key in value)}}}"
+        return f"{{{', '.join(f'{key}: {text_of(value[key])}' for key in value)}}}"
     if callable(value) and type(value).__repr__ is object.__repr__:
         return f"{type(value).__module__}.{type(value).__qualname__}"
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

@@ -73,7 +73,9 @@ def _fields(module: Any) -> dict[str, str]:
     if not isinstance(module, nn.Module):
         return {}
     names = (f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name"))
-    return {name: fingerprint.short_text(own._text(getattr(module, name, None))) for name in names}
+    return {
+        name: fingerprint.short_text(own.text_of(getattr(module, name, None))) for name in names
+    }
 
 
 def fingerprint_of(config: Any, builder: Any) -> dict[str, Any]:
