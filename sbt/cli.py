@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\n{error.own_traceback()}", end="", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt as stop:
-        from sbt.sweep.passes import Interrupted
+        from sbt.sweep.loop import Interrupted
 
         saved = (
             "everything is saved; the same command resumes" if isinstance(stop, Interrupted) else ""

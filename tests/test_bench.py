@@ -206,11 +206,11 @@ def test_torch_models_give_our_logits(network):
     from sbt.bench.torch_models import build, load_flax
 
     spec, g = NETWORKS[network], 8
-    problem, _ = prepared(setting(network=network, g=g), SIZE)
+    task, _ = prepared(setting(network=network, g=g), SIZE)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(g, *spec.shape)).astype(np.float32)
-    init = jax.jit(problem.model.init, compiler_options=QUICKLY)
-    apply = jax.jit(problem.model.apply, static_argnums=4, compiler_options=QUICKLY)
+    init = jax.jit(task.model.init, compiler_options=QUICKLY)
+    apply = jax.jit(task.model.apply, static_argnums=4, compiler_options=QUICKLY)
     params, stats = init(jax.random.key(0), jnp.asarray(x))
     # Ones and zeros would hide a scale or a bias that is not loaded.
     params = jax.tree.map(
@@ -229,8 +229,8 @@ def test_weights_that_do_not_fit_are_refused():
     from sbt.bench.torch_models import build, load_flax
 
     spec = NETWORKS["convnet"]
-    problem, _ = prepared(setting(), SIZE)
-    params, _ = problem.model.init(jax.random.key(0), jnp.zeros((1, *spec.shape)))
+    task, _ = prepared(setting(), SIZE)
+    params, _ = task.model.init(jax.random.key(0), jnp.zeros((1, *spec.shape)))
     del params["Dense_0"]
     with pytest.raises(ValueError, match="Dense_0"):
         load_flax(build(spec.model, spec.shape, named.CLASSES), params)

@@ -18,7 +18,7 @@ from sbt.overrides import apply_overrides
 from sbt.ranges import Range
 from sbt.sweep.grid import make_grid
 from sbt.sweep.prepare import prepare
-from sbt.sweep.problem import Parts
+from sbt.sweep.task import Parts
 
 
 class Hostile:

@@ -12,9 +12,9 @@ import sbt
 from sbt.cli import main
 from sbt.data import load as load_data
 from sbt.errors import UserError
-from sbt.sweep import problem
+from sbt.sweep import task
 from sbt.sweep.prepare import prepare
-from sbt.sweep.problem import Parts
+from sbt.sweep.task import Parts
 
 # What the quick tests take of each paper: batch norm over less than the batch, products with the
 # Hessian through convolutions, several rules and schedules; of Keskar et al., the scripts.
@@ -94,9 +94,9 @@ def test_plans_at_full_size(file, variant, monkeypatch):
             pipelines[key] = original(dataset, fields, dtype)
         return pipelines[key]
 
-    original = problem.make_pipeline
-    monkeypatch.setattr(problem, "load", load)
-    monkeypatch.setattr(problem, "make_pipeline", make_pipeline)
+    original = task.make_pipeline
+    monkeypatch.setattr(task, "load", load)
+    monkeypatch.setattr(task, "make_pipeline", make_pipeline)
     sweep = prepare(config, Parts())
     possible = toy.runs(config)
     assert 0 < sweep.runs <= possible

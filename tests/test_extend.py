@@ -15,7 +15,7 @@ from sbt import results
 from sbt.config import complete
 from sbt.errors import UserError
 from sbt.parallel import mesh
-from sbt.sweep import afterwards, extend, fit, passes
+from sbt.sweep import afterwards, extend, fit, loop
 from sbt.sweep import run as runs
 from sbt.sweep.afterwards import measure_runs
 from sbt.sweep.grid import make_grid
@@ -83,7 +83,7 @@ class Notes(Silent):
 @pytest.fixture
 def short_windows(monkeypatch):
     original = runs.fit
-    monkeypatch.setattr(passes, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "WINDOW_SECONDS", 0.0)
     monkeypatch.setattr(
         runs, "fit", lambda *a, **k: dataclasses.replace(original(*a, **k), first_window=7)
     )

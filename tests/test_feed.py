@@ -16,7 +16,7 @@ from PIL import Image
 
 from sbt.data import prepare
 from sbt.errors import UserError
-from sbt.sweep import feed, passes
+from sbt.sweep import feed, loop
 from sbt.sweep import run as runs
 from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
@@ -117,10 +117,10 @@ def test_data_of_the_test(directory, resident, streamed):
     """Several windows are read, and there is something to be learnt."""
     data = runs.prepare(config(directory, True), runs.Parts(None, None))
     (cohort,) = data.cohorts
-    problem = data.builder.problem(cohort.config)
+    task = data.builder.task(cohort.config)
     mesh = jax.make_mesh((8, 1), ("lane", "data"))
-    stream = feed.make_feed(problem, cohort, mesh, None, 1, 4)
-    assert (problem.num_examples, problem.dataset.test_examples) == (N, TESTED)
+    stream = feed.make_feed(task, cohort, mesh, None, 1, 4)
+    assert (task.num_examples, task.dataset.test_examples) == (N, TESTED)
     assert stream.most_ticks == 3
     rounds = list(stream.rounds())
     assert [part.indices.shape for part in rounds] == [(6, 4), (6, 4)]
@@ -147,7 +147,7 @@ def test_workers_and_shared_batches(directory, resident):
 
 def test_interrupted_and_resumed(directory, streamed, tmp_path, monkeypatch):
     """In the middle of an epoch, in a window that a call has only begun."""
-    monkeypatch.setattr(passes, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "WINDOW_SECONDS", 0.0)
     original = runs.fit
 
     def fit_one(*args, **kwargs):

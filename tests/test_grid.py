@@ -12,11 +12,11 @@ from sbt.data import from_arrays
 from sbt.errors import UserError
 from sbt.parallel.mesh import make_mesh
 from sbt.sweep import choose
+from sbt.sweep.cohort import ModelFacts, make_cohorts
 from sbt.sweep.grid import make_grid
-from sbt.sweep.plan import ModelFacts, make_cohorts
 from sbt.sweep.prepare import prepare
-from sbt.sweep.problem import Parts
 from sbt.sweep.strategy import Strategy, heuristic, parse
+from sbt.sweep.task import Parts
 
 TINY = {
     "data": {"name": "synthetic", "train_size": 64, "test_size": 16, "image_shape": (4, 4, 1)},
@@ -265,7 +265,7 @@ def test_measuring_passes_over_what_does_not_run(monkeypatch):
     """A strategy may need too much memory, or a kernel that a compiler refuses."""
     seconds = {"vmap/im2col": 3.0, "map/packed": 2.0, "map/im2col": 5.0}
 
-    def make_engine(problem, cohort, mesh, size, arrays, strategy):
+    def make_engine(task, cohort, mesh, size, arrays, strategy):
         if str(strategy) not in seconds:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED\nlong story")
         return SimpleNamespace(strategy=strategy, close=lambda: None)
@@ -278,9 +278,9 @@ def test_measuring_passes_over_what_does_not_run(monkeypatch):
         facts=SimpleNamespace(flops=1e9),
         sharding=SimpleNamespace(devices=1),
     )
-    problem: Any = None
+    task: Any = None
     with pytest.warns(UserWarning, match="map:16/im2col does not run here: RESOURCE_EXHAUSTED$"):
-        chosen = choose.choose_strategy(problem, cohort, make_mesh(), 4, None)  # type: ignore[arg-type]
+        chosen = choose.choose_strategy(task, cohort, make_mesh(), 4, None)  # type: ignore[arg-type]
     assert str(chosen) == "map/packed"
 
 

@@ -42,7 +42,7 @@ jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 from lanes import compiling
 from sbt.parallel import hosts
-from sbt.sweep import passes
+from sbt.sweep import loop
 from sbt.sweep.progress import Silent
 from sbt.sweep.run import run
 

@@ -32,8 +32,8 @@ from sbt.parallel.mesh import make_mesh
 from sbt.sweep.engine import make_engine
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.prepare import prepare
-from sbt.sweep.problem import Parts
 from sbt.sweep.strategy import Strategy
+from sbt.sweep.task import Parts
 from sbt.train.gradient import OBJECTIVES
 
 N, TESTED, CLASSES, EPOCHS = 50, 10, 3, 3  # no batch size divides N: batches span epochs
@@ -106,11 +106,11 @@ def train_lanes(runs, strategy, **config):
     mesh = make_mesh(1, jax.devices()[:devices])
     ends: dict[int, Any] = {}
     for cohort in sweep.cohorts:
-        problem = sweep.builder.problem(cohort.config)
-        arrays = jax.device_put(problem.arrays, NamedSharding(mesh, P()))
+        task = sweep.builder.task(cohort.config)
+        arrays = jax.device_put(task.arrays, NamedSharding(mesh, P()))
         size = -(-len(cohort.runs) // devices) * devices
         with compiling(quickly=True):
-            engine = make_engine(problem, cohort, mesh, size, arrays, STRATEGIES[strategy])
+            engine = make_engine(task, cohort, mesh, size, arrays, STRATEGIES[strategy])
         lanes = make_lanes(cohort, list(range(len(cohort.runs))), size)
         state = engine.init(lanes)
         for epoch in range(EPOCHS):

@@ -24,7 +24,7 @@ from sbt.config import complete
 from sbt.data import from_arrays, load
 from sbt.errors import UserError
 from sbt.parallel import mesh
-from sbt.sweep import fit, passes, plan
+from sbt.sweep import cohort, fit, loop
 from sbt.sweep import run as runs
 from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
@@ -91,7 +91,7 @@ def stop_at(tick):
 @pytest.fixture
 def single_ticks(monkeypatch):
     """Windows of one tick: the sweep looks at the clock and the signals after each."""
-    monkeypatch.setattr(passes, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "WINDOW_SECONDS", 0.0)
     original = runs.fit
 
     def fit_one(*args, **kwargs):
@@ -253,7 +253,7 @@ def test_a_crash_around_a_checkpoint_loses_nothing(whole, tmp_path, monkeypatch,
 
     monkeypatch.setattr(Checkpoints, "save", save)
     due = iter(tick in (20, 30) for tick in range(1, 31))
-    monkeypatch.setattr("sbt.sweep.book.Book.save_due", lambda self: next(due, False))
+    monkeypatch.setattr("sbt.sweep.records.Records.save_due", lambda self: next(due, False))
     with pytest.raises(Crash):
         run(config(), tmp_path)
     assert calls == [20, 30]
@@ -281,7 +281,7 @@ def waiting(tick):
         print("ready", flush=True)
         sys.stdin.readline()
 
-t.passes.WINDOW_SECONDS = 0.0
+t.loop.WINDOW_SECONDS = 0.0
 fit = t.runs.fit
 t.runs.fit = lambda *a, **k: t.dataclasses.replace(fit(*a, **k), first_window=12)
 if {kill}:
@@ -342,7 +342,7 @@ def stopped(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Interrupted):
         single_ticks.__wrapped__(patch)
         due = iter(tick in (20, 30) for tick in range(1, 31))
-        patch.setattr("sbt.sweep.book.Book.save_due", lambda self: next(due))
+        patch.setattr("sbt.sweep.records.Records.save_due", lambda self: next(due))
         run(config(), directory, progress=stop_at(30))
     return directory
 
@@ -367,8 +367,8 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(whole, stopped, tmp_pa
 def test_the_grouping_of_the_start_is_kept(whole, stopped, tmp_path, monkeypatch):
     """On another kind of device the plan might differ."""
     directory = shutil.copytree(stopped, tmp_path / "run")
-    monkeypatch.setattr(plan, "SMALL_FLOPS", 0)
-    monkeypatch.setattr(plan, "TOLERATED_OVERHEAD", 0)
+    monkeypatch.setattr(cohort, "SMALL_FLOPS", 0)
+    monkeypatch.setattr(cohort, "TOLERATED_OVERHEAD", 0)
     watch = Watch()
     same(run(config(), directory, progress=watch), whole[1])
     assert any("resumed" in note for note in watch.notes)
@@ -378,8 +378,8 @@ def test_a_checkpoint_of_another_grouping_is_not_taken(whole, stopped, tmp_path,
     """Lanes are never given another run's state."""
     directory = shutil.copytree(stopped, tmp_path / "run")
     (directory / "cohorts.json").unlink()
-    monkeypatch.setattr(plan, "SMALL_FLOPS", 0)
-    monkeypatch.setattr(plan, "TOLERATED_OVERHEAD", 0)
+    monkeypatch.setattr(cohort, "SMALL_FLOPS", 0)
+    monkeypatch.setattr(cohort, "TOLERATED_OVERHEAD", 0)
     watch = Watch()
     names = ["test_loss", "test_accuracy", "accuracy"]  # of training, an epoch is cut elsewhere
     close(run(config(), directory, progress=watch)[names], whole[1][names])

@@ -18,7 +18,7 @@ from sbt import cli, files, results, workdir
 from sbt.checkpoint import fault, load_weights, save_weights
 from sbt.config import complete
 from sbt.errors import UserError
-from sbt.sweep import passes
+from sbt.sweep import loop
 from sbt.sweep import run as runs
 from sbt.sweep.afterwards import measure_runs
 from sbt.sweep.progress import Silent
@@ -242,7 +242,7 @@ def stopped(tmp_path_factory):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passes, "WINDOW_SECONDS", 0.0)
+        patch.setattr(loop, "WINDOW_SECONDS", 0.0)
         fit = runs.fit
         patch.setattr(runs, "fit", lambda *a, **k: replace(fit(*a, **k), first_window=1))
         with pytest.raises(runs.Interrupted):

@@ -60,9 +60,9 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_compilation_cache_dir", sys.argv[3])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 import sbt
-from sbt.sweep import book, passes
-passes.WINDOW_SECONDS = 0.02  # many looks, checkpoints and writes in a short life
-book.WRITE_SECONDS = 0.05
+from sbt.sweep import records, loop
+loop.WINDOW_SECONDS = 0.02  # many looks, checkpoints and writes in a short life
+records.WRITE_SECONDS = 0.05
 try:
     sbt.run(json.loads(sys.argv[1]), sys.argv[2], progress=False)
 except KeyboardInterrupt:

@@ -19,12 +19,13 @@ from sbt.config import default
 from sbt.data import Dataset, epoch_order, load, purpose_key
 from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
 from sbt.sweep.choose import choose_strategy
+from sbt.sweep.cohort import Cohort
 from sbt.sweep.engine import make_engine
 from sbt.sweep.fit import memory_budget
 from sbt.sweep.lanes import make_lanes
-from sbt.sweep.plan import Cohort
 from sbt.sweep.prepare import prepare
-from sbt.sweep.problem import Parts, Problem
+from sbt.sweep.task import Parts
+from sbt.sweep.task import Task as SweepTask
 from sbt.train.state import TrainState
 
 EPOCHS = 100_000  # more than any window reaches; a run that ended would cost nothing
@@ -76,13 +77,13 @@ def _dataset(shape: tuple[int, int, int], train_size: int) -> Dataset:
 
 def prepared(
     setting: Setting, train_size: int = TRAIN_SIZE, epochs: int = EPOCHS
-) -> tuple[Problem, Cohort]:
-    """Problem and cohort of a setting, through the checks and the planning of every sweep."""
+) -> tuple[SweepTask, Cohort]:
+    """Task and cohort of a setting, through the checks and the planning of every sweep."""
     network = NETWORKS[setting.network]
     config = make_config(setting, network, train_size, epochs)
     sweep = prepare(config, Parts(dataset=_dataset(network.shape, train_size)))
     (cohort,) = sweep.cohorts
-    return sweep.builder.problem(cohort.config, cohort.synchronous), cohort
+    return sweep.builder.task(cohort.config, cohort.synchronous), cohort
 
 
 class Position(NamedTuple):
@@ -105,24 +106,24 @@ def sbt_workload(
     Raises:
       Skip: they do not fit the memory.
     """
-    problem, cohort = prepared(setting, train_size)
+    task, cohort = prepared(setting, train_size)
     mesh = make_mesh(cohort.sharding.devices)
     devices = mesh.shape[LANE_AXIS]
     size = -(-setting.lanes // devices) * devices
     budget = memory_budget(None, jax.local_devices()[0], len(mesh.local_devices))
     _refuse(2 * cohort.facts.parameter_bytes * size / devices, budget)
-    arrays = put(problem.arrays, NamedSharding(mesh, P()))
+    arrays = put(task.arrays, NamedSharding(mesh, P()))
     usual = cohort.config.copy_and_resolve_references()
     usual.engine.strategy = usual.engine.convolution = "auto"
     as_usual = dataclasses.replace(cohort, config=usual)
-    automatic = choose_strategy(problem, as_usual, mesh, size, arrays)
-    strategy = choose_strategy(problem, cohort, mesh, size, arrays)
+    automatic = choose_strategy(task, as_usual, mesh, size, arrays)
+    strategy = choose_strategy(task, cohort, mesh, size, arrays)
     if 1 < strategy.at_once >= size // devices:
         strategy = dataclasses.replace(strategy, at_once=0)  # so many at a time are all
     named = dataclasses.replace(setting, strategy=str(strategy))
     if named in known:
         return None
-    engine = make_engine(problem, cohort, mesh, size, arrays, strategy)
+    engine = make_engine(task, cohort, mesh, size, arrays, strategy)
     _refuse(engine.bytes_per_device, budget)
     lanes = make_lanes(cohort, range(setting.lanes), size)
     g, n = cohort.tick, cohort.facts.num_examples
@@ -204,17 +205,15 @@ def make_task(setting: Setting, train_size: int = TRAIN_SIZE) -> Task:
 
 @functools.lru_cache(maxsize=4)
 def _task(setting: Setting, train_size: int) -> Task:
-    problem, cohort = prepared(setting, train_size)
+    task, cohort = prepared(setting, train_size)
     seeds = tuple(int(run.settings["seed"]) for run in cohort.runs)
     rates = tuple(float(run.settings["base_lr"]) * setting.micro_batch for run in cohort.runs)
-    example = problem.example()
-    n = problem.num_examples
+    example = task.example()
+    n = task.num_examples
     keys = [jax.random.key(seed) for seed in sorted(set(seeds))]
     with jax.default_device(jax.local_devices()[0]):
-        images, labels = problem.batches(
-            problem.arrays, jnp.arange(n, dtype=jnp.int32), 0, keys[0], True
-        )
-        init = jax.jit(problem.model.init)
+        images, labels = task.batches(task.arrays, jnp.arange(n, dtype=jnp.int32), 0, keys[0], True)
+        init = jax.jit(task.model.init)
         zeros = jnp.zeros(example.shape, example.dtype)
         starts = [jax.device_get(init(purpose_key(key, "init"), zeros)) for key in keys]
         orders = np.stack([np.asarray(epoch_order(key, 0, n)) for key in keys])

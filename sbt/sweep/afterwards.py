@@ -20,18 +20,18 @@ from sbt.data import Dataset
 from sbt.errors import UserError, nearest, shown
 from sbt.files import directory_of
 from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
-from sbt.sweep import own
+from sbt.sweep import user_rule
 from sbt.sweep.arrangement import name_of, places_of
 from sbt.sweep.axes import axes_of
+from sbt.sweep.cohort import Cohort
 from sbt.sweep.fit import memory_budget
 from sbt.sweep.grid import Grid, make_grid
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import make_observer
-from sbt.sweep.plan import Cohort
 from sbt.sweep.prepare import Sweep, prepare
-from sbt.sweep.problem import Parts
 from sbt.sweep.progress import Progress, chosen_progress, duration
 from sbt.sweep.subject import chosen
+from sbt.sweep.task import Parts
 
 SHARE_FOR_WEIGHTS = 0.25  # of the memory; the rest is for what measures them
 
@@ -42,7 +42,7 @@ def measure_runs(
     *,
     module: Any = None,
     dataset: Dataset | None = None,
-    rule: own.MakeRule | None = None,
+    rule: user_rule.MakeRule | None = None,
     progress: Progress | bool | None = None,
 ) -> xr.Dataset:
     """Measures the final weights of a sweep and adds what is found to its ``results.nc``.
@@ -68,7 +68,7 @@ def measure_runs(
     directory = directory_of(directory, "directory")
     config = _config_in(directory)
     wanted = configs.updated(config, {} if measure is None else {"measure": measure})
-    with own.known(rule), directories.locked(directory, None):
+    with user_rule.known(rule), directories.locked(directory, None):
         sweep = prepare(wanted, Parts(module, dataset, rule))
         directories.refuse_other_parts(directory, sweep.parts)
         if not chosen(sweep.config):
@@ -112,7 +112,7 @@ def load_weights(directory: str | os.PathLike[str], **run: Any) -> Weights:
     config = _config_in(directory)
     index = _index_of(axes_of(config), run)
     # The config of a user's own rule makes no grid without the rule.
-    grid = None if config.rule.name == own.NAME else make_grid(config)
+    grid = None if config.rule.name == user_rule.NAME else make_grid(config)
     for rows in _saved(grid, directory):
         if index in rows:
             (params, stats), row = rows[index]
@@ -204,7 +204,7 @@ def _measure_cohort(
     seconds: dict[str, float],
     progress: Progress,
 ) -> None:
-    problem = sweep.builder.problem(cohort.config, cohort.synchronous)
+    task = sweep.builder.task(cohort.config, cohort.synchronous)
     mesh = make_mesh(cohort.sharding.devices)
     count = mesh.shape[LANE_AXIS]
     budget = memory_budget(
@@ -212,10 +212,10 @@ def _measure_cohort(
     )
     per_device = max(1, int(SHARE_FOR_WEIGHTS * budget / cohort.facts.parameter_bytes))
     size = min(-(-len(there) // count), per_device) * count
-    arrays = put(problem.arrays, NamedSharding(mesh, P()))
+    arrays = put(task.arrays, NamedSharding(mesh, P()))
     names = ", ".join(chosen(cohort.config))
     progress.note(f"{names}: {len(there)} runs; compiling")
-    observer = make_observer(problem, cohort, mesh, size, arrays)
+    observer = make_observer(task, cohort, mesh, size, arrays)
     progress.note(f"  compiled in {duration(observer.compile_seconds)}")
     for start in range(0, len(there), size):
         members = there[start : start + size]

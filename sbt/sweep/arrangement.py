@@ -26,9 +26,9 @@ from sbt import config as configs
 from sbt import workdir
 from sbt.parallel import hosts
 from sbt.parallel.mesh import LANE_AXIS
+from sbt.sweep.cohort import Cohort, ModelFacts, make_cohort, make_cohorts
 from sbt.sweep.extend import finder, settings_of
 from sbt.sweep.grid import Grid, by_static_settings, with_settings
-from sbt.sweep.plan import Cohort, ModelFacts, make_cohort, make_cohorts
 
 GROUPING = ("micro_batch", "examples_per_tick", "synchronous")
 
@@ -144,9 +144,9 @@ def arrange(
 
     Args:
       grid: the runs.
-      facts_of: as for :func:`sbt.sweep.plan.make_cohorts`.
+      facts_of: as for :func:`sbt.sweep.cohort.make_cohorts`.
       directory: work directory; None: keeps nothing.
-      one_micro_batch: as for :func:`sbt.sweep.plan.make_cohorts`.
+      one_micro_batch: as for :func:`sbt.sweep.cohort.make_cohorts`.
       note: told, in one line, that the file is damaged.
     """
     kept = workdir.read_cohorts(directory, note) if directory and hosts.writes() else []
@@ -172,9 +172,9 @@ def arrange(
             runs = [found for label in entry["runs"] if (found := find(settings_of(label)))]
             of_stage |= {run.index: label for run, label in zip(runs, entry["runs"], strict=True)}
             config = with_settings(grid.config, static[runs[0].index])
-            g, counted, synchronous = (entry[name] for name in GROUPING)
+            g, examples_per_tick, synchronous = (entry[name] for name in GROUPING)
             facts = facts_of(config)
-            cohort = make_cohort(config, facts, runs, g, counted, synchronous=synchronous)
+            cohort = make_cohort(config, facts, runs, g, examples_per_tick, synchronous=synchronous)
             own.append((cohort, entry["runs"]))
         if earlier.parallel.data != grid.config.parallel.data:
             runs = [run for run in grid.runs if run.index in of_stage]
@@ -218,7 +218,7 @@ def _stage(config: ConfigDict, cohorts: Sequence[tuple[Cohort, Sequence[Label]]]
     """A stage as the file has it."""
     entries = [
         {
-            **dict(zip(GROUPING, (c.micro_batch, c.counted, c.synchronous), strict=True)),
+            **dict(zip(GROUPING, (c.micro_batch, c.examples_per_tick, c.synchronous), strict=True)),
             "runs": list(labels),
             "program": None,
         }

@@ -10,16 +10,14 @@ from jax.sharding import Mesh
 
 from sbt.errors import UserError
 from sbt.parallel.mesh import LANE_AXIS
+from sbt.sweep.cohort import Cohort
 from sbt.sweep.engine import Engine, make_engine
 from sbt.sweep.lanes import make_lanes
-from sbt.sweep.plan import Cohort
-from sbt.sweep.problem import Problem
 from sbt.sweep.strategy import Strategy, candidates, heuristic, parse, whole_groups
+from sbt.sweep.task import Task
 
 
-def choose_strategy(
-    problem: Problem, cohort: Cohort, mesh: Mesh, size: int, arrays: Any
-) -> Strategy:
+def choose_strategy(task: Task, cohort: Cohort, mesh: Mesh, size: int, arrays: Any) -> Strategy:
     """The strategy that the config names, or the likely best one, or the fastest measured."""
     wanted = cohort.config.engine
     platform = mesh.devices.flat[0].platform
@@ -41,7 +39,7 @@ def choose_strategy(
         if wanted.convolution in ("auto", candidate.convolution):
             try:
                 lanes = whole_groups(size, mesh.shape[LANE_AXIS], candidate)
-                engine = make_engine(problem, cohort, mesh, lanes, arrays, candidate)
+                engine = make_engine(task, cohort, mesh, lanes, arrays, candidate)
                 with contextlib.closing(engine):
                     timings[candidate] = time_ticks(engine, cohort)
             except jax.errors.JaxRuntimeError as error:

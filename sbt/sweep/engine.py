@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from sbt.data import purpose_key
 from sbt.parallel.mesh import LANE_AXIS, put
+from sbt.sweep.cohort import Cohort
 from sbt.sweep.feed import Round, make_feed
 from sbt.sweep.lanes import (
     Lanes,
@@ -29,9 +30,8 @@ from sbt.sweep.lanes import (
     state_shapes,
     state_specs,
 )
-from sbt.sweep.plan import Cohort
-from sbt.sweep.problem import Problem, make_program
 from sbt.sweep.strategy import Strategy, over_lanes
+from sbt.sweep.task import Task, make_program
 from sbt.train import evaluate as evaluation
 from sbt.train import step, tally
 from sbt.train.state import Hyper, Sums, TrainState, no_sums
@@ -74,33 +74,33 @@ class Engine:
 
 
 def make_engine(
-    problem: Problem, cohort: Cohort, mesh: Mesh, size: int, arrays: Any, strategy: Strategy
+    task: Task, cohort: Cohort, mesh: Mesh, size: int, arrays: Any, strategy: Strategy
 ) -> Engine:
     """Compiles a cohort's programs for passes of ``size`` lanes.
 
     Args:
-      problem: data and model.
+      task: data and model.
       cohort: what to train.
       mesh: from :func:`sbt.parallel.mesh.make_mesh`, with the cohort's devices per run.
       size: lanes per pass, a multiple of the mesh's lane axis.
-      arrays: the problem's arrays, on every device of the mesh; not used where data is streamed.
+      arrays: the task's arrays, on every device of the mesh; not used where data is streamed.
       strategy: how lanes are executed.
     """
-    program = make_program(problem, cohort, strategy.convolution)
+    program = make_program(task, cohort, strategy.convolution)
     sharded, replicated = NamedSharding(mesh, P(LANE_AXIS)), NamedSharding(mesh, P())
     sharing = cohort.sharding
     seed_keys = jax.vmap(jax.random.key)(np.asarray(seeds_of(cohort), np.uint32))
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    tested, evaluate = problem.dataset.test_examples, cohort.config.evaluate
+    tested, evaluate = task.dataset.test_examples, cohort.config.evaluate
     # The statistics of a batch are a matter of its size, on whatever platform.
     usual = EVALUATION_BATCH[on_cpu and evaluate.statistics != "batch"]
-    feed = make_feed(problem, cohort, mesh, arrays, size, min(evaluate.batch or usual, tested))
+    feed = make_feed(task, cohort, mesh, arrays, size, min(evaluate.batch or usual, tested))
     precise = evaluate.statistics == "precise" and cohort.facts.batch_statistics
 
     def init(hyper: Hyper, slots: jax.Array, used: jax.Array) -> TrainState:
-        example = jnp.zeros(problem.example().shape, problem.example().dtype)
+        example = jnp.zeros(task.example().shape, task.example().dtype)
         params, stats = jax.lax.map(
-            lambda key: problem.model.init(purpose_key(key, "init"), example), seed_keys
+            lambda key: task.model.init(purpose_key(key, "init"), example), seed_keys
         )
         params, stats = jax.tree.map(lambda leaf: leaf[slots], (params, stats))
         state = jax.vmap(functools.partial(step.state_from, program))(hyper, params, stats)
@@ -138,7 +138,7 @@ def make_engine(
         def lane(state: TrainState, hyper: Hyper) -> Sums:
             if precise:
                 most = PRECISE_BATCHES // sharing.devices
-                count = max(1, min(most, problem.num_examples // program.micro_batch))
+                count = max(1, min(most, task.num_examples // program.micro_batch))
                 state = evaluation.precise_statistics(program, state, hyper, part.arrays, count)
             if sharing.local:
                 params, stats = sharing.mean((state.params, state.stats))

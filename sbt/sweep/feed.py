@@ -22,9 +22,9 @@ from sbt.data.imagenet import AUGMENTATIONS
 from sbt.data.stream import test_stream, training_stream
 from sbt.errors import UserError
 from sbt.parallel.mesh import put
+from sbt.sweep.cohort import Cohort
 from sbt.sweep.lanes import seeds_of
-from sbt.sweep.plan import Cohort
-from sbt.sweep.problem import Problem
+from sbt.sweep.task import Task
 
 # A window holds so many bytes of images on a device; three may be there at a time.
 WINDOW_BYTES = {"cpu": 2**25, "other": 2**28}
@@ -90,31 +90,31 @@ class Feed(Protocol):
 
 
 def make_feed(
-    problem: Problem, cohort: Cohort, mesh: Mesh, arrays: Any, lanes: int, evaluation_batch: int
+    task: Task, cohort: Cohort, mesh: Mesh, arrays: Any, lanes: int, evaluation_batch: int
 ) -> Feed:
-    """The feed that a problem's data needs.
+    """The feed that a task's data needs.
 
     Args:
-      problem: data and model.
+      task: data and model.
       cohort: what is trained.
       mesh: where.
-      arrays: the problem's arrays on every device; not used where the data is streamed.
+      arrays: the task's arrays on every device; not used where the data is streamed.
       lanes: of the program; where runs have to wait for one, lanes may part in their epochs.
       evaluation_batch: examples per step of an evaluation.
     """
-    if isinstance(problem.dataset, SampledSet):
-        return Streamed(problem, cohort, mesh, evaluation_batch)
+    if isinstance(task.dataset, SampledSet):
+        return Streamed(task, cohort, mesh, evaluation_batch)
     in_flight = EPOCHS_IN_FLIGHT if len(cohort.runs) > lanes else 1
-    return Resident(problem, cohort, mesh, arrays, evaluation_batch, in_flight)
+    return Resident(task, cohort, mesh, arrays, evaluation_batch, in_flight)
 
 
-def check(problem: Problem, cohort: Cohort, measured: bool) -> None:
+def check(task: Task, cohort: Cohort, measured: bool) -> None:
     """Refuses what needs all of a streamed set at hand.
 
     Raises:
       UserError: naming it.
     """
-    if not isinstance(problem.dataset, SampledSet):
+    if not isinstance(task.dataset, SampledSet):
         return
     config = cohort.config
     small = "choose another, or set config.data.stream = False for a set that fits in memory"
@@ -137,7 +137,7 @@ class Resident:
 
     def __init__(
         self,
-        problem: Problem,
+        task: Task,
         cohort: Cohort,
         mesh: Mesh,
         arrays: Any,
@@ -146,11 +146,11 @@ class Resident:
     ):
         self.in_flight = in_flight
         self._arrays, self._everywhere = arrays, NamedSharding(mesh, P())
-        self._length = problem.num_examples, cohort.tick - 1
+        self._length = task.num_examples, cohort.tick - 1
         seeds = seeds_of(cohort)
         self._keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
         indices, weights = eval_batches(
-            problem.dataset.test_examples, evaluation_batch, multiple=cohort.sharding.devices
+            task.dataset.test_examples, evaluation_batch, multiple=cohort.sharding.devices
         )
         self._round = Round(arrays, *put((indices, weights), self._everywhere))
         self._epochs: list[int] = []
@@ -189,19 +189,19 @@ class Streamed:
 
     in_flight = 1
 
-    def __init__(self, problem: Problem, cohort: Cohort, mesh: Mesh, evaluation_batch: int):
-        data = problem.dataset
+    def __init__(self, task: Task, cohort: Cohort, mesh: Mesh, evaluation_batch: int):
+        data = task.dataset
         assert isinstance(data, SampledSet)
-        self._examples, self._tick = problem.num_examples, cohort.tick
+        self._examples, self._tick = task.num_examples, cohort.tick
         self._everywhere = NamedSharding(mesh, P())
-        self._moments = put((problem.arrays.mean, problem.arrays.std), self._everywhere)
+        self._moments = put((task.arrays.mean, task.arrays.std), self._everywhere)
         seeds, workers = tuple(seeds_of(cohort)), cohort.config.engine.workers
         view, sharing = data.encoded.view, cohort.sharding.devices
         each, platform = view.size**2 * view.channels, mesh.devices.flat[0].platform
         budget = WINDOW_BYTES["cpu"] // mesh.size if platform == "cpu" else WINDOW_BYTES["other"]
 
         fits = budget // (len(seeds) * each * cohort.tick)
-        self.most_ticks = max(1, min(fits, -(-problem.num_examples // cohort.tick)))
+        self.most_ticks = max(1, min(fits, -(-task.num_examples // cohort.tick)))
         length = self.most_ticks * cohort.tick
         self._image = view.size, view.size, view.channels
         rows = np.arange(len(seeds) * length, dtype=np.int32).reshape(len(seeds), length)

@@ -14,10 +14,10 @@ from sbt.parallel import hosts
 from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
 from sbt.sweep.arrangement import Setup, asked_of, machine_of
 from sbt.sweep.choose import choose_strategy
+from sbt.sweep.cohort import FLOPS_PER_SECOND, Cohort
 from sbt.sweep.engine import Engine, make_engine
-from sbt.sweep.plan import FLOPS_PER_SECOND, Cohort
-from sbt.sweep.problem import Problem
 from sbt.sweep.strategy import heuristic, parse, round_up, whole_groups
+from sbt.sweep.task import Task
 
 SHARE_OF_FREE_MEMORY = 0.8
 
@@ -45,13 +45,11 @@ class Fitted:
     first_window: int
 
 
-def fit(
-    problem: Problem, cohort: Cohort, runs: int, least: int = 0, kept: Setup | None = None
-) -> Fitted:
+def fit(task: Task, cohort: Cohort, runs: int, least: int = 0, kept: Setup | None = None) -> Fitted:
     """Compiles a cohort for as many lanes at a time as there are runs, or as fit.
 
     Args:
-      problem: data and model.
+      task: data and model.
       cohort: what to train.
       runs: how many runs wait.
       least: lanes that one pass must hold (those of a checkpoint).
@@ -62,7 +60,7 @@ def fit(
     """
     mesh = make_mesh(cohort.sharding.devices)
     count = mesh.shape[LANE_AXIS]
-    arrays = None if problem.streamed else put(problem.arrays, NamedSharding(mesh, P()))
+    arrays = None if task.streamed else put(task.arrays, NamedSharding(mesh, P()))
     machine, asked = machine_of(mesh), asked_of(cohort.config)
     changed = "" if kept is None else kept.unlike(machine)
 
@@ -89,7 +87,7 @@ def fit(
     elif kept is not None and kept.fits(machine):
         lanes, _, convolution = kept.strategy.partition("/")
         strategy = parse(lanes, convolution, heuristic(cohort.facts, "cpu", 1))
-        engine = make_engine(problem, cohort, mesh, kept.lanes, arrays, strategy)
+        engine = make_engine(task, cohort, mesh, kept.lanes, arrays, strategy)
         if engine.bytes_per_device <= (free := room(1.0)):
             return fitted(engine)
         engine.close()
@@ -98,9 +96,9 @@ def fit(
     budget = room(SHARE_OF_FREE_MEMORY)
     most = cohort.config.engine.lanes or runs
     size = round_up(max(min(runs, most), least), count)
-    strategy = choose_strategy(problem, cohort, mesh, size, arrays)
+    strategy = choose_strategy(task, cohort, mesh, size, arrays)
     size = whole_groups(size, count, strategy)
-    engine = make_engine(problem, cohort, mesh, size, arrays, strategy)
+    engine = make_engine(task, cohort, mesh, size, arrays, strategy)
     lowest = whole_groups(max(count, round_up(least, count)), count, strategy)
     while engine.bytes_per_device > budget and engine.lanes > lowest:
         engine.close()
@@ -109,7 +107,7 @@ def fit(
         smaller = int(engine.lanes * min(share, 0.9)) // count * count
         if strategy.at_once > 1 and smaller > (group := count * strategy.at_once):
             smaller = smaller // group * group
-        engine = make_engine(problem, cohort, mesh, max(lowest, smaller), arrays, strategy)
+        engine = make_engine(task, cohort, mesh, max(lowest, smaller), arrays, strategy)
     if engine.bytes_per_device > budget:
         raise UserError(
             "config.engine.memory_gb",

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from sbt.config import chosen_fields
 from sbt.optim import make_batch_schedule, make_rule, make_schedule
 from sbt.parallel.mesh import DATA_AXIS, LANE_AXIS
-from sbt.sweep.plan import Cohort, settings_array
+from sbt.sweep.cohort import Cohort, settings_array
 from sbt.train.shards import Sharding
 from sbt.train.state import Hyper, TrainState
 

@@ -19,10 +19,10 @@ from jax.sharding import PartitionSpec as P
 
 from sbt.measure.trees import is_float
 from sbt.parallel.mesh import LANE_AXIS, fetch, put
-from sbt.sweep.plan import Cohort
-from sbt.sweep.problem import Problem
+from sbt.sweep.cohort import Cohort
 from sbt.sweep.strategy import Strategy, over_lanes
 from sbt.sweep.subject import Found, chosen, measure_run, state_shapes
+from sbt.sweep.task import Task
 from sbt.train.state import Hyper
 
 
@@ -77,20 +77,20 @@ class Observer:
         return found
 
 
-def make_observer(problem: Problem, cohort: Cohort, mesh: Mesh, size: int, arrays: Any) -> Observer:
+def make_observer(task: Task, cohort: Cohort, mesh: Mesh, size: int, arrays: Any) -> Observer:
     """Compiles the measurements of a cohort's config.
 
     Args:
-      problem: data and model.
+      task: data and model.
       cohort: whose runs are measured.
       mesh: of the lanes.
       size: lanes of a call, a multiple of the mesh's lane axis.
-      arrays: the problem's arrays, on every device of the mesh.
+      arrays: the task's arrays, on every device of the mesh.
     """
     config = cohort.config.measure
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     sharded, replicated = NamedSharding(mesh, P(LANE_AXIS)), NamedSharding(mesh, P())
-    shapes = state_shapes(problem, cohort)
+    shapes = state_shapes(task, cohort)
     stacked = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype, sharding=sharded),
         (*shapes, jax.ShapeDtypeStruct((), jnp.bool_)),
@@ -99,8 +99,8 @@ def make_observer(problem: Problem, cohort: Cohort, mesh: Mesh, size: int, array
     started = time.perf_counter()
     programs, variables = {}, {}
     for name in chosen(cohort.config):
-        measured = functools.partial(measure_run, problem, cohort, on_cpu, name)
-        variables[name] = jax.eval_shape(measured, *shapes, problem.arrays, key)
+        measured = functools.partial(measure_run, task, cohort, on_cpu, name)
+        variables[name] = jax.eval_shape(measured, *shapes, task.arrays, key)
         program = jax.shard_map(
             functools.partial(_measure_lanes, measured, config.at_once),
             mesh=mesh,

@@ -14,7 +14,7 @@ from flax import nnx
 from sbt import fingerprint
 from sbt.data import Dataset
 from sbt.models.adapter import Model
-from sbt.sweep import own
+from sbt.sweep import user_rule
 
 
 def fingerprint_of_data(datasets: Mapping[str, Dataset], *, is_own: bool) -> dict[str, Any]:
@@ -74,7 +74,8 @@ def _fields(module: Any) -> dict[str, str]:
         return {}
     names = (f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name"))
     return {
-        name: fingerprint.short_text(own.text_of(getattr(module, name, None))) for name in names
+        name: fingerprint.short_text(user_rule.text_of(getattr(module, name, None)))
+        for name in names
     }
 
 
@@ -83,14 +84,14 @@ def fingerprint_of(config: Any, builder: Any) -> dict[str, Any]:
 
     Args:
       config: of any of its cohorts.
-      builder: made its problems.
+      builder: made its tasks.
     """
     parts, module = builder.parts, None
     if parts.module is not None:
-        problem = builder.problem(config)
-        module = fingerprint_of_module(parts.module, problem.model, problem.example())
+        task = builder.task(config)
+        module = fingerprint_of_module(parts.module, task.model, task.example())
     return {
         "module": module,
-        "rule": None if parts.rule is None else own.signature_of(parts.rule),
+        "rule": None if parts.rule is None else user_rule.signature_of(parts.rule),
         "data": fingerprint_of_data(builder.datasets, is_own=parts.dataset is not None),
     }

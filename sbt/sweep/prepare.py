@@ -12,11 +12,11 @@ from sbt import config as configs
 from sbt.checks import validate
 from sbt.errors import UserError, nearest, shown
 from sbt.parallel.mesh import check_data
-from sbt.sweep import devices, feed, own, subject
+from sbt.sweep import devices, feed, subject, user_rule
+from sbt.sweep.cohort import Cohort, make_cohorts
 from sbt.sweep.grid import Grid, make_grid, with_settings
 from sbt.sweep.parts import fingerprint_of
-from sbt.sweep.plan import Cohort, make_cohorts
-from sbt.sweep.problem import Builder, Parts, make_program
+from sbt.sweep.task import Builder, Parts, make_program
 
 BATCHES = ("batch_size", "micro_batch", "bn_batch")
 _OF_FILES = ("name", "data_dir", "stream", "image_size", "resize")  # of config.data
@@ -73,12 +73,12 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
     check_data(config.parallel.data, jax.device_count())
     cohorts = make_cohorts(grid, builder.facts, one_micro_batch=not on_cpu)
     for cohort in cohorts:
-        problem = builder.problem(cohort.config, cohort.synchronous)
-        if cohort.config.rule.name == own.NAME:
-            own.check(cohort.config.rule, problem.params(), _moves_rate(cohort))
-        make_program(problem, cohort, "stock")
-        feed.check(problem, cohort, measured=bool(subject.chosen(cohort.config)))
-        subject.check(problem, cohort, on_cpu)
+        task = builder.task(cohort.config, cohort.synchronous)
+        if cohort.config.rule.name == user_rule.NAME:
+            user_rule.check(cohort.config.rule, task.params(), _moves_rate(cohort))
+        make_program(task, cohort, "stock")
+        feed.check(task, cohort, measured=bool(subject.chosen(cohort.config)))
+        subject.check(task, cohort, on_cpu)
     _check_tallies(config, cohorts)
     _check_statistics(config, grid, any(c.facts.batch_statistics for c in cohorts))
     return Sweep(config, grid, cohorts, builder, fingerprint_of(cohorts[0].config, builder))

@@ -11,11 +11,11 @@ from rich.text import Text
 
 from sbt.sweep import run as _  # noqa: F401  so that this process holds what a run's holds
 from sbt.sweep.choose import time_ticks
+from sbt.sweep.cohort import Cohort
 from sbt.sweep.fit import fit, peak_memory, process_memory
-from sbt.sweep.plan import Cohort
 from sbt.sweep.prepare import prepare
-from sbt.sweep.problem import Parts
 from sbt.sweep.progress import duration, si
+from sbt.sweep.task import Parts
 from sbt.text import one_line
 
 # Passes times lanes in each; memory per device.
@@ -76,7 +76,7 @@ def preview(
         named = ", ".join(map(str, sizes))
         note(f"cohort {number + 1} of {len(sweep.cohorts)}: m = {named}, {len(cohort.runs)} runs")
         fitted = fit(
-            sweep.builder.problem(cohort.config, cohort.synchronous), cohort, runs=len(cohort.runs)
+            sweep.builder.task(cohort.config, cohort.synchronous), cohort, runs=len(cohort.runs)
         )
         engine = fitted.engine
         before = process_memory() if on_cpu else 0

@@ -22,18 +22,18 @@ from sbt.data import Dataset
 from sbt.errors import telling_memory
 from sbt.files import directory_of
 from sbt.parallel.mesh import by_lane, make_mesh
-from sbt.sweep import extend, own
+from sbt.sweep import extend, user_rule
 from sbt.sweep.afterwards import measure_runs
 from sbt.sweep.arrangement import arrange
-from sbt.sweep.book import Book, open_book
 from sbt.sweep.fit import fit
+from sbt.sweep.loop import Interrupted, Loop
 from sbt.sweep.observe import make_observer
-from sbt.sweep.passes import Interrupted, Pass
 from sbt.sweep.prepare import Sweep, prepare
-from sbt.sweep.problem import Parts
 from sbt.sweep.progress import Progress, chosen_progress, si
-from sbt.sweep.seats import epoch_ends, plan_of
+from sbt.sweep.records import Records, open_records
+from sbt.sweep.slots import epoch_ends, plan_of
 from sbt.sweep.subject import chosen
+from sbt.sweep.task import Parts
 
 __all__ = ["Interrupted", "run"]
 
@@ -44,7 +44,7 @@ def run(
     *,
     module: Any = None,
     dataset: Dataset | None = None,
-    rule: own.MakeRule | None = None,
+    rule: user_rule.MakeRule | None = None,
     progress: Progress | bool | None = None,
 ) -> xr.Dataset:
     """Trains every run of a config's grid.
@@ -72,10 +72,10 @@ def run(
       Interrupted: after SIGTERM or Ctrl-C, once everything is saved.
     """
     directory = None if workdir is None else directory_of(workdir)
-    with telling_memory(), own.known(rule):
+    with telling_memory(), user_rule.known(rule):
         if rule is not None:
             fields = given(config)
-            config = fields | {"rule": own.section(fields.get("rule") or {})}
+            config = fields | {"rule": user_rule.section(fields.get("rule") or {})}
         sweep = prepare(config, Parts(module, dataset, rule))
         shown = chosen_progress(progress)
         if directory is None:
@@ -144,41 +144,43 @@ def _train(sweep: Sweep, directory: Path | None, progress: Progress) -> xr.Datas
     found = arrange(
         sweep.grid, sweep.builder.facts, directory, one_micro_batch=elsewhere, note=progress.note
     )
-    book = open_book(dataclasses.replace(sweep, cohorts=found.cohorts), found, directory, progress)
-    sweep = book.sweep
+    records = open_records(
+        dataclasses.replace(sweep, cohorts=found.cohorts), found, directory, progress
+    )
+    sweep = records.sweep
     mesh = make_mesh(sweep.config.parallel.data)
     sharding = functools.partial(by_lane, mesh)
-    saved = book.checkpoints.latest(sharding) if book.checkpoints else None
-    if saved and (reason := _unfit(saved, book)):
+    saved = records.checkpoints.latest(sharding) if records.checkpoints else None
+    if saved and (reason := _unfit(saved, records)):
         progress.note(f"the checkpoint {reason}: runs that are not finished start again")
         saved = None
-    with _signals(book), contextlib.closing(progress):
+    with _signals(records), contextlib.closing(progress):
         try:
             for number in range(len(sweep.cohorts)):
                 mine = saved if saved and saved.position["cohort"] == number else None
-                _train_cohort(book, number, mine)
-            book.show_end()
+                _train_cohort(records, number, mine)
+            records.show_end()
         except Interrupted:
-            book.write("interrupted")
+            records.write("interrupted")
             raise
-    book.write("done")
-    if book.checkpoints:
-        book.checkpoints.clear()
-        book.checkpoints.close()
-    return book.recorder.dataset()
+    records.write("done")
+    if records.checkpoints:
+        records.checkpoints.clear()
+        records.checkpoints.close()
+    return records.recorder.dataset()
 
 
-def _unfit(saved: Checkpoint, book: Book) -> str | None:
+def _unfit(saved: Checkpoint, records: Records) -> str | None:
     """Why training cannot go on from a checkpoint, if it cannot."""
     number, runs, plan = (saved.position[name] for name in ("cohort", "runs", "plan"))
-    cohorts = book.sweep.cohorts
+    cohorts = records.sweep.cohorts
     other = "was made for another grouping of the runs (on another kind of device, perhaps)"
     if number >= len(cohorts):
         return other
-    labels = book.arrangement.labels[number]
+    labels = records.arrangement.labels[number]
     if plan != plan_of(cohorts[number], labels, runs, plan["settled"]):
         return other
-    cohort, done = cohorts[number], book.recorder.epochs_done
+    cohort, done = cohorts[number], records.recorder.epochs_done
     for member, examples in zip(saved.position["rows"], saved.position["examples"], strict=True):
         if member < 0:
             continue
@@ -191,27 +193,27 @@ def _unfit(saved: Checkpoint, book: Book) -> str | None:
     return None
 
 
-def _train_cohort(book: Book, number: int, saved: Checkpoint | None) -> None:
-    sweep, cohort = book.sweep, book.sweep.cohorts[number]
-    waiting = book.waiting(number)
-    book.work_done += (len(cohort.runs) - len(waiting)) * cohort.total_examples
+def _train_cohort(records: Records, number: int, saved: Checkpoint | None) -> None:
+    sweep, cohort = records.sweep, records.sweep.cohorts[number]
+    waiting = records.waiting(number)
+    records.work_done += (len(cohort.runs) - len(waiting)) * cohort.total_examples
     if not waiting:
         return
     if saved and not set(saved.position["runs"]) & set(waiting):
         saved = None  # what it holds has gone on to its end
-    book.progress.note(
+    records.progress.note(
         f"cohort {number + 1}/{len(sweep.cohorts)}: {len(waiting)} runs, micro-batch "
         f"{cohort.micro_batch}, {si(cohort.facts.parameters)} parameters; compiling"
     )
-    problem = sweep.builder.problem(cohort.config, cohort.synchronous)
+    task = sweep.builder.task(cohort.config, cohort.synchronous)
     resumed = set(saved.position["runs"]) & set(waiting) if saved else ()
-    kept = book.arrangement.setup(number)
-    fitted = fit(problem, cohort, runs=len(waiting), least=len(resumed), kept=kept)
+    kept = records.arrangement.setup(number)
+    fitted = fit(task, cohort, runs=len(waiting), least=len(resumed), kept=kept)
     engine = fitted.engine
     if fitted.changed:
-        book.progress.note(f"  {fitted.changed}: from here on bits may differ (only rounding)")
-    book.arrangement.keep(number, fitted.setup)
-    book.meta["compile_seconds"] += engine.compile_seconds
+        records.progress.note(f"  {fitted.changed}: from here on bits may differ (only rounding)")
+    records.arrangement.keep(number, fitted.setup)
+    records.meta["compile_seconds"] += engine.compile_seconds
     entry = {
         "cohort": number,
         "runs": len(cohort.runs),
@@ -221,37 +223,37 @@ def _train_cohort(book: Book, number: int, saved: Checkpoint | None) -> None:
         "bytes_per_device": engine.bytes_per_device,
         "compile_seconds": engine.compile_seconds,
     }
-    others = [e for e in book.meta["cohorts"] if e.get("cohort", number) != number]
-    book.meta["cohorts"] = sorted([*others, entry], key=lambda kept: kept["cohort"])
+    others = [e for e in records.meta["cohorts"] if e.get("cohort", number) != number]
+    records.meta["cohorts"] = sorted([*others, entry], key=lambda kept: kept["cohort"])
     observer = None
     if chosen(cohort.config):
         mesh = make_mesh(cohort.sharding.devices)
-        observer = make_observer(problem, cohort, mesh, engine.lanes, fitted.arrays)
+        observer = make_observer(task, cohort, mesh, engine.lanes, fitted.arrays)
         entry["measure"] = observer.seconds  # filled as it measures
-        book.meta["compile_seconds"] += observer.compile_seconds
-    book.progress.note(
+        records.meta["compile_seconds"] += observer.compile_seconds
+    records.progress.note(
         f"  compiled in {engine.compile_seconds:.1f} s: {engine.strategy}, "
         f"{engine.lanes} lanes at a time, {engine.bytes_per_device / 2**20:.0f} MiB per device"
     )
     with contextlib.closing(engine):
-        Pass(book, number, fitted, waiting, observer, saved).train()
+        Loop(records, number, fitted, waiting, observer, saved).train()
 
 
 @contextlib.contextmanager
-def _signals(book: Book) -> Iterator[None]:
+def _signals(records: Records) -> Iterator[None]:
     """SIGTERM, SIGHUP and Ctrl-C ask the sweep to stop at the next look; a second Ctrl-C insists.
 
     A signal that this process was started to ignore, as by ``nohup``, stays ignored.
     """
-    if book.directory is None or threading.current_thread() is not threading.main_thread():
+    if records.directory is None or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handle(number: int, frame: Any) -> None:
         del frame
-        if book.stop.is_set() and number == signal.SIGINT:
+        if records.stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        book.stop.set()
+        records.stop.set()
 
     asking = [
         number

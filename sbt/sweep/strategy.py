@@ -27,7 +27,7 @@ import jax
 from jax import lax
 
 from sbt.nn.conv import Implementation
-from sbt.sweep.plan import SMALL_FLOPS, ModelFacts
+from sbt.sweep.cohort import SMALL_FLOPS, ModelFacts
 
 # Lanes of a tiny network that one operation covers on CPU.
 MOST_AT_ONCE = 16

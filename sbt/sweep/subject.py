@@ -11,10 +11,10 @@ from sbt.errors import UserError
 from sbt.measure.labelled import Labelled
 from sbt.measurements import MEASUREMENTS, Subject
 from sbt.nn.conv import Implementation, lane_friendly
+from sbt.sweep.cohort import Cohort
 from sbt.sweep.engine import EVALUATION_BATCH, PRECISE_BATCHES
 from sbt.sweep.lanes import make_lanes
-from sbt.sweep.plan import Cohort
-from sbt.sweep.problem import Problem, make_program
+from sbt.sweep.task import Task, make_program
 from sbt.train import evaluate as evaluation
 from sbt.train import step
 from sbt.train.loss import cross_entropy, is_correct
@@ -28,7 +28,7 @@ def chosen(config: Any) -> list[str]:
     return [name for name in config.measure.names if MEASUREMENTS[name].function is not None]
 
 
-def check(problem: Problem, cohort: Cohort, on_cpu: bool = True) -> dict[str, Found]:
+def check(task: Task, cohort: Cohort, on_cpu: bool = True) -> dict[str, Found]:
     """What the measurements of a cohort's config would give, by measurement; nothing compiles.
 
     Raises:
@@ -36,13 +36,13 @@ def check(problem: Problem, cohort: Cohort, on_cpu: bool = True) -> dict[str, Fo
         split, more directions than parameters.
     """
     found = {}
-    shapes = state_shapes(problem, cohort)
+    shapes = state_shapes(task, cohort)
     for name in chosen(cohort.config):
         try:
             found[name] = jax.eval_shape(
-                functools.partial(measure_run, problem, cohort, on_cpu, name),
+                functools.partial(measure_run, task, cohort, on_cpu, name),
                 *shapes,
-                problem.arrays,
+                task.arrays,
                 jax.random.key(0),
             )
         except UserError as error:
@@ -52,10 +52,10 @@ def check(problem: Problem, cohort: Cohort, on_cpu: bool = True) -> dict[str, Fo
     return found
 
 
-def state_shapes(problem: Problem, cohort: Cohort) -> tuple[Any, Any, Hyper]:
+def state_shapes(task: Task, cohort: Cohort) -> tuple[Any, Any, Hyper]:
     """Shapes of one run's weights, statistics and hyperparameters."""
     key = jax.random.key(0)
-    params, stats = jax.eval_shape(problem.model.init, key, problem.example())
+    params, stats = jax.eval_shape(task.model.init, key, task.example())
     hyper = make_lanes(cohort, [0], 1).hyper
     return (
         params,
@@ -65,7 +65,7 @@ def state_shapes(problem: Problem, cohort: Cohort) -> tuple[Any, Any, Hyper]:
 
 
 def measure_run(
-    problem: Problem,
+    task: Task,
     cohort: Cohort,
     on_cpu: bool,
     name: str,
@@ -78,7 +78,7 @@ def measure_run(
     """One measurement of one run.
 
     Args:
-      problem: data and model.
+      task: data and model.
       cohort: of the run.
       on_cpu: whether it will run on a CPU, for the number of examples held at a time.
       name: of :data:`sbt.measurements.MEASUREMENTS`.
@@ -89,7 +89,7 @@ def measure_run(
       key: of all measurements.
     """
     own_key = purpose_key(key, name)
-    run = make_subject(problem, cohort, on_cpu, params, stats, hyper, arrays, own_key)
+    run = make_subject(task, cohort, on_cpu, params, stats, hyper, arrays, own_key)
     settings = dict(cohort.config.measure.get(name, {}))
     function = MEASUREMENTS[name].function
     assert function is not None
@@ -97,7 +97,7 @@ def measure_run(
 
 
 def make_subject(
-    problem: Problem,
+    task: Task,
     cohort: Cohort,
     on_cpu: bool,
     params: Any,
@@ -112,13 +112,13 @@ def make_subject(
     ``config.evaluate.statistics`` says), or with ``config.measure.mode = "training"`` that of
     training: dropout masks that follow from the batch, and batch statistics.
     """
-    config, model, n = cohort.config, problem.model, problem.num_examples
+    config, model, n = cohort.config, task.model, task.num_examples
     training = config.measure.mode == "training"
     usual = EVALUATION_BATCH[on_cpu and config.evaluate.statistics != "batch"]
     split = jnp.arange(min(config.measure.examples or n, n), dtype=jnp.int32)
     dropout = purpose_key(hyper.key, "dropout")
     if config.evaluate.statistics == "precise" and cohort.facts.batch_statistics and not training:
-        program = make_program(problem, cohort, "direct")
+        program = make_program(task, cohort, "direct")
         state = step.state_from(program, hyper, params, stats)
         count = max(1, min(PRECISE_BATCHES, n // program.micro_batch))
         stats = evaluation.precise_statistics(program, state, hyper, arrays, count).stats
@@ -130,7 +130,7 @@ def make_subject(
     def outputs(
         params: Any, batch: jax.Array, form: Implementation, training: bool
     ) -> tuple[jax.Array, jax.Array]:
-        x, labels = problem.batches(arrays, batch, 0, hyper.key, True, augmented=False)
+        x, labels = task.batches(arrays, batch, 0, hyper.key, True, augmented=False)
         key = jax.random.fold_in(dropout, batch[0]) if training else None
         with lane_friendly(form):
             logits, _ = model.apply(params, stats, x, key, training)
@@ -144,7 +144,7 @@ def make_subject(
         return jnp.mean(cross_entropy(logits, labels)), jnp.mean(is_correct(logits, labels))
 
     def initial() -> Any:
-        example = problem.example()
+        example = task.example()
         x = jnp.zeros(example.shape, example.dtype)
         return model.init(purpose_key(hyper.key, "init"), x)[0]
 

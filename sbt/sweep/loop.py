@@ -14,12 +14,12 @@ from sbt.measure.labelled import Labelled
 from sbt.parallel import hosts
 from sbt.parallel.mesh import fetch, put, take
 from sbt.sweep.arrangement import name_of
-from sbt.sweep.book import Book
 from sbt.sweep.fit import Fitted
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import Observer
-from sbt.sweep.problem import tallies_of
-from sbt.sweep.seats import plan_of, resumed_seats, seat, ticks_between_updates
+from sbt.sweep.records import Records
+from sbt.sweep.slots import first_slots, plan_of, resumed_slots, ticks_between_updates
+from sbt.sweep.task import tallies_of
 from sbt.train.state import TrainState
 
 WINDOW_SECONDS = 2.0  # between two looks at the clock, the signals and the progress display
@@ -29,11 +29,11 @@ class Interrupted(KeyboardInterrupt):
     """The sweep was told to stop; what it had is saved, and the same call goes on from there."""
 
 
-class Pass:
+class Loop:
     """Lanes in training.
 
     Args:
-      book: where everything is written down.
+      records: where everything is written down.
       number: of the cohort.
       fitted: its engine.
       waiting: positions of the runs in the cohort; those that find no lane wait for one.
@@ -43,25 +43,25 @@ class Pass:
 
     def __init__(
         self,
-        book: Book,
+        records: Records,
         number: int,
         fitted: Fitted,
         waiting: list[int],
         observer: Observer | None = None,
         saved: Checkpoint | None = None,
     ):
-        self.book, self.number, self.fitted, self.observer = book, number, fitted, observer
-        self.cohort, self.engine = book.sweep.cohorts[number], fitted.engine
-        self.labels = book.arrangement.labels[number]
-        self.classes = book.sweep.builder.dataset(self.cohort.config.data).num_classes
+        self.records, self.number, self.fitted, self.observer = records, number, fitted, observer
+        self.cohort, self.engine = records.sweep.cohorts[number], fitted.engine
+        self.labels = records.arrangement.labels[number]
+        self.classes = records.sweep.builder.dataset(self.cohort.config.data).num_classes
         lanes, in_flight = self.engine.lanes, self.engine.in_flight
-        self.saved, seats = saved, None
+        self.saved, slots = saved, None
         if saved is not None:
-            seats = resumed_seats(self.cohort, saved.position, waiting, lanes, in_flight)
+            slots = resumed_slots(self.cohort, saved.position, waiting, lanes, in_flight)
             first = [i for i in saved.position["runs"] if i in set(waiting)]
             waiting = [*first, *(i for i in waiting if i not in set(first))]
-        self.seats = seats or seat(self.cohort, waiting, lanes, fitted.rows, in_flight)
-        self.lanes = make_lanes(self.cohort, self.seats.members)
+        self.slots = slots or first_slots(self.cohort, waiting, lanes, fitted.rows, in_flight)
+        self.lanes = make_lanes(self.cohort, self.slots.members)
         # Which lanes' tallies began in the middle of an epoch, by tally.
         self.partial = {name: np.zeros(lanes, bool) for name in tallies_of(self.cohort.config)}
 
@@ -71,87 +71,87 @@ class Pass:
         Raises:
           Interrupted: on request, once a checkpoint is written.
         """
-        book, seats = self.book, self.seats
+        records, slots = self.records, self.slots
         state = self.engine.init(self.lanes)
         if self.saved is not None:
             state = self._restore(state, self.saved)
             self.saved = None
-            book.progress.note(f"  resumed at epoch {self._epochs():.2f}")
-            book.work_done += float(np.sum(seats.ticks[seats.live])) * self.cohort.tick
-        self._measure_start(state, np.flatnonzero(seats.live & (seats.ticks == 0)))
+            records.progress.note(f"  resumed at epoch {self._epochs():.2f}")
+            records.work_done += float(np.sum(slots.ticks[slots.live])) * self.cohort.tick
+        self._measure_start(state, np.flatnonzero(slots.live & (slots.ticks == 0)))
         window, saving = self.fitted.first_window, False
-        while np.any(seats.live):
+        while np.any(slots.live):
             began = time.monotonic()
-            count = seats.step(window, saving)
-            begins = seats.begins()
-            state = self.engine.train(state, self.lanes, *seats.reading(), count, begins)
+            count = slots.step(window, saving)
+            begins = slots.begins()
+            state = self.engine.train(state, self.lanes, *slots.reading(), count, begins)
             for partial in self.partial.values():
                 partial[begins] = False
             jax.block_until_ready(state)
             seconds = max(time.monotonic() - began, 1e-6)
-            seats.ticks[seats.live] += count
+            slots.ticks[slots.live] += count
             self._report(count, seconds)
             if count >= window // 2 or seconds > WINDOW_SECONDS:
                 window = max(1, int(count * min(4.0, WINDOW_SECONDS / seconds)))
-            ended = seats.ended()
-            done = np.flatnonzero(seats.finished())
+            ended = slots.ended()
+            done = np.flatnonzero(slots.finished())
             self._keep_weights(state, done)  # before the results can say that these runs are done
             for epoch, lanes in ended.items():
                 self._record(state, epoch, lanes)
-            seats.members[done] = -1
+            slots.members[done] = -1
             if ended:
                 state = self._refill(state)
-                book.write_due()
-            window, saving, stop = self._agreed(window, saving or book.save_due())
+                records.write_due()
+            window, saving, stop = self._agreed(window, saving or records.save_due())
             within = ticks_between_updates(self.cohort) <= window
-            if not saving or (within and np.any(seats.live) and not seats.settled()):
+            if not saving or (within and np.any(slots.live) and not slots.settled()):
                 continue  # or: one of the next windows ends with an update of every run
             self._save(state)
             saving = False
             if stop:
-                book.progress.note(f"stopped at epoch {self._epochs():.2f}")
+                records.progress.note(f"stopped at epoch {self._epochs():.2f}")
                 raise Interrupted
-        book.write("running")
+        records.write("running")
 
     def _agreed(self, window: int, saving: bool) -> tuple[int, bool, bool]:
         """Length of the next window, whether to save, whether to stop: the same in all processes.
 
         A signal may reach any of them; clocks are process 0's.
         """
-        stop = hosts.anywhere(self.book.stop.is_set()) and self.book.checkpoints is not None
+        stop = hosts.anywhere(self.records.stop.is_set()) and self.records.checkpoints is not None
         length, save = hosts.of_first(window, saving)
         return int(length), bool(save) or stop, stop
 
     def _epochs(self) -> float:
         """Epochs of the run that is farthest."""
-        ticks = float(np.max(self.seats.ticks, where=self.seats.live, initial=0))
+        ticks = float(np.max(self.slots.ticks, where=self.slots.live, initial=0))
         return ticks * self.cohort.tick / self.cohort.facts.num_examples
 
     def _report(self, count: int, seconds: float) -> None:
-        lanes = int(np.sum(self.seats.live))
+        lanes = int(np.sum(self.slots.live))
         work = lanes * count * self.cohort.tick
-        self.book.account(work, seconds)
-        self.book.show(self.number, self._epochs(), lanes, work / seconds)
+        self.records.account(work, seconds)
+        self.records.show(self.number, self._epochs(), lanes, work / seconds)
 
     # --- epochs ----------------------------------------------------------------------------------
 
     def _refill(self, state: TrainState) -> TrainState:
         """At the end of an epoch: runs that wait take the lanes of those that are over."""
-        members, epochs = self.seats.members.copy(), self.seats.epoch()
-        given_up, taken = self.seats.refill(fetch(state.diverged_at) >= 0)
+        members, epochs = self.slots.members.copy(), self.slots.epoch()
+        given_up, taken = self.slots.refill(fetch(state.diverged_at) >= 0)
         if len(given_up):
             self._keep_weights(state, given_up, members)
             self._fill_in(state, given_up, members, epochs)
         if not len(given_up) and not len(taken):
             return state
-        self.lanes = make_lanes(self.cohort, self.seats.members)
-        new = ~self.seats.live  # unused lanes start frozen
+        self.lanes = make_lanes(self.cohort, self.slots.members)
+        new = ~self.slots.live  # unused lanes start frozen
         new[taken] = True
         state = _merge(state, self.engine.init(self.lanes), put(new, state.updates.sharding))
         if len(taken):
-            self.book.progress.note(
+            self.records.progress.note(
                 f"  {len(taken)} runs that waited take the lanes of runs that are over, "
-                f"{len(self.seats.waiting)} wait"
+                f"{len(self.slots.waiting)} wait"
             )
             self._measure_start(state, taken)
         return state
@@ -175,22 +175,22 @@ class Pass:
             at = int(diverged_at[lane])
             if at < 0 and not np.isfinite(values.get("test_loss", 0.0)):
                 at = int(consumed[lane])  # by its last update: no training loss has seen that yet
-            self._write(int(self.seats.members[lane]), epoch, values, at)
+            self._write(int(self.slots.members[lane]), epoch, values, at)
         observed = jax.tree.map(lambda leaf: leaf[lanes], fetch(state.observed))
-        indices = self._indices(self.seats.members[lanes])
+        indices = self._indices(self.slots.members[lanes])
         for partial, tally, kept in zip(
             self.partial.values(), self.engine.tallies, observed, strict=True
         ):
             whole = jax.vmap(tally.summary)(kept.sums)
             found = {name: _masked(value, partial[lanes]) for name, value in whole.items()}
-            self.book.recorder.measured.record(indices, epoch + 1, found, time="epoch")
+            self.records.recorder.measured.record(indices, epoch + 1, found, time="epoch")
         last = epoch + 1 == self.cohort.config.epochs
         if last or (epoch + 1) % self.cohort.config.measure.every == 0:
             self._measure(state, epoch + 1, lanes)
 
     def _write(self, member: int, epoch: int, values: dict[str, float], at: int) -> None:
         """One epoch of one run; ``at``: examples until it diverged, or -1."""
-        self.book.recorder.record(
+        self.records.recorder.record(
             self.cohort.runs[member].index,
             epoch,
             values,
@@ -215,9 +215,9 @@ class Pass:
                         jax.tree.map(lambda leaf: leaf[None], tally.empty.sums)
                     )
                     index = self._indices(members[[lane]])
-                    self.book.recorder.measured.record(index, epoch + 1, found, time="epoch")
-            left = self.cohort.ticks - self.seats.ticks[lane]
-            self.book.work_done += float(left) * self.cohort.tick
+                    self.records.recorder.measured.record(index, epoch + 1, found, time="epoch")
+            left = self.cohort.ticks - self.slots.ticks[lane]
+            self.records.work_done += float(left) * self.cohort.tick
 
     def _evaluated(self, epoch: int) -> bool:
         config = self.cohort.config
@@ -240,8 +240,8 @@ class Pass:
         weights = state.params, state.stats
         if self.cohort.sharding.local:
             weights = jax.tree.map(lambda leaf: leaf.mean(axis=1), weights)
-        indices = self._indices(self.seats.members[lanes])
-        diverged = self.book.recorder.diverged_epoch
+        indices = self._indices(self.slots.members[lanes])
+        diverged = self.records.recorder.diverged_epoch
         used = np.zeros(self.engine.lanes, bool)
         used[lanes] = [epochs == 0 or not diverged[index] <= epochs for index in indices]
         found = self.observer(*weights, self.lanes.hyper, used)
@@ -249,38 +249,38 @@ class Pass:
             name: dataclasses.replace(labelled, value=np.asarray(labelled.value)[lanes])
             for name, labelled in found.items()
         }
-        self.book.recorder.measured.record(indices, epochs, found)
+        self.records.recorder.measured.record(indices, epochs, found)
 
     # --- checkpoints and weights -----------------------------------------------------------------
 
     def _save(self, state: TrainState) -> None:
         # Between two updates nothing of a state depends on how ticks divide the batches, so that
         # another number of devices may go on.
-        live = self.seats.live
+        live = self.slots.live
         pending, diverged_at = fetch((state.accumulated, state.diverged_at))
         settled = not np.any(pending[live & (diverged_at < 0)])
         kept = state._replace(average=()) if settled else state
-        runs = sorted(self.seats.members[live].tolist())
+        runs = sorted(self.slots.members[live].tolist())
         position = {
             "cohort": self.number,
             "runs": runs,
-            "rows": self.seats.members.tolist(),
-            "examples": (self.seats.ticks * self.cohort.tick).tolist(),
+            "rows": self.slots.members.tolist(),
+            "examples": (self.slots.ticks * self.cohort.tick).tolist(),
             "plan": plan_of(self.cohort, self.labels, runs, settled),
             "tallies": [
                 [name, len(jax.tree.leaves(own)), partial.tolist()]
                 for (name, partial), own in zip(self.partial.items(), state.observed, strict=True)
             ],
         }
-        self.book.save(pack(kept), position)
+        self.records.save(pack(kept), position)
 
     def _restore(self, fresh: TrainState, saved: Checkpoint) -> TrainState:
         """The saved lanes on this pass's, on this machine's devices; other lanes stay fresh."""
         at = {member: row for row, member in enumerate(saved.position["rows"]) if member >= 0}
-        rows = np.asarray([at.get(member, -1) for member in self.seats.members.tolist()])
+        rows = np.asarray([at.get(member, -1) for member in self.slots.members.tolist()])
         found = rows >= 0
         examples = np.asarray(saved.position["examples"])
-        self.seats.ticks[found] = examples[rows[found]] // self.cohort.tick
+        self.slots.ticks[found] = examples[rows[found]] // self.cohort.tick
         settled = saved.position["plan"]["settled"]
         like = fresh._replace(average=()) if settled else fresh
         leaves = [take(leaf, np.where(found, rows, 0)) for leaf in saved.leaves]
@@ -318,9 +318,9 @@ class Pass:
         self, state: TrainState, lanes: np.ndarray, members: np.ndarray | None = None
     ) -> None:
         config = self.cohort.config
-        if self.book.directory is None or not config.checkpoint.final_weights or not len(lanes):
+        if self.records.directory is None or not config.checkpoint.final_weights or not len(lanes):
             return
-        members = (self.seats.members if members is None else members)[lanes]
+        members = (self.slots.members if members is None else members)[lanes]
         rows = lanes[np.argsort(members)]
         weights = fetch((state.params, state.stats))
         if self.cohort.sharding.local:
@@ -329,7 +329,7 @@ class Pass:
         order = np.sort(members).tolist()
         runs = [list(index) for index in self._indices(np.sort(members))]
         labels = [self.labels[i] for i in order]
-        path = self.book.directory / "weights" / name_of(labels[0])
+        path = self.records.directory / "weights" / name_of(labels[0])
         save_weights(path, params, stats, runs, labels)
 
 

@@ -23,7 +23,7 @@ from sbt.models.adapter import Model, as_model
 from sbt.models.registry import build_model
 from sbt.optim import RuleSpec, make_batch_schedule, make_rule, make_schedule
 from sbt.parallel.mesh import DATA_AXIS
-from sbt.sweep.plan import Cohort, ModelFacts
+from sbt.sweep.cohort import Cohort, ModelFacts
 from sbt.train.gradient import EXTRAS, FUNCTIONS, Objective, Point, gradients
 from sbt.train.pace import Pace
 from sbt.train.step import Program
@@ -38,7 +38,7 @@ class Parts:
     Attributes:
       module: a Flax module (Linen, or NNX: see :func:`sbt.models.adapter.as_model`).
       dataset: arrays, see :func:`sbt.data.from_arrays`.
-      rule: an update rule, see :mod:`sbt.sweep.own`.
+      rule: an update rule, see :mod:`sbt.sweep.user_rule`.
     """
 
     module: Any = None
@@ -59,7 +59,7 @@ class Parts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class Task:
     """A model on its data.
 
     Attributes:
@@ -123,7 +123,7 @@ class Builder:
         """Those in use, by their section of the config as JSON."""
         return dict(self._datasets)
 
-    def problem(self, config: ConfigDict, synchronous: bool = False) -> Problem:
+    def task(self, config: ConfigDict, synchronous: bool = False) -> Task:
         """Data, pipeline and model of a config.
 
         Args:
@@ -141,7 +141,7 @@ class Builder:
         if key not in self._pipelines:
             self._pipelines[key] = make_pipeline(dataset, config.data, dtype)
         model = self._model(config, dataset, dtype, synchronous)
-        return Problem(dataset, *self._pipelines[key], model)
+        return Task(dataset, *self._pipelines[key], model)
 
     def _model(self, config: ConfigDict, dataset: Dataset, dtype: Any, synchronous: bool) -> Model:
         axis = DATA_AXIS if synchronous else None
@@ -188,9 +188,9 @@ class Builder:
             [config.model, config.data, config.engine, config.evaluate.statistics, config.bn_batch]
         )
         if key not in self._facts:
-            problem = self.problem(config)
-            check_model(problem, 2 * (config.bn_batch or 4), self.parts.module)
-            self._facts[key] = model_facts(problem, config.bn_batch or 8)
+            task = self.task(config)
+            check_model(task, 2 * (config.bn_batch or 4), self.parts.module)
+            self._facts[key] = model_facts(task, config.bn_batch or 8)
         return self._facts[key]
 
 
@@ -200,11 +200,11 @@ def whose(module: Any) -> str:
     return f"module {getattr(named, '__name__', shown(module))} (module=)"
 
 
-def check_model(problem: Problem, batch: int, module: Any = None) -> None:
+def check_model(task: Task, batch: int, module: Any = None) -> None:
     """Refuses a model that does not give one logit per class and example; nothing is compiled.
 
     Args:
-      problem: data and model.
+      task: data and model.
       batch: examples to try it with, at least 2.
       module: the user's own, if the model was made of one.
 
@@ -213,8 +213,8 @@ def check_model(problem: Problem, batch: int, module: Any = None) -> None:
         is random in evaluation.
       UserCodeError: the module raised; its exception is the cause.
     """
-    example, key = problem.example(), jax.random.key(0)
-    batch = 2 * batch if batch == problem.dataset.num_classes else batch  # axes exchanged show
+    example, key = task.example(), jax.random.key(0)
+    batch = 2 * batch if batch == task.dataset.num_classes else batch  # axes exchanged show
     x = jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
     field = "config.model.name"
     guard: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
@@ -223,7 +223,7 @@ def check_model(problem: Problem, batch: int, module: Any = None) -> None:
 
     def outputs(train: bool, key: jax.Array | None) -> Any:
         def logits(params: Any, stats: Any, x: jax.Array, key: jax.Array | None) -> Any:
-            return problem.model.apply(params, stats, x, key, train)[0]
+            return task.model.apply(params, stats, x, key, train)[0]
 
         try:
             with guard():
@@ -232,10 +232,10 @@ def check_model(problem: Problem, batch: int, module: Any = None) -> None:
             raise _explained(error, field) from error.__cause__
 
     with guard():
-        params, stats = jax.eval_shape(problem.model.init, key, example)
+        params, stats = jax.eval_shape(task.model.init, key, example)
     _check_parameters(field, params)
     for train in (True, False):
-        _check_logits(field, outputs(train, key), batch, problem.dataset)
+        _check_logits(field, outputs(train, key), batch, task.dataset)
     if module is None:
         return
     outputs(False, None)
@@ -243,7 +243,7 @@ def check_model(problem: Problem, batch: int, module: Any = None) -> None:
         return  # flax has just refused to draw without a key
 
     def evaluated(key: jax.Array) -> Any:
-        return problem.model.apply(_zeros(params), _zeros(stats), _zeros(x), key, False)[0]
+        return task.model.apply(_zeros(params), _zeros(stats), _zeros(x), key, False)[0]
 
     if _depends_on_input(jax.make_jaxpr(evaluated)(key).jaxpr):
         raise _noisy(field)
@@ -319,21 +319,21 @@ def _check_logits(field: str, found: Any, batch: int, dataset: Dataset) -> None:
         raise UserError(field, f"gives outputs of dtype {found.dtype}", remedy)
 
 
-def model_facts(problem: Problem, batch: int) -> ModelFacts:
+def model_facts(task: Task, batch: int) -> ModelFacts:
     """Facts of a model from its shapes and its lowered gradient (not compiled)."""
     key = jax.random.key(0)
-    example = problem.example()
-    params, stats = jax.eval_shape(problem.model.init, key, example)
+    example = task.example()
+    params, stats = jax.eval_shape(task.model.init, key, example)
     x = jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    objective = Objective(problem.model, "stock")
+    objective = Objective(task.model, "stock")
 
     def step(params: Any, stats: Any, x: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
         point = Point(stats, x, labels, key, jnp.zeros(()), {}, {})
         return gradients(objective, params, point)
 
     def draws(key: jax.Array) -> Any:
-        return problem.model.apply(_zeros(params), _zeros(stats), _zeros(x), key, True)[0]
+        return task.model.apply(_zeros(params), _zeros(stats), _zeros(x), key, True)[0]
 
     cost = jax.jit(step).lower(params, stats, x, labels, key).cost_analysis() or {}
     leaves = jax.tree.leaves(params)
@@ -343,7 +343,7 @@ def model_facts(problem: Problem, batch: int) -> ModelFacts:
         flops=float(cost.get("flops", 0.0)) / batch,
         batch_statistics=bool(jax.tree.leaves(stats)),
         dropout=_depends_on_input(jax.make_jaxpr(draws)(key).jaxpr),
-        num_examples=problem.num_examples,
+        num_examples=task.num_examples,
     )
 
 
@@ -360,7 +360,7 @@ def _zeros(shapes: Any) -> Any:
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
-def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
+def make_program(task: Task, cohort: Cohort, convolution: Any) -> Program:
     """What the lanes of a cohort share.
 
     Raises:
@@ -406,7 +406,7 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
             f"{config.rule.name!r} takes gradients of the whole batch, local SGD of its parts",
             "set it to 1, or choose another rule",
         )
-    pieces = cohort.counted // (cohort.micro_batch * cohort.sharding.devices)
+    pieces = cohort.examples_per_tick // (cohort.micro_batch * cohort.sharding.devices)
     if pieces > 1 and (spec.needs - {"value"} or cohort.facts.batch_statistics or copies > 1):
         raise UserError(
             "config.micro_batch",
@@ -414,7 +414,7 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
             "leave it out",
         )
     objective = Objective(
-        model=problem.model,
+        model=task.model,
         convolution=convolution,
         name=config.objective.name,
         sample=config.sample.name,
@@ -423,15 +423,15 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
         needs=spec.needs,
         sharding=cohort.sharding,
     )
-    setting = _tally_setting(problem, cohort)
+    setting = _tally_setting(task, cohort)
     return Program(
         objective=objective,
         make_transform=make_transform,
         pace=_pace(cohort, spec),
-        batches=problem.batches,
-        num_examples=problem.num_examples,
+        batches=task.batches,
+        num_examples=task.num_examples,
         total_examples=cohort.total_examples,
-        micro_batch=cohort.counted,
+        micro_batch=cohort.examples_per_tick,
         draws=cohort.draws,
         copies=copies,
         accumulates=cohort.accumulates,
@@ -445,11 +445,11 @@ def tallies_of(config: ConfigDict) -> list[str]:
     return [name for name in config.measure.names if name in TALLIES]
 
 
-def _tally_setting(problem: Problem, cohort: Cohort) -> Setting:
-    params, _ = jax.eval_shape(problem.model.init, jax.random.key(0), problem.example())
+def _tally_setting(task: Task, cohort: Cohort) -> Setting:
+    params, _ = jax.eval_shape(task.model.init, jax.random.key(0), task.example())
     where = cohort.config.measure.where or None
-    n = problem.num_examples
-    return Setting(params, where, cohort.counted, n, cohort.sharding)
+    n = task.num_examples
+    return Setting(params, where, cohort.examples_per_tick, n, cohort.sharding)
 
 
 def _pace(cohort: Cohort, spec: RuleSpec) -> Pace:
@@ -476,7 +476,7 @@ def _pace(cohort: Cohort, spec: RuleSpec) -> Pace:
     constant = config.batch_schedule.name == "constant"
     return Pace(
         schedule=make_schedule(config.schedule),
-        micro_batch=cohort.counted,
+        micro_batch=cohort.examples_per_tick,
         lr_scaling=config.lr_scaling,
         batch_schedule=None if constant else make_batch_schedule(config.batch_schedule),
         momentum_schedule=name,

@@ -24,7 +24,7 @@ WRITE_SECONDS = 10.0  # at least, between two times that the results are written
 
 
 @dataclasses.dataclass
-class Book:
+class Records:
     """Results, meta data and progress of a sweep.
 
     Attributes:
@@ -143,9 +143,9 @@ class Book:
         return self._found
 
 
-def open_book(
+def open_records(
     sweep: Sweep, arrangement: Arrangement, directory: Path | None, progress: Progress
-) -> Book:
+) -> Records:
     """Starts the records of a sweep, or goes on with those in the directory."""
     config = sweep.config
     dataset = sweep.builder.dataset(sweep.cohorts[0].config.data)
@@ -182,4 +182,4 @@ def open_book(
     if sweep.parts["module"] is not None:
         name = sweep.parts["module"]["name"]
         progress.note(f"  model: {name} (module=), in place of {config.model.name!r} of the config")
-    return Book(sweep, arrangement, recorder, progress, directory, checkpoints, meta)
+    return Records(sweep, arrangement, recorder, progress, directory, checkpoints, meta)

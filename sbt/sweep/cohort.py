@@ -54,7 +54,7 @@ class Cohort:
     Attributes:
       config: the config with what the runs share; batch size, LR and the like are the runs' own.
       micro_batch: g, examples per gradient evaluation.
-      counted: examples of a tick, over all devices of a run, that count towards m: g on each, or m
+      examples_per_tick: that count towards m, over all devices of a run: g on each, or m
         where a tick is a whole batch.
       draws: batches that one update draws (2 for rules that compare two gradients).
       runs: the lanes, in grid order.
@@ -66,7 +66,7 @@ class Cohort:
 
     config: ConfigDict
     micro_batch: int
-    counted: int
+    examples_per_tick: int
     draws: int
     runs: tuple[Run, ...]
     batch_sizes: tuple[int, ...]
@@ -81,12 +81,12 @@ class Cohort:
 
     @property
     def accumulates(self) -> bool:
-        return self.moves_batch or any(m > self.counted for m in self.batch_sizes)
+        return self.moves_batch or any(m > self.examples_per_tick for m in self.batch_sizes)
 
     @property
     def tick(self) -> int:
         """Examples that a tick takes from the stream."""
-        return self.counted * self.draws
+        return self.examples_per_tick * self.draws
 
     @property
     def total_examples(self) -> int:
@@ -170,17 +170,17 @@ def make_cohorts(
         else:
             micro = _micro_batches(config, facts, sizes, first, one_micro_batch, d)
             chosen = [(g, g * d, sync) for g, sync in micro]
-        for counted, small in zip((counted for _, counted, _ in chosen), first, strict=True):
-            if not whole and small % counted:
+        for (_, each, _), small in zip(chosen, first, strict=True):
+            if not whole and small % each:
                 raise UserError(
                     "config.batch_schedule.ratio",
-                    f"a first batch of {small} is not a multiple of the tick's {counted} examples",
+                    f"a first batch of {small} is not a multiple of the tick's {each} examples",
                     "set config.micro_batch (with batch norm, config.bn_batch) to a divisor of it",
                 )
-        for g, counted, sync in sorted(set(chosen)):
-            members = [i for i, own in enumerate(chosen) if own == (g, counted, sync)]
+        for g, each, sync in sorted(set(chosen)):
+            members = [i for i, own in enumerate(chosen) if own == (g, each, sync)]
             own = [runs[i] for i in members]
-            cohorts.append(make_cohort(config, facts, own, g, counted, synchronous=sync))
+            cohorts.append(make_cohort(config, facts, own, g, each, synchronous=sync))
     return tuple(cohorts)
 
 
@@ -189,7 +189,7 @@ def make_cohort(
     facts: ModelFacts,
     runs: Sequence[Run],
     micro_batch: int,
-    counted: int,
+    examples_per_tick: int,
     *,
     synchronous: bool,
 ) -> Cohort:
@@ -197,7 +197,7 @@ def make_cohort(
     return Cohort(
         config=config,
         micro_batch=micro_batch,
-        counted=counted,
+        examples_per_tick=examples_per_tick,
         draws=_draws(config),
         runs=tuple(runs),
         batch_sizes=tuple(run.settings.get("batch_size", config.batch_size) for run in runs),

@@ -17,7 +17,7 @@ import sbt
 from sbt import optim
 from sbt.errors import UserCodeError, UserError
 from sbt.optim import RULES, make_rule
-from sbt.sweep import own
+from sbt.sweep import user_rule
 
 
 def decayed(learning_rate, decay=0.5, dtype=jnp.bfloat16, mask=lambda p: p, table=None):
@@ -37,8 +37,8 @@ def decayed(learning_rate, decay=0.5, dtype=jnp.bfloat16, mask=lambda p: p, tabl
     ],
 )
 def test_the_signature_of_a_rule_fits_json_and_holds_no_address(rule):
-    text = json.dumps(own.signature_of(rule))
-    assert own.signature_of(rule) == json.loads(text)
+    text = json.dumps(user_rule.signature_of(rule))
+    assert user_rule.signature_of(rule) == json.loads(text)
     assert "0x" not in text
 
 
@@ -51,7 +51,7 @@ def test_the_signature_tells_rules_apart():
         functools.partial(decayed, table=jnp.arange(3.0)),
         functools.partial(decayed, table=jnp.ones(3)),
     ]
-    assert len({json.dumps(own.signature_of(rule)) for rule in rules}) == len(rules)
+    assert len({json.dumps(user_rule.signature_of(rule)) for rule in rules}) == len(rules)
 
 
 # --- training with it -----------------------------------------------------------------------------
@@ -182,12 +182,12 @@ def checked(rule, fields=None):
     with (
         warnings.catch_warnings(action="ignore"),  # optax's, of what it will change
         jax.numpy_dtype_promotion("standard"),
-        own.known(rule),
+        user_rule.known(rule),
     ):
-        config = own.section(fields or {})
+        config = user_rule.section(fields or {})
         spec, _ = make_rule(config)
         json.dumps({**spec.hyperparameters, **spec.options})
-        own.check(config, PARAMS)
+        user_rule.check(config, PARAMS)
         return spec
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sbt.sweep.plan import Cohort
+from sbt.sweep.cohort import Cohort
 
 # Lanes wait to be taken until this share of them is free: runs that begin together are evaluated
 # together.
@@ -19,7 +19,7 @@ REFILLED_TOGETHER = 0.25
 
 
 @dataclasses.dataclass
-class Seats:
+class Slots:
     """The lanes of a program.
 
     Attributes:
@@ -130,8 +130,10 @@ class Seats:
         return given_up, taken
 
 
-def seat(cohort: Cohort, waiting: Sequence[int], lanes: int, rows: int, in_flight: int) -> Seats:
-    """Seats for the runs that wait: as many of them as there are lanes begin.
+def first_slots(
+    cohort: Cohort, waiting: Sequence[int], lanes: int, rows: int, in_flight: int
+) -> Slots:
+    """Slots for the runs that wait: as many of them as there are lanes begin.
 
     Neighbours in the grid go to different devices: where one diverges, the next may too, and a
     device whose lanes have stopped early would idle.
@@ -141,7 +143,7 @@ def seat(cohort: Cohort, waiting: Sequence[int], lanes: int, rows: int, in_fligh
       waiting: positions in it.
       lanes: of the program.
       rows: devices, or groups of devices, that the lanes are spread over in blocks.
-      in_flight: see :class:`Seats`.
+      in_flight: see :class:`Slots`.
     """
     first = list(waiting[:lanes])
     members = np.full(lanes, -1)
@@ -149,7 +151,7 @@ def seat(cohort: Cohort, waiting: Sequence[int], lanes: int, rows: int, in_fligh
     for d in range(rows):
         own = first[d::rows]
         members[d * block : d * block + len(own)] = own
-    return Seats(cohort, members, np.zeros(lanes, np.int64), list(waiting[lanes:]), in_flight)
+    return Slots(cohort, members, np.zeros(lanes, np.int64), list(waiting[lanes:]), in_flight)
 
 
 def epoch_ends(cohort: Cohort, epochs: int) -> int:
@@ -165,13 +167,13 @@ def ticks_between_updates(cohort: Cohort) -> int:
     """Ticks after which all runs of a cohort have just done an update."""
     if cohort.accumulates and cohort.moves_batch:
         return 1  # there is no such number
-    return math.lcm(*cohort.batch_sizes) // cohort.counted
+    return math.lcm(*cohort.batch_sizes) // cohort.examples_per_tick
 
 
-def resumed_seats(
+def resumed_slots(
     cohort: Cohort, saved: Mapping[str, Any], waiting: Sequence[int], lanes: int, in_flight: int
-) -> Seats | None:
-    """The seats as a checkpoint has them; None if it is one of another number of lanes.
+) -> Slots | None:
+    """The slots as a checkpoint has them; None if it is one of another number of lanes.
 
     Runs that the results have finished meanwhile are left out.
 
@@ -180,15 +182,15 @@ def resumed_seats(
       saved: position of the checkpoint.
       waiting: positions of the runs in the cohort that are not finished, in order.
       lanes: of the program.
-      in_flight: see :class:`Seats`.
+      in_flight: see :class:`Slots`.
     """
     rows = np.asarray(saved["rows"])
     if len(rows) != lanes:
         return None
     members = np.where(np.isin(rows, waiting), rows, -1)
     ticks = np.where(members >= 0, np.asarray(saved["examples"]) // cohort.tick, 0)
-    seated = set(members.tolist())
-    return Seats(cohort, members, ticks, [i for i in waiting if i not in seated], in_flight)
+    placed = set(members.tolist())
+    return Slots(cohort, members, ticks, [i for i in waiting if i not in placed], in_flight)
 
 
 def plan_of(cohort: Cohort, labels: Sequence[Any], runs: Sequence[int], settled: bool) -> Any:

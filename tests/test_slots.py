@@ -14,14 +14,14 @@ from reference import distance
 from sbt.checkpoint import load_weights
 from sbt.config import complete
 from sbt.parallel import mesh
-from sbt.sweep import fit, passes
+from sbt.sweep import fit, loop
 from sbt.sweep import run as runs
+from sbt.sweep.cohort import make_cohorts
 from sbt.sweep.grid import make_grid
-from sbt.sweep.plan import make_cohorts
-from sbt.sweep.problem import Builder, Parts
 from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
-from sbt.sweep.seats import Seats, epoch_ends, seat
+from sbt.sweep.slots import Slots, epoch_ends, first_slots
+from sbt.sweep.task import Builder, Parts
 
 N, EPOCHS = 94, 4
 HUGE = 1e30  # a base learning rate that no loss survives
@@ -125,7 +125,7 @@ def test_refilling_saves_time(whole, tmp_path):
 @pytest.mark.parametrize("windows", [3, 9, 20])
 def test_an_interruption_with_lanes_in_different_epochs(whole, tmp_path, windows, monkeypatch):
     original = runs.fit
-    monkeypatch.setattr(passes, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "WINDOW_SECONDS", 0.0)
     monkeypatch.setattr(
         runs, "fit", lambda *a, **k: dataclasses.replace(original(*a, **k), first_window=7)
     )
@@ -147,20 +147,20 @@ def cohort():
 
 
 def test_epochs_end_where_a_plain_count_says(cohort):
-    seats = seat(cohort, range(16), lanes=4, rows=1, in_flight=2)
+    slots = first_slots(cohort, range(16), lanes=4, rows=1, in_flight=2)
     done, ends = 0, []
-    while not seats.finished()[0]:
-        count = seats.step(window=5, saving=False)
+    while not slots.finished()[0]:
+        count = slots.step(window=5, saving=False)
         assert 0 < count <= 5 + 1
-        seats.ticks += count
+        slots.ticks += count
         done += count
-        ends += [(epoch, done) for epoch in seats.ended()]
+        ends += [(epoch, done) for epoch in slots.ended()]
     assert ends == [(e, (e + 1) * N // cohort.tick) for e in range(EPOCHS)]
 
 
 def test_lanes_are_dealt_to_the_devices(cohort):
-    seats = seat(cohort, [3, 1, 4, 15, 9], lanes=8, rows=4, in_flight=1)
-    np.testing.assert_array_equal(seats.members, [3, 9, 1, -1, 4, -1, 15, -1])
+    slots = first_slots(cohort, [3, 1, 4, 15, 9], lanes=8, rows=4, in_flight=1)
+    np.testing.assert_array_equal(slots.members, [3, 9, 1, -1, 4, -1, 15, -1])
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,8 @@ def test_lanes_are_dealt_to_the_devices(cohort):
 )
 def test_who_takes_which_lane(cohort, diverged, in_flight, waiting, given_up, taken):
     ticks = np.full(4, epoch_ends(cohort, 1))
-    seats = Seats(cohort, np.arange(4), ticks, list(range(4, 4 + waiting)), in_flight)
-    up, new = seats.refill(np.asarray(diverged, bool))
+    slots = Slots(cohort, np.arange(4), ticks, list(range(4, 4 + waiting)), in_flight)
+    up, new = slots.refill(np.asarray(diverged, bool))
     assert (up.tolist(), new.tolist()) == (given_up, taken)
-    np.testing.assert_array_equal(seats.members[new], 4 + np.arange(len(new)))
-    assert np.all(seats.ticks[new] == 0)
+    np.testing.assert_array_equal(slots.members[new], 4 + np.arange(len(new)))
+    assert np.all(slots.ticks[new] == 0)
