@@ -27,6 +27,7 @@ from sbt.models.registry import model_fields
 from sbt.nn.conv import IMPLEMENTATIONS
 from sbt.optim import make_batch_schedule, make_rule, make_schedule
 from sbt.ranges import BELOW_ONE, COUNT, FRACTION, NON_NEGATIVE, POSITIVE, Range, check_number
+from sbt.schedules import SCALINGS
 from sbt.train.gradient import OBJECTIVES, SAMPLES
 from sbt.train.pace import MOMENTUM_SCHEDULES, NOISE
 
@@ -129,7 +130,7 @@ FIELDS: dict[str, Field] = {
     "micro_batch": _whole(None, "g: examples per gradient evaluation; None: planned"),
     "bn_batch": _whole(None, "b: examples that share batch statistics; None: all m"),
     "base_lr": _number(2.0**-6, "η̃: learning rate per example; η = m η̃", RATE),
-    "lr_scaling": _text("linear", "η = m η̃; sqrt: √m η̃; none: η̃", ("linear", "sqrt", "none")),
+    "lr_scaling": _text("linear", "η = m η̃; sqrt: √m η̃; none: η̃", SCALINGS),
     "seed": _whole(0, "of weights, order, augmentation and dropout", SEED),
     "epochs": _whole(10, "passes over the training set"),
     "rule.name": _text("sgd", "and that rule's own hyperparameters"),

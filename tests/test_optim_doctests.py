@@ -9,8 +9,13 @@ import jax.numpy as jnp
 import pytest
 
 import sbt.optim
+import sbt.schedules
 
-MODULES = [f"sbt.optim.{m.name}" for m in pkgutil.iter_modules(sbt.optim.__path__)]
+MODULES = [
+    f"{package.__name__}.{module.name}"
+    for package in (sbt.optim, sbt.schedules)
+    for module in pkgutil.iter_modules(package.__path__)
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

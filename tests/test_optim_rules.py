@@ -21,6 +21,7 @@ from optim_loops import (
 from sbt import optim
 from sbt.errors import UserError
 from sbt.optim import base
+from sbt.schedules import scaled_learning_rate
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -52,7 +53,7 @@ def test_sum_form_has_one_learning_rate_for_all_batch_sizes(x64):
     x, y, base_lr, wd = rng.normal(size=(60, 3)), rng.normal(size=60), 2e-3, 0.1
     for m in (4, 20):
         w = np.zeros(3)
-        rule = optim.base_lr_sgd(base_lr, m, momentum=None, weight_decay=wd)
+        rule = optim.sgd(scaled_learning_rate(base_lr, m), momentum=None, weight_decay=wd)
         ours = jnp.zeros(3)
         state = rule.init(ours)
         for i in range(0, 60, m):
@@ -65,19 +66,20 @@ def test_sum_form_has_one_learning_rate_for_all_batch_sizes(x64):
 
 
 def test_scaling_rules_and_conversions():
-    assert optim.learning_rate_from_base(2**-10, 512) == 0.5
-    assert optim.base_from_learning_rate(0.5, 512) == 2**-10
-    assert optim.linear_scaling(0.1, 8192, 256) == pytest.approx(3.2)
-    assert float(optim.sqrt_scaling(0.1, 8192, 128)) == pytest.approx(0.8)
-    traced = jnp.array([64, 256]), 256
-    np.testing.assert_allclose(optim.linear_scaling(0.1, *traced), [0.025, 0.1], rtol=1e-6)
-    np.testing.assert_allclose(optim.sqrt_scaling(jnp.float32(0.1), *traced), [0.05, 0.1], 1e-6)
-    rising = lambda count: 0.01 * (count.astype(float) + 1)  # noqa: E731
-    by_schedule = optim.base_lr_sgd(rising, jnp.int32(8), momentum=None)
-    w, state = jnp.ones(1), by_schedule.init(jnp.ones(1))
-    for expected in (-0.08, -0.16):
-        updates, state = by_schedule.update(jnp.ones(1), state, w)
-        np.testing.assert_allclose(updates, [expected], rtol=1e-6)
+    assert scaled_learning_rate(2**-10, 512) == 0.5
+    assert scaled_learning_rate(0.5, 1, reference_batch=512) == 2**-10
+    assert scaled_learning_rate(0.1, 8192, reference_batch=256) == pytest.approx(3.2)
+    assert float(scaled_learning_rate(0.1, 8192, "sqrt", 128)) == pytest.approx(0.8)
+    assert scaled_learning_rate(0.1, 8192, "none") == 0.1
+    sizes = jnp.array([64, 256])
+    np.testing.assert_allclose(
+        scaled_learning_rate(0.1, sizes, "linear", 256), [0.025, 0.1], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        scaled_learning_rate(jnp.float32(0.1), sizes, "sqrt", 256), [0.05, 0.1], 1e-6
+    )
+    with pytest.raises(UserError, match="cubic"):
+        scaled_learning_rate(0.1, 2, "cubic")
 
 
 # --------------------------------------------------------------------------------------- SNGM

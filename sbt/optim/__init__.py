@@ -57,12 +57,7 @@ from sbt.optim.schedules import as_optax as as_optax
 from sbt.optim.schedules import legw as legw
 from sbt.optim.schedules import make_schedule as make_schedule
 from sbt.optim.schedules import onecycle_momentum as onecycle_momentum
-from sbt.optim.sgd import base_from_learning_rate as base_from_learning_rate
-from sbt.optim.sgd import base_lr_sgd as base_lr_sgd
-from sbt.optim.sgd import learning_rate_from_base as learning_rate_from_base
-from sbt.optim.sgd import linear_scaling as linear_scaling
 from sbt.optim.sgd import sgd as sgd
-from sbt.optim.sgd import sqrt_scaling as sqrt_scaling
 from sbt.optim.shb import normalized_shb as normalized_shb
 from sbt.optim.shb import scale_by_normalized_shb as scale_by_normalized_shb
 from sbt.optim.shb import scale_by_shb as scale_by_shb

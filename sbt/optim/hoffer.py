@@ -58,8 +58,8 @@ def hoffer_sgd(
       w_{t+1} = w_t - \eta_t u_{t+1}
 
     The gradient of the loss is clipped, then decay is added, as in the authors' PyTorch code. Their
-    learning rate is :math:`\eta = \eta_0\sqrt{m/128}` (:func:`sbt.optim.sqrt_scaling`); note that
-    the released code divides by the *ghost* batch size instead, and that its helper makes a new
+    learning rate is :math:`\eta = \eta_0\sqrt{m/128}` (``lr_scaling='sqrt'`` in a config); note
+    that the released code takes the *ghost* batch size, and its helper makes a new
     optimiser every epoch, which empties the momentum buffer. Neither is done here.
 
     Args:

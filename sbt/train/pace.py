@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from sbt.optim.noise_schedules import NoiseSettings, noise_settings
 from sbt.optim.schedules import default_parameters, onecycle_momentum
 from sbt.ranges import ranges_of
+from sbt.schedules.scaling import Scaling, scaled_learning_rate
 from sbt.train.state import Hyper
 
 # Momentum as a function of progress. ``constant`` leaves it to the rule.
@@ -51,7 +52,7 @@ class Pace:
     Attributes:
       schedule: ``(progress, batch_size=m, **parameters) -> `` multiplier of the peak learning rate.
       micro_batch: examples per tick that count towards m.
-      lr_scaling: how η follows from η̃: ``linear`` (m η̃), ``sqrt`` (√m η̃) or ``none`` (η̃).
+      lr_scaling: how η follows from η̃, see :func:`sbt.schedules.scaled_learning_rate`.
       batch_schedule: see :mod:`sbt.optim.batch_schedules`; None for a constant batch size.
       momentum_schedule: key of :data:`MOMENTUM_SCHEDULES`.
       noise: key of :data:`NOISE`.
@@ -60,7 +61,7 @@ class Pace:
 
     schedule: Callable[..., jax.Array]
     micro_batch: int
-    lr_scaling: str = "linear"
+    lr_scaling: Scaling = "linear"
     batch_schedule: Any = None
     momentum_schedule: str = "constant"
     noise: str = "none"
@@ -93,10 +94,9 @@ def learning_rate(pace: Pace, hyper: Hyper, progress: jax.Array) -> jax.Array:
       progress: at the start of the update.
     """
     dtype = hyper.base_lr.dtype
-    m = hyper.batch_size.astype(dtype)
-    scale = {"linear": m, "sqrt": jnp.sqrt(m), "none": jnp.ones_like(m)}[pace.lr_scaling]
+    peak = scaled_learning_rate(hyper.base_lr, hyper.batch_size, pace.lr_scaling)
     multiplier = pace.schedule(progress, batch_size=hyper.batch_size, **hyper.schedule)
-    rate = hyper.base_lr * scale * multiplier.astype(dtype)
+    rate = peak * multiplier.astype(dtype)
     if pace.batch_schedule is not None:
         k = hyper.batch_size // pace.micro_batch
         factor = pace.batch_schedule.learning_rate(progress, accumulation=k, **hyper.batch_schedule)
