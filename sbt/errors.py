@@ -45,9 +45,17 @@ def shown(value: Any) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A remedy for a misspelt name: the nearest of those that are known, and all of them."""
     known = sorted(known)
+    return f"{did_you_mean(name, known)}Known: {', '.join(known) or 'none'}."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The names that are nearest to a misspelt one, as the start of a remedy; or nothing.
+
+    >>> did_you_mean("alexnt", ("alexnet", "resnet8"))
+    'did you mean alexnet? '
+    """
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{hint}Known: {', '.join(known) or 'none'}."
+    return f"did you mean {' or '.join(near)}? " if near else ""
 
 
 class UserCodeError(UserError):

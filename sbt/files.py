@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sbt.errors import UserError
 
@@ -173,8 +173,9 @@ def _code_in(error: BaseException | None) -> int | None:
     return None
 
 
-def write_bytes(path: Path, data: bytes) -> Path:
-    """Writes a file so that it is whole at every moment, and its directory if need be.
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that is whole at every moment; its directory is made if need be.
 
     A reader, or a crash, finds the old file or the new one and never a part of it.
 
@@ -186,7 +187,7 @@ def write_bytes(path: Path, data: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "xb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 _to_disk(file.fileno())  # many file systems tell only now that they are full
             os.replace(temporary, path)
@@ -194,6 +195,12 @@ def write_bytes(path: Path, data: bytes) -> Path:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Writes a `whole_file`."""
+    with whole_file(path) as file:
+        file.write(data)
     return path
 
 

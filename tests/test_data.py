@@ -24,9 +24,8 @@ from sbt.data import (
     stream_window,
 )
 from sbt.data.augment import crop_flip, crop_flip_draws
-from sbt.data.source import subset
-from sbt.data.stratified import stratified_order
-from sbt.data.synthetic import synthetic
+from sbt.data.dataset import stratified_order, subset
+from sbt.data.source import synthetic
 from sbt.errors import UserError
 
 KEY = jax.random.key(7)
@@ -472,10 +471,14 @@ def test_from_arrays_refuses_too_few_classes():
     [
         ({"name": None}, "config.data.name", "not a name"),
         ({"name": "digits", "train_size": 1441}, "config.data.train_size", "at most 1440"),
-        ({"name": "digits", "test_size": 0}, "config.data.test_size", "positive integer"),
+        (
+            {"name": "digits", "test_size": 0},
+            "config.data.test_size",
+            "a whole number of at least 1",
+        ),
         ({"name": "digits", "train_size": 2.5}, "config.data.train_size", "2.5"),
         ({"name": "digits", "noise": 1.0}, "config.data.noise", "not a field of data set 'digits'"),
-        ({"name": "digits", "trian_size": 9}, "config.data.trian_size", "'train_size'"),
+        ({"name": "digits", "trian_size": 9}, "config.data.trian_size", "did you mean train_size"),
         ({"name": "synthetic", "num_classes": 1}, "config.data", "at least 2 classes"),
     ],
 )

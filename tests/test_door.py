@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import sbt
-from sbt.data.source import checked
+from sbt.data.dataset import checked
 from sbt.errors import UserCodeError, UserError
 from sbt.models.adapter import as_model
 

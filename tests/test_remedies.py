@@ -11,7 +11,7 @@ import pytest
 import scipy.ndimage
 
 from sbt import optim
-from sbt.data.augment_affine import AffineDraws, affine, affine_draws, random_affine
+from sbt.data.augment import AffineDraws, affine, affine_draws, random_affine
 from sbt.errors import UserError
 from sbt.optim import remedies
 from sbt.optim.sample_rule import accumulated_gradient, discard_count, discard_weights

@@ -15,9 +15,9 @@ from tensorflow_datasets.core import registered
 
 import sbt.experiment
 from sbt.config import fields_of
+from sbt.data import Dataset
 from sbt.data.encoded import EncodedSet, SampledSet
 from sbt.data.imagenet import View
-from sbt.data.source import Dataset
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 # Data set -> shape, classes, and the examples of the real one.

@@ -1,10 +1,10 @@
 """Examples: where they come from, in which order, and how they look when a step sees them."""
 
 from sbt.data.augment import augment_keys, normalize, pad_crop_flip, standardize_each
-from sbt.data.keys import purpose_key
-from sbt.data.order import epoch_order, stream_window
+from sbt.data.dataset import Dataset, from_arrays
+from sbt.data.order import epoch_order, purpose_key, stream_window
 from sbt.data.pipeline import Arrays, Split, eval_batches, make_pipeline
-from sbt.data.source import Dataset, from_arrays, load
+from sbt.data.source import load
 
 __all__ = [
     "Arrays",

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from absl import logging
+
+from sbt.files import CannotWrite, directory_of, whole_file
 
 SLOW_SECONDS = 5.0  # decoding that took less is not worth the disk space
 
@@ -21,6 +22,21 @@ def cache_directory() -> Path:
     if chosen := os.environ.get("SBT_CACHE_DIR"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sbt"
+
+
+def data_directory(data_dir: str | os.PathLike | None = None) -> Path:
+    """The TFDS directory: the argument, else ``TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
+
+    Raises:
+      UserError: a URL, a file, or no path at all.
+    """
+    for field, chosen in (
+        ("config.data.data_dir", data_dir),
+        ("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR")),
+    ):
+        if chosen:
+            return directory_of(chosen, field)
+    return Path("~/tensorflow_datasets").expanduser()
 
 
 def fingerprint(directory: Path) -> str:
@@ -69,17 +85,9 @@ def _read(entry: Path) -> Arrays | None:
 
 
 def _write(entry: Path, arrays: Arrays) -> None:
-    temporary = None
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=entry.parent, prefix=entry.stem, suffix=".tmp", delete=False
-        ) as file:
-            temporary = Path(file.name)
+        with whole_file(entry) as file:
             np.savez(file, allow_pickle=False, **arrays)
-        temporary.replace(entry)
         logging.info("Decoded images are kept in %s.", entry)
-    except OSError as error:
+    except CannotWrite as error:
         logging.warning("Decoded images are not kept in %s: %s", entry, error)
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

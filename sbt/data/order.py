@@ -6,10 +6,28 @@ repeated. The stream depends on the seed and on nothing else, so that runs of on
 batch sizes see the same examples in the same order (paired comparison).
 """
 
+import zlib
+
 import jax
 import jax.numpy as jnp
 
-from sbt.data.keys import purpose_key
+
+def purpose_key(key: jax.Array, purpose: str) -> jax.Array:
+    """Folds the name of a purpose into a key.
+
+    Every random number of a run derives from the run's seed, the *name* of what it is for and
+    counters (epoch, update, example), never from the position of a lane or the order of calls. A
+    purpose added later therefore leaves the numbers of the others alone.
+
+    Args:
+      key: typed key of the run, ``jax.random.key(seed)``.
+      purpose: a name; sbt uses ``init``, ``order``, ``augment``, ``rule`` and ``dropout``.
+
+    Returns:
+      The typed key of that purpose. The name enters as its CRC-32, which is the same in every
+      process and release (Python's own ``hash`` is not).
+    """
+    return jax.random.fold_in(key, zlib.crc32(purpose.encode()))
 
 
 def epoch_order(key: jax.Array, epoch: jax.Array | int, num_examples: int) -> jax.Array:

@@ -9,13 +9,22 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from sbt.data import imagenet
-from sbt.data.augment import augment_keys, normalize, pad_crop_flip, standardize_each
-from sbt.data.keys import purpose_key
-from sbt.data.source import Dataset, check_section
+from sbt.data.augment import (
+    augment_keys,
+    normalize,
+    pad_crop_flip,
+    random_affine,
+    standardize_each,
+)
+from sbt.data.dataset import Dataset
+from sbt.data.order import purpose_key
+from sbt.data.source import check_section
 from sbt.errors import UserError, shown
+from sbt.ranges import check_name
 
 NORMALIZATIONS = ("channel", "pixel", "image", "unit", "none")
-AUGMENTATIONS = ("none", "crop_flip", "affine")
+_AUGMENT = {"none": None, "crop_flip": pad_crop_flip, "affine": random_affine}
+AUGMENTATIONS = tuple(_AUGMENT)
 
 
 class Split(NamedTuple):
@@ -56,7 +65,7 @@ def make_pipeline(
     Augmentation comes after normalisation (see `augment.pad_crop_flip`).
 
     Args:
-      dataset: from `source.load` or `source.from_arrays`.
+      dataset: from `source.load` or `dataset.from_arrays`.
       data_config: fields ``normalize`` (default ``channel``) and ``augment``: ``none`` (default),
         ``crop_flip`` or ``affine``; or what streamed examples have had done to them already
         (:mod:`sbt.data.imagenet`).
@@ -80,8 +89,8 @@ def make_pipeline(
     check_section("config.data", data_config)
     scheme = data_config.get("normalize") or "channel"
     augmentation = data_config.get("augment") or "none"
-    _check("config.data.normalize", scheme, NORMALIZATIONS)
-    _check("config.data.augment", augmentation, AUGMENTATIONS + imagenet.AUGMENTATIONS)
+    check_name("config.data.normalize", scheme, NORMALIZATIONS)
+    check_name("config.data.augment", augmentation, AUGMENTATIONS + imagenet.AUGMENTATIONS)
     if augmentation in imagenet.AUGMENTATIONS and not data_config.get("stream"):
         raise UserError(
             "config.data.augment",
@@ -95,7 +104,7 @@ def make_pipeline(
             f"{dataset.train_images.shape[1:]}, not (height, width, channels)",
             "Set config.data.augment to 'none'.",
         )
-    augment = _augmentation(augmentation)
+    augment = _AUGMENT.get(augmentation)
     mean, std = _statistics(dataset, scheme)
 
     def batch_fn(arrays, indices, epochs, key, train: bool, *, augmented: bool | None = None):
@@ -145,21 +154,6 @@ def eval_batches(num_examples: int, batch: int, multiple: int = 1) -> tuple[np.n
     weights = (positions < num_examples).astype(np.float32)
     indices = positions % np.int32(num_examples)
     return indices.reshape(-1, batch), weights.reshape(-1, batch)
-
-
-def _check(field: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(field, f"unknown value {value!r}", f"Choose one of {', '.join(allowed)}.")
-
-
-def _augmentation(name: str) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
-    if name == "crop_flip":
-        return pad_crop_flip
-    if name == "affine":
-        from sbt.data.augment_affine import random_affine  # needed by few experiments
-
-        return random_affine
-    return None
 
 
 def _statistics(dataset: Dataset, scheme: str) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sbt.data.tfds_reader import data_directory
+from sbt.data.cache import data_directory
 from sbt.errors import UserError
 
 # Module and package. tensorflow_datasets needs importlib_resources as well, without requiring it;

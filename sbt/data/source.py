@@ -1,23 +1,19 @@
-"""Where examples come from: TFDS, scikit-learn's digits, a synthetic problem, or a user's arrays.
+"""Where examples come from: TFDS, scikit-learn's digits, or a synthetic problem.
 
-Everything ends as a `Dataset`, plain numpy arrays that fit in memory. Nothing here runs on a device
-and importing this module imports neither tensorflow_datasets nor scikit-learn (both are slow).
+Everything ends as a `Dataset`. Nothing here runs on a device, and importing this module imports
+neither tensorflow_datasets nor scikit-learn (both are slow).
 """
 
-import difflib
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sbt.data.stratified import stratified_order
-from sbt.errors import UserError, shown
-from sbt.ranges import COUNT, POSITIVE, Range, check_number
-
-MOST_CLASSES = 1 << 24  # a layer of logits beyond this fits nowhere; far below 32-bit integers' end
+from sbt.data.cache import data_directory
+from sbt.data.dataset import Dataset, check_size, stratified_order, subset
+from sbt.errors import UserError, nearest, shown
 
 # scikit-learn's digits have no official split. 1440 of the 1797 (80 %) is a multiple of every power
 # of two up to 32, which keeps small studies tidy.
@@ -28,40 +24,6 @@ _STREAMED = ("image_size", "resize")
 SYNTHETIC = ("num_classes", "image_shape", "noise")
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """A classification data set in memory.
-
-    Attributes:
-      name: as the config calls it.
-      train_images: ``(N, *features)``, usually NHWC uint8; floating point is kept as it is.
-      train_labels: ``(N,)`` int32 in 0 .. num_classes-1.
-      test_images: ``(M, *features)``, same dtype.
-      test_labels: ``(M,)`` int32.
-      num_classes: K.
-      max_value: the stored value that ``normalize='unit'`` maps to 1: 255 for 8-bit images, 16 for
-        the digits, 1 for floating point data.
-    """
-
-    name: str
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    num_classes: int
-    max_value: float = 255.0
-
-    @property
-    def train_examples(self) -> int:
-        """N, examples of the training split."""
-        return len(self.train_labels)
-
-    @property
-    def test_examples(self) -> int:
-        """Examples of the test split."""
-        return len(self.test_labels)
-
-
 def load(data_config: Mapping[str, Any]) -> Dataset:
     """Loads the data set that a config names.
 
@@ -69,12 +31,12 @@ def load(data_config: Mapping[str, Any]) -> Dataset:
       data_config: fields (all but ``name`` optional)
 
         * ``name``: ``digits`` (1797 images of 8×8×1 with values 0 .. 16, embedded in scikit-learn,
-          split 1440/357 at random within classes), ``synthetic`` (`synthetic.synthetic`), or any
+          split 1440/357 at random within classes), ``synthetic`` (`synthetic`), or any
           image classification set of TFDS with images of one size: ``cifar10``, ``cifar100``,
           ``mnist``, ``fashion_mnist``, …; ``name/config:version`` as TFDS writes it;
         * ``data_dir``: TFDS directory; default the environment's ``TFDS_DATA_DIR``, else
           ``~/tensorflow_datasets``;
-        * ``train_size``, ``test_size``: number of examples to keep (`subset`); default all;
+        * ``train_size``, ``test_size``: number of examples to keep (`dataset.subset`); default all;
         * ``num_classes``, ``image_shape``, ``noise``: of ``synthetic``;
         * ``normalize``, ``augment``: see `pipeline.make_pipeline`;
         * ``stream``: whether the images stay in their files and are decoded while training, for
@@ -93,131 +55,27 @@ def load(data_config: Mapping[str, Any]) -> Dataset:
         raise UserError(
             "config.data.name", f"not a name: {name!r}", "Name a data set, such as 'digits'."
         )
-    _check_fields(data_config, SYNTHETIC if name == "synthetic" else ())
+    _check_fields(data_config)
     if data_config.get("stream"):
         from sbt.data.encoded import open_encoded
-        from sbt.data.tfds_reader import data_directory, readable
+        from sbt.data.tfds_reader import readable
 
         encoded = open_encoded(data_config)
         with readable(name, data_directory(data_config.get("data_dir")) / name):
             return encoded.sample()
-    train_size = _size(data_config, "train_size")
-    test_size = _size(data_config, "test_size")
+    sizes = {size: check_size(size, data_config.get(size)) for size in ("train_size", "test_size")}
     if name == "synthetic":
-        from sbt.data.synthetic import synthetic
-
-        options = {k: data_config.get(k) for k in SYNTHETIC}
-        sizes = {"train_size": train_size, "test_size": test_size}
-        return synthetic(**{k: v for k, v in (options | sizes).items() if v is not None})
+        options = {field: data_config.get(field) for field in SYNTHETIC} | sizes
+        return synthetic(**{k: v for k, v in options.items() if v is not None})
     if name == "digits":
-        dataset = _digits()
-    else:
-        from sbt.data.tfds_reader import read
+        return subset(_digits(), **sizes)
+    from sbt.data.tfds_reader import read
 
-        dataset = Dataset(name, *read(name, data_config.get("data_dir")))
-        if np.issubdtype(dataset.train_images.dtype, np.floating):
-            dataset = replace(dataset, max_value=1.0)
-    return subset(dataset, train_size, test_size)
-
-
-def from_arrays(
-    train_images: np.ndarray,
-    train_labels: np.ndarray,
-    test_images: np.ndarray,
-    test_labels: np.ndarray,
-    *,
-    name: str = "arrays",
-    num_classes: int | None = None,
-) -> Dataset:
-    """A data set from a user's own arrays.
-
-    Args:
-      train_images: ``(N, *features)`` uint8 or floating point. Images are ``(N, H, W, C)``;
-        augmentation and convolutions need that, anything else may have any shape.
-      train_labels: ``(N,)`` integers in 0 .. K-1.
-      test_images: ``(M, *features)``, same features and dtype.
-      test_labels: ``(M,)``.
-      name: what results call the data set.
-      num_classes: K; default the largest label plus one.
-
-    Raises:
-      UserError: empty or mismatched arrays, a dtype that is neither, values that are not finite,
-        labels that are not integers or out of range.
-    """
-    if not isinstance(name, str) or not name.strip():
-        raise UserError("name", f"{shown(name)} is not a name", "Give a text, such as 'mine'.")
-    if num_classes is not None:
-        if isinstance(num_classes, np.integer):
-            num_classes = int(num_classes)
-        check_number("num_classes", num_classes, Range(1, MOST_CLASSES), whole=True)
-    x_train, y_train = _checked_split("train", train_images, train_labels)
-    x_test, y_test = _checked_split("test", test_images, test_labels)
-    if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
-        raise UserError(
-            "test_images",
-            f"{x_test.dtype} examples of shape {x_test.shape[1:]} do not match the training "
-            f"examples: {x_train.dtype} of shape {x_train.shape[1:]}",
-            "Give both splits the same shape and dtype.",
-        )
-    largest = int(max(y_train.max(), y_test.max()))
-    classes = largest + 1 if num_classes is None else int(num_classes)
-    if largest >= classes:
-        raise UserError(
-            "num_classes",
-            f"label {largest} does not exist among {classes} classes",
-            f"Number the classes 0 .. {classes - 1}, or set num_classes to {largest + 1}.",
-        )
-    max_value = 255.0 if x_train.dtype == np.uint8 else 1.0
-    return Dataset(name, x_train, y_train, x_test, y_test, classes, max_value)
-
-
-def checked(dataset: Any) -> Dataset:
-    """A user's data set, if it is one: `from_arrays` of what it holds.
-
-    Raises:
-      UserError: it is something else, or holds what `from_arrays` refuses.
-    """
-    if not isinstance(dataset, Dataset):
-        kind = f"{type(dataset).__module__}.{type(dataset).__qualname__}".removeprefix("builtins.")
-        call = "sbt.from_arrays(x, y, x_test, y_test)"
-        if isinstance(dataset, tuple | list) and len(dataset) == 4:
-            call = "sbt.from_arrays(*dataset)"
-        raise UserError("dataset", f"a {kind} is not an sbt.data.Dataset", f"Give {call}.")
-    if type(dataset) is not Dataset:  # a streamed set, made by this package from its files
-        return dataset
-    arrays = (getattr(dataset, f"{s}_{p}") for s in ("train", "test") for p in ("images", "labels"))
-    made = from_arrays(*arrays, name=dataset.name, num_classes=dataset.num_classes)
-    check_number("dataset.max_value", dataset.max_value, POSITIVE)
-    return replace(made, max_value=dataset.max_value)
-
-
-def subset(dataset: Dataset, train_size: int | None, test_size: int | None) -> Dataset:
-    """Keeps the first examples of a fixed stratified permutation of each split.
-
-    The permutation depends on nothing but the labels, subsets are nested, and every prefix of
-    length n holds each class in its proportion p to within one example of p·n or so.
-
-    Args:
-      dataset: the data set to shorten.
-      train_size: training examples to keep; None or all of them keeps the original order.
-      test_size: the same for the test split.
-
-    Raises:
-      UserError: more examples asked for than there are.
-    """
-    x_train, y_train = _take("train_size", dataset.train_images, dataset.train_labels, train_size)
-    x_test, y_test = _take("test_size", dataset.test_images, dataset.test_labels, test_size)
-    return replace(
-        dataset,
-        train_images=x_train,
-        train_labels=y_train,
-        test_images=x_test,
-        test_labels=y_test,
-    )
+    return subset(read(name, data_config.get("data_dir")), **sizes)
 
 
 def check_section(field: str, section: Any) -> None:
-    """Refuses what is no section of a config.
+    """Refuses what is not a section of a config.
 
     Raises:
       UserError: it is not a mapping from the names of fields to their values.
@@ -227,51 +85,18 @@ def check_section(field: str, section: Any) -> None:
         raise UserError(field, f"{shown(section)} is not a section", remedy)
 
 
-def _take(
-    field: str, images: np.ndarray, labels: np.ndarray, size: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    if size is None:
-        return images, labels
-    check_number(f"config.data.{field}", size, COUNT, whole=True)
-    if size == len(labels):
-        return images, labels
-    if size > len(labels):
-        raise UserError(
-            f"config.data.{field}",
-            f"{size} examples asked for, {len(labels)} exist",
-            f"Set config.data.{field} to at most {len(labels)}, or leave it unset for all.",
-        )
-    keep = stratified_order(labels)[:size]
-    return images[keep], labels[keep]
-
-
-def _check_fields(data_config: Mapping[str, Any], own: tuple[str, ...]) -> None:
-    known = _FIELDS + own + (_STREAMED if data_config.get("stream") else ())
-    for field in data_config:
-        if field in _STREAMED and field not in known and data_config[field] is not None:
-            raise UserError(
-                f"config.data.{field}",
-                "only data that is streamed from files has it",
-                "Leave it unset, or set config.data.stream = True.",
-            )
-        if field not in known and data_config[field] is not None:
-            near = difflib.get_close_matches(field, known, n=1)
-            raise UserError(
-                f"config.data.{field}",
-                f"is not a field of data set {data_config['name']!r}",
-                f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}.",
-            )
-
-
-def _size(data_config: Mapping[str, Any], field: str) -> int | None:
-    size = data_config.get(field)
-    if size is not None and (isinstance(size, bool) or int(size) != size or size < 1):
-        raise UserError(
-            f"config.data.{field}",
-            f"not a number of examples: {size!r}",
-            "Give a positive integer, or leave it unset for all.",
-        )
-    return None if size is None else int(size)
+def _check_fields(data_config: Mapping[str, Any]) -> None:
+    name = data_config["name"]
+    known = _FIELDS + (SYNTHETIC if name == "synthetic" else ())
+    known += _STREAMED if data_config.get("stream") else ()
+    for field, value in data_config.items():
+        if field in known or value is None:
+            continue
+        where = f"config.data.{field}"
+        if field in _STREAMED:
+            remedy = "Leave it unset, or set config.data.stream = True."
+            raise UserError(where, "only data that is streamed from files has it", remedy)
+        raise UserError(where, f"is not a field of data set {name!r}", nearest(field, known))
 
 
 def _digits() -> Dataset:
@@ -285,101 +110,49 @@ def _digits() -> Dataset:
     return Dataset("digits", images[train], labels[train], images[test], labels[test], 10, 16.0)
 
 
-_INTEGERS = "Number the classes with integers from 0"
-_SINGLE = float(np.finfo(np.float32).max)
-_AT_ONCE = 1 << 24  # values looked at at a time: files mapped into memory stay where they are
+def synthetic(
+    num_classes: int = 10,
+    image_shape: tuple[int, ...] = (8, 8, 1),
+    noise: float = 1.0,
+    train_size: int = 1024,
+    test_size: int = 256,
+) -> Dataset:
+    """A learnable problem that needs no file: class patterns under Gaussian pixel noise.
 
+    Class k has a fixed pattern p_k of standard normal values, constant over blocks of 2×2 pixels;
+    an example of it is ``127.5 + 40 (p_k + noise ε) / sqrt(1 + noise²)`` with ε standard normal,
+    rounded and clipped to 0 .. 255. Two patterns of d pixels lie about ``sqrt(2 d) / noise`` noise
+    standard deviations apart. Label of example i is ``i mod num_classes``. Examples are always the
+    same, and a larger set begins with the examples of a smaller one.
 
-def _checked_split(split: str, images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    x, y = _array(f"{split}_images", images), _array(f"{split}_labels", labels)
-    if x.ndim < 2 or y.ndim != 1 or len(x) != len(y) or x.size == 0:
-        remedy = "Give images of shape (N, ...) and labels of shape (N,), nothing of size 0."
-        if y.ndim == 2 and len(x) == len(y):
-            column = y.shape[1] == 1
-            remedy = "Give labels.ravel()." if column else "Give labels.argmax(axis=1) for one-hot."
-        elif x.ndim == 1 and x.size:
-            remedy = "Give images[:, None] if every example is a single number."
+    Args:
+      num_classes: K, at least 2.
+      image_shape: shape of one example; ``(H, W, C)``, or anything else (then no blocks).
+      noise: standard deviation of the noise in units of that of the pattern.
+      train_size: number of training examples.
+      test_size: number of test examples.
+
+    Raises:
+      UserError: impossible parameters.
+    """
+    shape = tuple(int(n) for n in image_shape)
+    if num_classes < 2 or not shape or min(shape) < 1 or noise < 0:
         raise UserError(
-            f"{split}_images", f"images of shape {x.shape} with labels of shape {y.shape}", remedy
+            "config.data",
+            f"no synthetic problem with {num_classes=}, image_shape={shape}, {noise=}",
+            "Ask for at least 2 classes, positive sizes and noise >= 0.",
         )
-    return _checked_images(f"{split}_images", x), _checked_labels(f"{split}_labels", y)
+    # RandomState is the generator whose numbers NumPy promises never to change (NEP 19).
+    blocks = len(shape) == 3
+    coarse = (math.ceil(shape[0] / 2), math.ceil(shape[1] / 2), shape[2]) if blocks else shape
+    patterns = np.random.RandomState(0).standard_normal((num_classes, *coarse))
+    if blocks:
+        patterns = patterns.repeat(2, axis=1).repeat(2, axis=2)[:, : shape[0], : shape[1]]
 
+    def split(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = (np.arange(size) % num_classes).astype(np.int32)
+        eps = np.random.RandomState(seed).standard_normal((size, *shape))
+        values = 127.5 + 40.0 * (patterns[labels] + noise * eps) / math.sqrt(1 + noise**2)
+        return np.clip(np.rint(values), 0, 255).astype(np.uint8), labels
 
-def _array(field: str, values: Any) -> np.ndarray:
-    """The values as an array in this machine's byte order."""
-    if np.ma.isMaskedArray(values) and np.ma.is_masked(values):
-        raise UserError(field, "some values are masked", "Fill them: array.filled(value).")
-    if hasattr(values, "toarray"):  # SciPy's sparse matrices
-        raise UserError(field, f"a sparse {type(values).__name__}", "Give array.toarray().")
-    try:
-        array = np.asarray(values)
-    except Exception as error:  # of any class that is not an array
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            field,
-            f"cannot become an array ({reason})",
-            "Give a NumPy array, or lists whose rows all have one length.",
-        ) from None
-    if array.dtype.kind in "OV" and not jnp.issubdtype(array.dtype, jnp.floating):
-        raise UserError(
-            field,
-            f"an array of dtype {array.dtype} and shape {array.shape}, not of numbers",
-            f"{_INTEGERS}: np.unique(labels, return_inverse=True)[1]."
-            if field.endswith("labels")
-            else "Give an array of numbers; rows of different lengths have to be padded or cut.",
-        )
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-
-def _checked_images(field: str, x: np.ndarray) -> np.ndarray:
-    if np.iscomplexobj(x):
-        raise UserError(
-            field,
-            f"dtype {x.dtype} is complex",
-            "Give np.abs(images), or the parts as channels: np.stack([x.real, x.imag], -1).",
-        )
-    if x.dtype == np.uint8:
-        return x
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise UserError(
-            field,
-            f"dtype {x.dtype} is neither uint8 nor floating point",
-            "Convert with .astype('uint8') (8-bit images) or .astype('float32').",
-        )
-    if x.dtype not in (np.float16, np.float32, np.float64):  # bfloat16, or wider than double
-        x = x.astype(np.float32 if x.dtype.itemsize < 4 else np.float64)
-    rows = max(1, _AT_ONCE // max(1, x[0].size))
-    for start in range(0, len(x), rows):
-        part = x[start : start + rows]
-        if not np.isfinite(part).all():
-            raise UserError(field, "values that are NaN or infinite", "Remove or replace them.")
-        if x.dtype == np.float64 and np.abs(part).max() > _SINGLE:
-            raise UserError(
-                field,
-                f"values up to {np.abs(part).max():.3g} are beyond single precision",
-                f"Scale them to at most {_SINGLE:.3g}.",
-            )
-    return x
-
-
-def _checked_labels(field: str, y: np.ndarray) -> np.ndarray:
-    if y.dtype.kind in "USMm":
-        raise UserError(
-            field,
-            f"labels of dtype {y.dtype}, such as {shown(y[0].item())}",
-            f"{_INTEGERS}: np.unique(labels, return_inverse=True)[1].",
-        )
-    if not np.issubdtype(y.dtype, np.integer):
-        whole = y.dtype.kind == "b" or (y.dtype.kind == "f" and bool(np.all(y == np.floor(y))))
-        how = ": labels.astype(int)." if whole else "; fractions cannot be classes."
-        raise UserError(field, f"labels of dtype {y.dtype}", _INTEGERS + how)
-    if y.min() < 0:
-        raise UserError(field, f"label {y.min()} is negative", f"{_INTEGERS}.")
-    # Before the numbers are narrowed: beyond 32 bits they would wrap around.
-    if y.max() >= MOST_CLASSES:
-        raise UserError(
-            field,
-            f"label {y.max()} is beyond the largest class number, {MOST_CLASSES - 1}",
-            f"{_INTEGERS} without gaps: np.unique(labels, return_inverse=True)[1].",
-        )
-    return y.astype(np.int32)
+    return Dataset("synthetic", *split(train_size, 1), *split(test_size, 2), num_classes)

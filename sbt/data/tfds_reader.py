@@ -1,7 +1,7 @@
 """Reads image classification sets prepared by tensorflow_datasets, without TensorFlow."""
 
 import contextlib
-import difflib
+import dataclasses
 import errno
 import os
 import re
@@ -12,81 +12,181 @@ from typing import Any
 
 import numpy as np
 
-from sbt.data import cache
-from sbt.data.stratified import stratified_order
-from sbt.errors import UserError
-from sbt.files import directory_of
+from sbt.data import cache, prepare
+from sbt.data.dataset import Dataset, stratified_order
+from sbt.errors import UserError, did_you_mean
 
 _FIELD = "config.data.name"
 _OWN = "Choose another set, or pass your own arrays (sbt.data.from_arrays)."
 _BATCH = 1000  # records fetched at a time: bounds the memory held as compressed bytes
 
 
-def data_directory(data_dir: str | os.PathLike | None = None) -> Path:
-    """The TFDS directory: the argument, else ``TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """One split in its files. Picklable: worker processes open the files anew.
 
-    Raises:
-      UserError: a URL, a file, or no path at all.
+    Attributes:
+      records: random access to the examples of the files; images decoded, or left as they are.
+      image_key: name of the image in a record.
+      label_key: name of the label.
+      chosen: positions in the files of the examples that belong to the split; None: all.
+      split: its name in the files.
     """
-    for field, chosen in (
-        ("config.data.data_dir", data_dir),
-        ("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR")),
-    ):
-        if chosen:
-            return directory_of(chosen, field)
-    return Path("~/tensorflow_datasets").expanduser()
+
+    records: Any
+    image_key: str
+    label_key: str
+    chosen: np.ndarray | None = None
+    split: str = ""
+
+    def __len__(self) -> int:
+        return len(self.records) if self.chosen is None else len(self.chosen)
+
+    def __getitem__(self, example: int) -> tuple[Any, int]:
+        """The image (its pixels, or the content of its file), and its label."""
+        at = int(example if self.chosen is None else self.chosen[example])
+        record = self.records[at]
+        return record[self.image_key], int(record[self.label_key])
+
+    def every(self) -> Iterator[dict[str, Any]]:
+        """All records, in order."""
+        at = np.arange(len(self)) if self.chosen is None else self.chosen
+        for start in range(0, len(at), _BATCH):
+            yield from self.records.__getitems__(at[start : start + _BATCH].tolist())
 
 
-def read(
-    name: str, data_dir: str | os.PathLike | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-    """Reads the training and test splits of a prepared set; prepares it first where it can.
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A set that lies prepared on disk.
 
-    The test split is ``test``, else ``validation``; a set that has only ``train`` gives up a fifth
-    of it, the last of the fixed stratified permutation (`stratified.stratified_order`).
+    Attributes:
+      name: TFDS name, optionally ``name/config:version``.
+      builder: of TFDS.
+      image_key: name of the image in a record.
+      label_key: name of the label.
+      num_classes: K.
+    """
+
+    name: str
+    builder: Any
+    image_key: str
+    label_key: str
+    num_classes: int
+
+    @property
+    def directory(self) -> Path:
+        """Where its files lie."""
+        return Path(self.builder.data_path)
+
+    def splits(self, encoded: bool) -> tuple[Images, Images]:
+        """The training and the test split.
+
+        The test split is ``test``, else ``validation``, whichever has labels; a set that has only
+        ``train`` gives up a fifth of it, the last of the fixed stratified permutation
+        (`dataset.stratified_order`).
+
+        Args:
+          encoded: whether images are left as they are encoded.
+
+        Raises:
+          UserError: a set without training split or without labels.
+        """
+        there = list(self.builder.info.splits)
+        if "train" not in there:
+            only = ", ".join(there)
+            raise UserError(_FIELD, f"{self.name!r} has no split 'train', only {only}", _OWN)
+        train = self.split("train", encoded)
+        held_out = [which for which in ("test", "validation") if which in there]
+        for which in held_out:
+            if (images := self.split(which, encoded))[0][1] >= 0:
+                return train, images
+        if held_out:
+            raise self.unlabelled(held_out[0])
+        order = stratified_order(self.labels("train"))
+        kept, rest = np.split(order, [len(order) - len(order) // 5])
+        return dataclasses.replace(train, chosen=kept), dataclasses.replace(train, chosen=rest)
+
+    def split(self, which: str, encoded: bool) -> Images:
+        """All examples of one split of the files.
+
+        Raises:
+          UserError: a set prepared in a format without random access.
+        """
+        import tensorflow_datasets as tfds
+
+        decoders = {self.image_key: tfds.decode.SkipDecoding()} if encoded else None
+        try:
+            with readable(self.name, self.directory):
+                records = self.builder.as_data_source(which, decoders=decoders)
+        except NotImplementedError as error:
+            raise UserError(
+                _FIELD,
+                f"{self.name!r} is prepared in {self.directory} as "
+                f"{self.builder.info.file_format.value}, which only TensorFlow reads",
+                "Prepare it in array_record format, in another directory: "
+                f"python -m sbt.data.prepare {self.name} --data_dir=OTHER",
+            ) from error
+        return Images(records, self.image_key, self.label_key, split=which)
+
+    def labels(self, which: str) -> np.ndarray:
+        """All labels of a split of the files; from the cache where reading them is slow."""
+
+        def read() -> cache.Arrays:
+            found = [record[self.label_key] for record in self.split(which, encoded=True).every()]
+            return {"labels": np.asarray(found, np.int32)}
+
+        name = f"{self.builder.info.full_name}/{which}-labels"
+        return cache.decoded(name, self.directory, read)["labels"]
+
+    def unlabelled(self, which: str) -> UserError:
+        """What is wrong with a split whose labels are missing."""
+        return UserError(_FIELD, f"split {which!r} of {self.name!r} has unlabelled examples", _OWN)
+
+
+def read(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
+    """Reads a prepared set into memory; prepares it first where it can.
 
     Args:
       name: TFDS name, optionally ``name/config:version``.
-      data_dir: see `data_directory`.
-
-    Returns:
-      ``(train_images, train_labels, test_images, test_labels, num_classes)``.
+      data_dir: see `cache.data_directory`.
 
     Raises:
       UserError: see `source.load`.
     """
-    builder = prepared(name, data_dir)
-    image_key, label_key, num_classes = features(name, builder.info)
+    found = prepared(name, data_dir)
 
     def decode() -> cache.Arrays:
-        return _read_splits(name, builder, image_key, label_key)
+        arrays: cache.Arrays = {}
+        for which, images in zip(("train", "test"), found.splits(encoded=False), strict=True):
+            x, y = _decode(images)
+            if y.min() < 0:
+                raise found.unlabelled(which)
+            arrays |= {f"{which}_images": x, f"{which}_labels": y}
+        return arrays
 
-    with readable(name, Path(builder.data_path)):
-        arrays = cache.decoded(builder.info.full_name, Path(builder.data_path), decode)
-    return (
-        arrays["train_images"],
-        arrays["train_labels"],
-        arrays["test_images"],
-        arrays["test_labels"],
-        num_classes,
-    )
+    with readable(name, found.directory):
+        arrays = cache.decoded(found.builder.info.full_name, found.directory, decode)
+    floating = np.issubdtype(arrays["train_images"].dtype, np.floating)
+    max_value = 1.0 if floating else 255.0
+    return Dataset(name, **arrays, num_classes=found.num_classes, max_value=max_value)
 
 
 def prepared(
     name: str, data_dir: str | os.PathLike | None = None, *, any_size: bool = False
-) -> Any:
-    """The TFDS builder of a set that is prepared, if need be now.
+) -> Prepared:
+    """A set that is prepared, if need be now.
 
     Args:
       name: TFDS name, optionally ``name/config:version``.
-      data_dir: see `data_directory`.
+      data_dir: see `cache.data_directory`.
       any_size: whether images of varying size will do.
 
     Raises:
       UserError: see `source.load`; and a set whose files have to be fetched by hand.
     """
-    directory = data_directory(data_dir)
-    return _on_disk(name, directory) or _first_use(name, directory, any_size)
+    directory = cache.data_directory(data_dir)
+    builder = _on_disk(name, directory) or _first_use(name, directory, any_size)
+    return Prepared(name, builder, *_features(name, builder.info, any_size=any_size))
 
 
 @contextlib.contextmanager
@@ -153,18 +253,16 @@ def _without_info(directory: Path) -> bool:
 
 def _first_use(name: str, directory: Path, any_size: bool) -> Any:
     """The builder of a set that has yet to be prepared. Unsuitable sets are refused first."""
-    from sbt.data.prepare import prepare_in_subprocess
-
     code = _code(name, directory)
     if code is not None:
-        features(name, code.info, any_size=any_size)
+        _features(name, code.info, any_size=any_size)
         if code.builder_config is not None and "/" not in name:  # TFDS has a default config
             base, *version = name.split(":")
             name = ":".join([f"{base}/{code.builder_config.name}", *version])
             if (builder := _on_disk(name, directory)) is not None:
                 return builder
         _refuse_manual_download(name, directory, code)
-    prepare_in_subprocess(name, directory)
+    prepare.prepare_in_subprocess(name, directory)
     builder = _on_disk(name, directory)
     if builder is None:
         raise RuntimeError(f"{name} was prepared under {directory}, but is not there")
@@ -192,13 +290,11 @@ def _code(name: str, directory: Path) -> Any | None:
     base = re.split("[/:]", name)[0]
     known = [*tfds.list_builders(with_community_datasets=False), "digits", "synthetic"]
     if base not in known:
-        near = difflib.get_close_matches(base, known, n=3, cutoff=0.6)
         raise UserError(
             _FIELD,
             f"unknown data set {name!r}",
-            (f"Did you mean {' or '.join(map(repr, near))}? " if near else "")
-            + "Choose 'digits', 'synthetic', or an image classification set of "
-            "https://www.tensorflow.org/datasets/catalog.",
+            f"{did_you_mean(base, known)}Choose 'digits', 'synthetic', or an image classification "
+            "set of https://www.tensorflow.org/datasets/catalog.",
         )
     try:
         return tfds.builder(name, data_dir=directory)
@@ -212,7 +308,7 @@ def _code(name: str, directory: Path) -> Any | None:
         ) from error
 
 
-def features(name: str, info: Any, *, any_size: bool = False) -> tuple[str, str, int]:
+def _features(name: str, info: Any, *, any_size: bool = False) -> tuple[str, str, int]:
     """Names of the image and the label, and the number of classes.
 
     Raises:
@@ -241,55 +337,11 @@ def features(name: str, info: Any, *, any_size: bool = False) -> tuple[str, str,
     return pair[0], pair[1], label.num_classes
 
 
-def _read_splits(name: str, builder: Any, image_key: str, label_key: str) -> cache.Arrays:
-    splits = list(builder.info.splits)
-    if "train" not in splits:
-        raise UserError(_FIELD, f"{name!r} has no split 'train', only {', '.join(splits)}", _OWN)
-    test_split = next((s for s in ("test", "validation") if s in splits), None)
-
-    def split(which: str) -> tuple[np.ndarray, np.ndarray]:
-        x, y = _decode(records(name, builder, which), image_key, label_key)
-        if y.min() < 0:
-            raise UserError(_FIELD, f"split {which!r} of {name!r} holds unlabelled examples", _OWN)
-        return x, y
-
-    x, y = split("train")
-    if test_split is None:
-        order = stratified_order(y)
-        train, test = np.split(order, [len(y) - len(y) // 5])
-        (x, y), (x_test, y_test) = (x[train], y[train]), (x[test], y[test])
-    else:
-        x_test, y_test = split(test_split)
-    return {"train_images": x, "train_labels": y, "test_images": x_test, "test_labels": y_test}
-
-
-def records(name: str, builder: Any, split: str, decoders: Any = None) -> Any:
-    """Random access to the examples of a split, as dictionaries.
-
-    Raises:
-      UserError: a set prepared in a format without random access.
-    """
-    try:
-        with readable(name, Path(builder.data_path)):
-            return builder.as_data_source(split, decoders=decoders)
-    except NotImplementedError as error:
-        raise UserError(
-            _FIELD,
-            f"{name!r} is prepared in {builder.data_path} as "
-            f"{builder.info.file_format.value}, which only TensorFlow reads",
-            "Prepare it in array_record format, in another directory: "
-            f"python -m sbt.data.prepare {name} --data_dir=OTHER",
-        ) from error
-
-
-def _decode(source: Any, image_key: str, label_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """All examples of a split as two arrays, in file order."""
-    first = source[0][image_key]
-    images = np.empty((len(source), *first.shape), first.dtype)
-    labels = np.empty(len(source), np.int32)
-    for start in range(0, len(source), _BATCH):
-        records = list(range(start, min(start + _BATCH, len(source))))
-        for i, example in zip(records, source.__getitems__(records), strict=True):
-            images[i] = example[image_key]
-            labels[i] = example[label_key]
-    return images, labels
+def _decode(images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """All examples of a split as two arrays."""
+    first, _ = images[0]
+    pixels = np.empty((len(images), *first.shape), first.dtype)
+    labels = np.empty(len(images), np.int32)
+    for i, record in enumerate(images.every()):
+        pixels[i], labels[i] = record[images.image_key], record[images.label_key]
+    return pixels, labels

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 
 from sbt import config as configs
 from sbt.data import Dataset, load, make_pipeline
+from sbt.data.dataset import checked, subset
 from sbt.data.encoded import SampledSet
-from sbt.data.source import checked, subset
 from sbt.errors import UserError, shown, user_code
 from sbt.models.adapter import Model, as_model
 from sbt.models.registry import build_model

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sbt.data.keys import purpose_key
+from sbt.data.order import purpose_key
 from sbt.nn.conv import lane_friendly
 from sbt.train.loss import is_correct
 from sbt.train.state import Hyper, Sums, TrainState

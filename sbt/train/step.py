@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from sbt.data.keys import purpose_key
+from sbt.data.order import purpose_key
 from sbt.optim import evaluation_point
 from sbt.train import tally
 from sbt.train.gradient import Averages, Objective, Point, gradients
