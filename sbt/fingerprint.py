@@ -1,4 +1,4 @@
-"""What tells a user's module and data from others, in words that JSON can hold.
+"""What tells a user's module, rule and data from others, in words that JSON can hold.
 
 A work directory keeps the fingerprints of what it trained beside its config (``parts.json``, and
 the attribute ``parts`` of the results), so that no other module, data set or rule goes on with its
@@ -7,39 +7,48 @@ still the same.
 """
 
 import collections
+import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from sbt.data import Dataset
 from sbt.data.encoded import SampledSet
+from sbt.models.adapter import Model
 
 _AT_ONCE = 1 << 26  # bytes hashed at a time
 _MOST_TEXT = 1 << 14
 
 
-def of_array(array: np.ndarray, hasher: Any = None) -> str:
-    """A hash of every byte of an array (and of its shape and dtype), 16 hex digits.
+# --- data ----------------------------------------------------------------------------------------
+
+
+def of_data(datasets: Mapping[str, Dataset], *, own: bool) -> dict[str, Any]:
+    """Of every data set of a sweep, by name and sizes.
 
     Args:
-      array: of any layout; files mapped into memory are read piece by piece.
-      hasher: goes on with this one.
+      datasets: by its section of the config as JSON.
+      own: whether the user gave it.
     """
-    hasher = hashlib.blake2b(digest_size=8) if hasher is None else hasher
-    hasher.update(f"{array.dtype.str}{array.shape}".encode())
-    rows = max(1, _AT_ONCE // max(1, array.nbytes // max(1, len(array)))) if array.ndim else 1
-    pieces = (
-        [array]
-        if array.ndim == 0
-        else (array[start : start + rows] for start in range(0, len(array), rows))
-    )
-    for piece in pieces:
-        hasher.update(np.ascontiguousarray(piece).view(np.uint8).data if piece.size else b"")
-    return hasher.hexdigest()
+    found = {}
+    for section, dataset in datasets.items():
+        # Where the files lie, and what is done to the images afterwards, are the config's matter.
+        named = json.loads(section)
+        names = (field for field in ("name", "train_size", "test_size") if named.get(field))
+        label = ", ".join(f"{field} {named[field]}" for field in names)
+        found[label] = of_dataset(dataset, own=own)
+    return found
 
 
 def of_dataset(dataset: Dataset, *, own: bool) -> dict[str, Any]:
@@ -74,7 +83,71 @@ def of_dataset(dataset: Dataset, *, own: bool) -> dict[str, Any]:
     }
 
 
-def of_parameters(params: Any) -> dict[str, str]:
+def of_array(array: np.ndarray, hasher: Any = None) -> str:
+    """A hash of every byte of an array (and of its shape and dtype), 16 hex digits.
+
+    Args:
+      array: of any layout; files mapped into memory are read piece by piece.
+      hasher: goes on with this one.
+    """
+    hasher = hashlib.blake2b(digest_size=8) if hasher is None else hasher
+    hasher.update(f"{array.dtype.str}{array.shape}".encode())
+    rows = max(1, _AT_ONCE // max(1, array.nbytes // max(1, len(array)))) if array.ndim else 1
+    pieces = (
+        [array]
+        if array.ndim == 0
+        else (array[start : start + rows] for start in range(0, len(array), rows))
+    )
+    for piece in pieces:
+        hasher.update(np.ascontiguousarray(piece).view(np.uint8).data if piece.size else b"")
+    return hasher.hexdigest()
+
+
+# --- a module ------------------------------------------------------------------------------------
+
+
+def of_module(module: Any, model: Model, example: jax.ShapeDtypeStruct) -> dict[str, Any]:
+    """Of a user's module: its name, its fields, its parameters, and what it computes of them.
+
+    Args:
+      module: as the user gave it.
+      model: made of it.
+      example: shape and dtype of an input batch.
+    """
+    key = jax.random.key(0)
+    params, stats = jax.eval_shape(model.init, key, example)
+    linen = isinstance(module, nn.Module)
+    named = type(module) if linen and not isinstance(module, type) else module
+    fields = dataclasses.fields(module) if linen else ()
+    found: dict[str, Any] = {
+        "name": model.name or getattr(named, "__name__", type(module).__name__),
+        "fields": {
+            field.name: _short_text(text_of(getattr(module, field.name, None)))
+            for field in fields
+            if field.name not in ("parent", "name")
+        },
+        "parameters": _of_parameters(params),
+        "statistics": _of_parameters(stats),
+    }
+    if isinstance(module, nnx.Module):  # all seeds start from what it holds
+        held = model.init(key, jnp.zeros(example.shape, example.dtype))
+        found["values"] = of_values(held)
+
+    def logits(params: Any, stats: Any, x: Any) -> Any:
+        return model.apply(params, stats, x, None, False)[0]
+
+    x = jax.ShapeDtypeStruct((2, *example.shape[1:]), example.dtype)
+    found["computation"] = _of_computation(jax.make_jaxpr(logits)(params, stats, x))
+    return found
+
+
+def of_values(tree: Any) -> str:
+    """A hash of every leaf of a tree of arrays."""
+    hashes = [of_array(np.asarray(leaf)) for leaf in jax.tree.leaves(tree)]
+    return of_array(np.asarray(hashes, "S16"))
+
+
+def _of_parameters(params: Any) -> dict[str, str]:
     """Path -> dtype and shape of every leaf: ``{"Dense_0/bias": "float32(3,)"}``."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     found = {
@@ -87,17 +160,7 @@ def of_parameters(params: Any) -> dict[str, str]:
     return {"arrays": str(len(found)), "hash": _hash(text)}
 
 
-def short_text(text: str) -> str:
-    """A text on one line, of which no more than its beginning is kept if it is long."""
-    text = " ".join(text.split())
-    return text if len(text) <= 200 else f"{text[:160]}... {_hash(text)}"
-
-
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def of_computation(closed: Any) -> dict[str, Any]:
+def _of_computation(closed: Any) -> dict[str, Any]:
     """A hash of what a function computes, from its jaxpr, and the versions it holds for.
 
     It tells ``tanh`` from ``relu``. Counted are operations with the shapes of their results and
@@ -136,6 +199,78 @@ def _operations(jaxpr: Any, consts: Any) -> Iterator[str]:
                 yield from _operations(
                     inner.jaxpr if closed else inner, inner.consts if closed else ()
                 )
+
+
+# --- a rule --------------------------------------------------------------------------------------
+
+
+def of_rule(rule: Callable[..., Any]) -> dict[str, Any]:
+    """What tells a user's rule from another one.
+
+    It does not read the code: the same rule from a file that was moved or reformatted has the same
+    fingerprint.
+
+    Args:
+      rule: a function ``rule(learning_rate, **hyperparameters)``.
+
+    Returns:
+      ``name`` (qualified, with its module unless that is ``__main__``), ``parameters`` (name ->
+      default, as text) and ``bound`` (arguments that a ``functools.partial`` has bound already).
+
+    >>> of_rule(functools.partial(optax.sgd, momentum=0.9))["bound"]
+    {'momentum': '0.9'}
+    """
+    bound: dict[str, str] = {}
+    inner: Any = rule
+    while isinstance(inner, functools.partial):
+        given = {str(i): value for i, value in enumerate(inner.args)} | inner.keywords
+        bound = {name: text_of(value) for name, value in given.items()} | bound
+        inner = inner.func
+    try:
+        parameters = inspect.signature(rule).parameters.values()
+    except (TypeError, ValueError):
+        parameters = {}.values()
+    defaults = {
+        p.name: "" if p.default is p.empty else text_of(p.default)
+        for p in parameters
+        if p.name not in bound
+    }
+    return {"name": text_of(inner), "parameters": defaults, "bound": bound}
+
+
+def text_of(value: Any) -> str:
+    """A default as text that is the same in every process: without addresses, arrays by content."""
+    if isinstance(value, np.ndarray | jax.Array):
+        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            value = jax.random.key_data(value)
+        array = np.asarray(value)
+        if array.ndim == 0:
+            return str(array)
+        content = np.ascontiguousarray(array).tobytes()
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        return f"{array.dtype}{list(array.shape)} {digest}"
+    if isinstance(getattr(value, "dtype", value), np.dtype):  # jnp.float32 is a class with one
+        return str(np.dtype(value))
+    if isinstance(value, type) or inspect.isroutine(value):
+        module = "" if value.__module__ in (None, "__main__") else f"{value.__module__}."
+        return f"{module}{value.__qualname__}"
+    if isinstance(value, tuple | list) and type(value) in (tuple, list):
+        return f"({', '.join(map(text_of, value))})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {text_of(value[key])}' for key in value)}}}"
+    if callable(value) and type(value).__repr__ is object.__repr__:
+        return f"{type(value).__module__}.{type(value).__qualname__}"
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def _short_text(text: str) -> str:
+    """A text on one line, of which no more than its beginning is kept if it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else f"{text[:160]}... {_hash(text)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 # --- comparing -----------------------------------------------------------------------------------

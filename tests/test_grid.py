@@ -11,7 +11,7 @@ from sbt import config as configs
 from sbt.data import from_arrays
 from sbt.errors import UserError
 from sbt.parallel.mesh import make_mesh
-from sbt.sweep import choose
+from sbt.sweep import fit
 from sbt.sweep.cohort import ModelFacts, make_cohorts
 from sbt.sweep.grid import make_grid
 from sbt.sweep.prepare import prepare
@@ -270,8 +270,8 @@ def test_measuring_passes_over_what_does_not_run(monkeypatch):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED\nlong story")
         return SimpleNamespace(strategy=strategy, close=lambda: None)
 
-    monkeypatch.setattr(choose, "make_engine", make_engine)
-    monkeypatch.setattr(choose, "time_ticks", lambda engine, _: seconds[str(engine.strategy)])
+    monkeypatch.setattr(fit, "make_engine", make_engine)
+    monkeypatch.setattr(fit, "time_ticks", lambda engine, _: seconds[str(engine.strategy)])
     wanted = SimpleNamespace(strategy="measure", convolution="auto")
     cohort = SimpleNamespace(
         config=SimpleNamespace(engine=wanted),
@@ -280,7 +280,7 @@ def test_measuring_passes_over_what_does_not_run(monkeypatch):
     )
     task: Any = None
     with pytest.warns(UserWarning, match="map:16/im2col does not run here: RESOURCE_EXHAUSTED$"):
-        chosen = choose.choose_strategy(task, cohort, make_mesh(), 4, None)  # type: ignore[arg-type]
+        chosen = fit.choose_strategy(task, cohort, make_mesh(), 4, None)  # type: ignore[arg-type]
     assert str(chosen) == "map/packed"
 
 

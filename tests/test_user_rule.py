@@ -14,7 +14,7 @@ import pytest
 import reference
 
 import sbt
-from sbt import optim
+from sbt import fingerprint, optim
 from sbt.errors import UserCodeError, UserError
 from sbt.optim import RULES, make_rule
 from sbt.sweep import user_rule
@@ -37,8 +37,8 @@ def decayed(learning_rate, decay=0.5, dtype=jnp.bfloat16, mask=lambda p: p, tabl
     ],
 )
 def test_the_signature_of_a_rule_fits_json_and_holds_no_address(rule):
-    text = json.dumps(user_rule.signature_of(rule))
-    assert user_rule.signature_of(rule) == json.loads(text)
+    text = json.dumps(fingerprint.of_rule(rule))
+    assert fingerprint.of_rule(rule) == json.loads(text)
     assert "0x" not in text
 
 
@@ -51,7 +51,7 @@ def test_the_signature_tells_rules_apart():
         functools.partial(decayed, table=jnp.arange(3.0)),
         functools.partial(decayed, table=jnp.ones(3)),
     ]
-    assert len({json.dumps(user_rule.signature_of(rule)) for rule in rules}) == len(rules)
+    assert len({json.dumps(fingerprint.of_rule(rule)) for rule in rules}) == len(rules)
 
 
 # --- training with it -----------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from sbt.bench.scaling import measure_scaling
 from sbt.bench.tables import ceiling_line, markdown, rich_table, sentences, skipped
 from sbt.bench.workload import SBT, Setting, Skip, Workload, calibrate, microseconds
 from sbt.files import write_text
-from sbt.sweep import devices
+from sbt.parallel import mesh
 from sbt.sweep.fit import peak_memory
 
 Note = Callable[[str], None]
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
     if {"--help", "-h"} & set(arguments):
         print(help_text())
         return 0
-    devices.prepare()
+    mesh.prepare()
     options = choices.parse(arguments, jax.default_backend())
     command = shlex.join(["sbt", "bench", *arguments])
     with _progress(console) as show:

@@ -18,10 +18,9 @@ from sbt.bench.workload import Setting, Skip, Workload
 from sbt.config import default
 from sbt.data import Dataset, epoch_order, load, purpose_key
 from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
-from sbt.sweep.choose import choose_strategy
 from sbt.sweep.cohort import Cohort
 from sbt.sweep.engine import make_engine
-from sbt.sweep.fit import memory_budget
+from sbt.sweep.fit import choose_strategy, memory_budget
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.prepare import prepare
 from sbt.sweep.task import Parts

@@ -1,22 +1,25 @@
-"""How many lanes go into one pass: as many as there are, or as memory holds."""
+"""Which program a cohort is compiled to: how lanes are executed, and how many memory holds."""
 
+import contextlib
 import dataclasses
 import resource
 import sys
+import time
+import warnings
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sbt.errors import UserError
 from sbt.parallel import hosts
 from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
 from sbt.sweep.arrangement import Setup, asked_of, machine_of
-from sbt.sweep.choose import choose_strategy
 from sbt.sweep.cohort import FLOPS_PER_SECOND, Cohort
 from sbt.sweep.engine import Engine, make_engine
-from sbt.sweep.strategy import heuristic, parse, round_up, whole_groups
+from sbt.sweep.lanes import make_lanes
+from sbt.sweep.strategy import Strategy, candidates, heuristic, parse, round_up, whole_groups
 from sbt.sweep.task import Task
 
 SHARE_OF_FREE_MEMORY = 0.8
@@ -119,6 +122,60 @@ def fit(task: Task, cohort: Cohort, runs: int, least: int = 0, kept: Setup | Non
 
 def _need(engine: Engine) -> str:
     return f"{engine.lanes} lanes need {engine.bytes_per_device / 2**30:.2f} GB per device"
+
+
+# --- the strategy ---------------------------------------------------------------------------------
+
+
+def choose_strategy(task: Task, cohort: Cohort, mesh: Mesh, size: int, arrays: Any) -> Strategy:
+    """The strategy that the config names, or the likely best one, or the fastest measured."""
+    wanted = cohort.config.engine
+    platform = mesh.devices.flat[0].platform
+    usual = heuristic(cohort.facts, platform, size // mesh.shape[LANE_AXIS])
+    if cohort.sharding.devices > 1:
+        # A batch is large here, and a branch not taken spares its all-reduce: under vmap every tick
+        # would wait for the gradients of all devices.
+        usual = Strategy(1, usual.convolution if platform == "cpu" else "stock")
+    if wanted.strategy != "measure":
+        return parse(wanted.strategy, wanted.convolution, usual)
+    if jax.process_count() > 1:
+        raise UserError(
+            "config.engine.strategy",
+            "'measure' takes times, which processes do not agree on",
+            "measure with one process, and name the strategy that it prints",
+        )
+    timings = {}
+    for candidate in candidates(platform):
+        if wanted.convolution in ("auto", candidate.convolution):
+            try:
+                lanes = whole_groups(size, mesh.shape[LANE_AXIS], candidate)
+                engine = make_engine(task, cohort, mesh, lanes, arrays, candidate)
+                with contextlib.closing(engine):
+                    timings[candidate] = time_ticks(engine, cohort)
+            except jax.errors.JaxRuntimeError as error:
+                # One way of running lanes may need more memory than another, or a kernel that this
+                # device's compiler does not take.
+                reason = str(error).partition("\n")[0]
+                warnings.warn(f"strategy {candidate} does not run here: {reason}", stacklevel=2)
+    return min(timings, key=lambda s: timings[s]) if timings else usual
+
+
+def time_ticks(engine: Engine, cohort: Cohort, seconds: float = 0.5) -> float:
+    """Seconds per tick of a full pass, from a short run that is thrown away."""
+    lanes = make_lanes(cohort, range(min(len(cohort.runs), engine.lanes)), engine.lanes)
+    state, ticks = engine.train(engine.init(lanes), lanes, 0, 0, 1, False), 1  # warms up
+    jax.block_until_ready(state)
+    most = max(1, min(cohort.first_tick(1), engine.most_ticks))
+    while True:
+        started = time.perf_counter()
+        state = jax.block_until_ready(engine.train(state, lanes, 0, 0, ticks, False))
+        elapsed = time.perf_counter() - started
+        if elapsed >= seconds or ticks == most:
+            return elapsed / ticks
+        ticks = min(most, max(2 * ticks, int(ticks * seconds / max(elapsed, 1e-6))))
+
+
+# --- memory --------------------------------------------------------------------------------------
 
 
 def memory_budget(

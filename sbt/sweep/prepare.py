@@ -9,13 +9,14 @@ import jax
 from ml_collections import ConfigDict
 
 from sbt import config as configs
+from sbt import fingerprint
 from sbt.checks import validate
 from sbt.errors import UserError, nearest, shown
+from sbt.parallel import mesh
 from sbt.parallel.mesh import check_data
-from sbt.sweep import devices, feed, subject, user_rule
+from sbt.sweep import feed, subject, user_rule
 from sbt.sweep.cohort import Cohort, make_cohorts
 from sbt.sweep.grid import Grid, make_grid, with_settings
-from sbt.sweep.parts import fingerprint_of
 from sbt.sweep.task import Builder, Parts, make_program
 
 BATCHES = ("batch_size", "micro_batch", "bn_batch")
@@ -67,7 +68,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
         validate(config)
     grid = make_grid(config)
     _check_report(config, grid)
-    devices.prepare()
+    mesh.prepare()
     builder = Builder(parts)
     on_cpu = jax.default_backend() == "cpu"
     check_data(config.parallel.data, jax.device_count())
@@ -81,7 +82,20 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
         subject.check(task, cohort, on_cpu)
     _check_tallies(config, cohorts)
     _check_statistics(config, grid, any(c.facts.batch_statistics for c in cohorts))
-    return Sweep(config, grid, cohorts, builder, fingerprint_of(cohorts[0].config, builder))
+    return Sweep(config, grid, cohorts, builder, _fingerprint(parts, cohorts[0], builder))
+
+
+def _fingerprint(parts: Parts, cohort: Cohort, builder: Builder) -> dict[str, Any]:
+    """What :func:`sbt.fingerprint.differences` compares."""
+    module = None
+    if parts.module is not None:
+        task = builder.task(cohort.config)
+        module = fingerprint.of_module(parts.module, task.model, task.example())
+    return {
+        "module": module,
+        "rule": None if parts.rule is None else fingerprint.of_rule(parts.rule),
+        "data": fingerprint.of_data(builder.datasets, own=parts.dataset is not None),
+    }
 
 
 def _check_replaced(config: ConfigDict, parts: Parts) -> None:

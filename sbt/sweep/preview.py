@@ -10,9 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sbt.sweep import run as _  # noqa: F401  so that this process holds what a run's holds
-from sbt.sweep.choose import time_ticks
 from sbt.sweep.cohort import Cohort
-from sbt.sweep.fit import fit, peak_memory, process_memory
+from sbt.sweep.fit import fit, peak_memory, process_memory, time_ticks
 from sbt.sweep.prepare import prepare
 from sbt.sweep.progress import duration, si
 from sbt.sweep.task import Parts

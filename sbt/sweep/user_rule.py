@@ -7,7 +7,6 @@ are copies of hyperparameters (``optax.inject_hyperparams``), to be renewed at e
 
 import contextlib
 import functools
-import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -444,65 +443,3 @@ def _check_tree(what: str, found: Any, wanted: Any) -> None:
                 f"{jax.tree_util.keystr(path) or 'their only leaf'}, not {b.dtype}{list(b.shape)}",
                 remedy,
             )
-
-
-# --- which rule it is -----------------------------------------------------------------------------
-
-
-def signature_of(rule: MakeRule) -> dict[str, Any]:
-    """What tells a user's rule from another one, as JSON can hold it.
-
-    It does not read the code: the same rule from a file that was moved or reformatted has the same
-    signature.
-
-    Args:
-      rule: a function ``rule(learning_rate, **hyperparameters)``.
-
-    Returns:
-      ``name`` (qualified, with its module unless that is ``__main__``), ``parameters`` (name ->
-      default, as text) and ``bound`` (arguments that a ``functools.partial`` has bound already).
-
-    >>> signature_of(functools.partial(optax.sgd, momentum=0.9))["bound"]
-    {'momentum': '0.9'}
-    """
-    bound: dict[str, str] = {}
-    inner: Any = rule
-    while isinstance(inner, functools.partial):
-        given = {str(i): value for i, value in enumerate(inner.args)} | inner.keywords
-        bound = {name: text_of(value) for name, value in given.items()} | bound
-        inner = inner.func
-    try:
-        parameters = inspect.signature(rule).parameters.values()
-    except (TypeError, ValueError):
-        parameters = {}.values()
-    defaults = {
-        p.name: "" if p.default is p.empty else text_of(p.default)
-        for p in parameters
-        if p.name not in bound
-    }
-    return {"name": text_of(inner), "parameters": defaults, "bound": bound}
-
-
-def text_of(value: Any) -> str:
-    """A default as text that is the same in every process: without addresses, arrays by content."""
-    if isinstance(value, np.ndarray | jax.Array):
-        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
-            value = jax.random.key_data(value)
-        array = np.asarray(value)
-        if array.ndim == 0:
-            return str(array)
-        content = np.ascontiguousarray(array).tobytes()
-        digest = hashlib.sha256(content).hexdigest()[:16]
-        return f"{array.dtype}{list(array.shape)} {digest}"
-    if isinstance(getattr(value, "dtype", value), np.dtype):  # jnp.float32 is a class with one
-        return str(np.dtype(value))
-    if isinstance(value, type) or inspect.isroutine(value):
-        module = "" if value.__module__ in (None, "__main__") else f"{value.__module__}."
-        return f"{module}{value.__qualname__}"
-    if isinstance(value, tuple | list) and type(value) in (tuple, list):
-        return f"({', '.join(map(text_of, value))})"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {text_of(value[key])}' for key in value)}}}"
-    if callable(value) and type(value).__repr__ is object.__repr__:
-        return f"{type(value).__module__}.{type(value).__qualname__}"
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
