@@ -136,11 +136,11 @@ def _run(arguments: Sequence[str]) -> int:
 
     hosts.start(named.get("coordinator"), named.get("processes"), named.get("process"))
     config = load_config(_one(positional, "sbt run CONFIG"), overrides)
-    from sbt.parallel import mesh
+    from sbt.parallel.mesh import prepare_devices
     from sbt.sweep.progress import Silent, for_console
     from sbt.sweep.run import run
 
-    mesh.prepare()  # before anything asks for a device
+    prepare_devices()  # before anything asks for a device
 
     directory = named["workdir"] if "workdir" in named else default_directory(config.name)
     with hosts.noticing_losses():

@@ -9,8 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from sbt import config as configs
 from sbt.data import Dataset, from_arrays
@@ -20,7 +18,7 @@ from sbt.sweep.engine import Engine, make_engine
 from sbt.sweep.grid import make_grid
 from sbt.sweep.lanes import Lanes, make_lanes
 from sbt.sweep.strategy import Strategy
-from sbt.sweep.task import Builder, Parts
+from sbt.sweep.task import Builder, Parts, place
 
 CLASSES = 5
 N = 99  # no batch size divides it: batches, and micro-batches too, span epochs
@@ -126,13 +124,11 @@ def trainer(
     if "parallel" not in config:
         assert cohort.micro_batch == (micro_batch or runs[0]["batch_size"])
     mesh = make_mesh(cohort.sharding.devices, jax.devices()[:devices])
-    task = builder.task(cohort.config, cohort.synchronous)
-    arrays = jax.device_put(task.arrays, NamedSharding(mesh, P()))
+    placed = place(builder.task(cohort.config, cohort.synchronous), cohort, mesh)
     over, convolution = strategy.split("/")
     head, _, count = over.partition(":")
     chosen = Strategy(0 if head == "vmap" else int(count or 1), convolution)  # type: ignore[arg-type]
-    rows = devices // cohort.sharding.devices
-    size = -(-len(runs) // rows) * rows
+    size = -(-len(runs) // placed.rows) * placed.rows
     with compiling(quickly) as programs:
-        engine = make_engine(task, cohort, mesh, size, arrays, chosen)
+        engine = make_engine(placed, size, chosen)
     return Trainer(cohort, engine, make_lanes(cohort, list(range(len(runs))), size), programs)

@@ -193,7 +193,7 @@ def test_torch_models_have_our_parameters(network):
     from sbt.bench.torch_models import build
 
     spec = NETWORKS[network]
-    _, cohort = prepared(setting(network=network, g=8), SIZE)
+    cohort = prepared(setting(network=network, g=8), SIZE).cohort
     model = build(spec.model, spec.shape, named.CLASSES)
     assert sum(p.numel() for p in model.parameters()) == cohort.facts.parameters
 
@@ -206,7 +206,7 @@ def test_torch_models_give_our_logits(network):
     from sbt.bench.torch_models import build, load_flax
 
     spec, g = NETWORKS[network], 8
-    task, _ = prepared(setting(network=network, g=g), SIZE)
+    task = prepared(setting(network=network, g=g), SIZE).task
     rng = np.random.default_rng(0)
     x = rng.normal(size=(g, *spec.shape)).astype(np.float32)
     init = jax.jit(task.model.init, compiler_options=QUICKLY)
@@ -229,7 +229,7 @@ def test_weights_that_do_not_fit_are_refused():
     from sbt.bench.torch_models import build, load_flax
 
     spec = NETWORKS["convnet"]
-    task, _ = prepared(setting(), SIZE)
+    task = prepared(setting(), SIZE).task
     params, _ = task.model.init(jax.random.key(0), jnp.zeros((1, *spec.shape)))
     del params["Dense_0"]
     with pytest.raises(ValueError, match="Dense_0"):

@@ -15,7 +15,7 @@ from sbt import results
 from sbt.config import complete
 from sbt.errors import UserError
 from sbt.parallel import mesh
-from sbt.sweep import afterwards, extend, fit, loop
+from sbt.sweep import extend, fit, loop, prepare
 from sbt.sweep import run as runs
 from sbt.sweep.afterwards import measure_runs
 from sbt.sweep.grid import make_grid
@@ -49,8 +49,7 @@ def one_device():
     enabled = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     with pytest.MonkeyPatch.context() as patch, compiling(quickly=True):
-        for module in (fit, runs, afterwards):
-            patch.setattr(module, "make_mesh", lambda d=1: mesh.make_mesh(d, jax.devices()[:1]))
+        patch.setattr(prepare, "make_mesh", lambda d: mesh.make_mesh(d, jax.devices()[:1]))
         yield
     jax.config.update("jax_enable_compilation_cache", enabled)
 

@@ -117,9 +117,8 @@ def test_data_of_the_test(directory, resident, streamed):
     """Several windows are read, and there is something to be learnt."""
     data = runs.prepare(config(directory, True), runs.Parts(None, None))
     (cohort,) = data.cohorts
-    task = data.builder.task(cohort.config)
-    mesh = jax.make_mesh((8, 1), ("lane", "data"))
-    stream = feed.make_feed(task, cohort, mesh, None, 1, 4)
+    placed = data.place(cohort)
+    task, stream = placed.task, feed.make_feed(placed, 1, 4)
     assert (task.num_examples, task.dataset.test_examples) == (N, TESTED)
     assert stream.most_ticks == 3
     rounds = list(stream.rounds())

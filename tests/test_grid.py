@@ -1,7 +1,6 @@
 """From a config to runs and cohorts, and what is refused on the way, before anything compiles."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +15,7 @@ from sbt.sweep.cohort import ModelFacts, make_cohorts
 from sbt.sweep.grid import make_grid
 from sbt.sweep.prepare import prepare
 from sbt.sweep.strategy import Strategy, heuristic, parse
-from sbt.sweep.task import Parts
+from sbt.sweep.task import Parts, Placed
 
 TINY = {
     "data": {"name": "synthetic", "train_size": 64, "test_size": 16, "image_shape": (4, 4, 1)},
@@ -265,22 +264,22 @@ def test_measuring_passes_over_what_does_not_run(monkeypatch):
     """A strategy may need too much memory, or a kernel that a compiler refuses."""
     seconds = {"vmap/im2col": 3.0, "map/packed": 2.0, "map/im2col": 5.0}
 
-    def make_engine(task, cohort, mesh, size, arrays, strategy):
+    def make_engine(placed, size, strategy):
         if str(strategy) not in seconds:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED\nlong story")
         return SimpleNamespace(strategy=strategy, close=lambda: None)
 
     monkeypatch.setattr(fit, "make_engine", make_engine)
-    monkeypatch.setattr(fit, "time_ticks", lambda engine, _: seconds[str(engine.strategy)])
+    monkeypatch.setattr(fit, "time_ticks", lambda engine: seconds[str(engine.strategy)])
     wanted = SimpleNamespace(strategy="measure", convolution="auto")
     cohort = SimpleNamespace(
         config=SimpleNamespace(engine=wanted),
         facts=SimpleNamespace(flops=1e9),
         sharding=SimpleNamespace(devices=1),
     )
-    task: Any = None
+    placed = Placed(cohort, None, make_mesh(), None)  # type: ignore[arg-type]
     with pytest.warns(UserWarning, match="map:16/im2col does not run here: RESOURCE_EXHAUSTED$"):
-        chosen = fit.choose_strategy(task, cohort, make_mesh(), 4, None)  # type: ignore[arg-type]
+        chosen = fit.choose_strategy(placed, 4)
     assert str(chosen) == "map/packed"
 
 

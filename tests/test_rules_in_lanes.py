@@ -16,8 +16,6 @@ import pytest
 import scipy.optimize
 import scipy.special
 from jax.flatten_util import ravel_pytree
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from lanes import compiling
 
 import sbt
@@ -33,7 +31,7 @@ from sbt.sweep.engine import make_engine
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.prepare import prepare
 from sbt.sweep.strategy import Strategy
-from sbt.sweep.task import Parts
+from sbt.sweep.task import Parts, place
 from sbt.train.gradient import OBJECTIVES
 
 N, TESTED, CLASSES, EPOCHS = 50, 10, 3, 3  # no batch size divides N: batches span epochs
@@ -106,11 +104,10 @@ def train_lanes(runs, strategy, **config):
     mesh = make_mesh(1, jax.devices()[:devices])
     ends: dict[int, Any] = {}
     for cohort in sweep.cohorts:
-        task = sweep.builder.task(cohort.config)
-        arrays = jax.device_put(task.arrays, NamedSharding(mesh, P()))
+        placed = place(sweep.builder.task(cohort.config), cohort, mesh)
         size = -(-len(cohort.runs) // devices) * devices
         with compiling(quickly=True):
-            engine = make_engine(task, cohort, mesh, size, arrays, STRATEGIES[strategy])
+            engine = make_engine(placed, size, STRATEGIES[strategy])
         lanes = make_lanes(cohort, list(range(len(cohort.runs))), size)
         state = engine.init(lanes)
         for epoch in range(EPOCHS):

@@ -24,7 +24,7 @@ from sbt.config import complete
 from sbt.data import from_arrays, load
 from sbt.errors import UserError
 from sbt.parallel import mesh
-from sbt.sweep import cohort, fit, loop
+from sbt.sweep import cohort, loop, prepare
 from sbt.sweep import run as runs
 from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
@@ -327,11 +327,11 @@ def test_a_run_resumes_on_another_number_of_devices(whole, tmp_path, monkeypatch
     """Eight, two, one, and eight again."""
     for devices, tick in ((8, 10), (2, 24), (1, 50)):
         monkeypatch.setattr(
-            fit, "make_mesh", lambda data, d=devices: mesh.make_mesh(data, jax.devices()[:d])
+            prepare, "make_mesh", lambda data, d=devices: mesh.make_mesh(data, jax.devices()[:d])
         )
         with pytest.raises(Interrupted):
             run(config(), tmp_path, progress=stop_at(tick))
-    monkeypatch.setattr(fit, "make_mesh", mesh.make_mesh)
+    monkeypatch.setattr(prepare, "make_mesh", mesh.make_mesh)
     close(run(config(), tmp_path), whole[1])
 
 
@@ -462,7 +462,7 @@ def test_twelve_runs_on_eight_lanes(whole, tmp_path):
 
 
 def test_runs_that_do_not_fit_wait_for_lanes(tmp_path, monkeypatch):
-    monkeypatch.setattr(fit, "make_mesh", lambda data: mesh.make_mesh(data, jax.devices()[:1]))
+    monkeypatch.setattr(prepare, "make_mesh", lambda data: mesh.make_mesh(data, jax.devices()[:1]))
     wide = config(epochs=1, model={"name": "mlp", "hidden": (3000,)})  # 63,000 parameters
     free = run(wide, tmp_path / "free")
     tight = {**wide, "engine": {"memory_gb": 0.006}}

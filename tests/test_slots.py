@@ -14,7 +14,7 @@ from reference import distance
 from sbt.checkpoint import load_weights
 from sbt.config import complete
 from sbt.parallel import mesh
-from sbt.sweep import fit, loop
+from sbt.sweep import loop, prepare
 from sbt.sweep import run as runs
 from sbt.sweep.cohort import make_cohorts
 from sbt.sweep.grid import make_grid
@@ -40,8 +40,7 @@ CONFIG = {
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
     with pytest.MonkeyPatch.context() as patch, compiling(quickly=True):
-        patch.setattr(fit, "make_mesh", lambda data: mesh.make_mesh(data, jax.devices()[:1]))
-        patch.setattr(runs, "make_mesh", lambda data: mesh.make_mesh(data, jax.devices()[:1]))
+        patch.setattr(prepare, "make_mesh", lambda data: mesh.make_mesh(data, jax.devices()[:1]))
         yield
 
 

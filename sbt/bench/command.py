@@ -24,7 +24,7 @@ from sbt.bench.scaling import measure_scaling
 from sbt.bench.tables import ceiling_line, markdown, rich_table, sentences, skipped
 from sbt.bench.workload import SBT, Setting, Skip, Workload, calibrate, microseconds
 from sbt.files import write_text
-from sbt.parallel import mesh
+from sbt.parallel.mesh import prepare_devices
 from sbt.sweep.fit import peak_memory
 
 Note = Callable[[str], None]
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
     if {"--help", "-h"} & set(arguments):
         print(help_text())
         return 0
-    mesh.prepare()
+    prepare_devices()
     options = choices.parse(arguments, jax.default_backend())
     command = shlex.join(["sbt", "bench", *arguments])
     with _progress(console) as show:
@@ -148,7 +148,7 @@ def run_bench(options: Options, command: str, show: Show) -> Record:
 def _facts(name: str, options: Options) -> Facts:
     network = NETWORKS[name]
     setting = Setting(name, SBT, max(network.least, 8), 1, "auto", options.precisions[0])
-    _, cohort = prepared(setting)
+    cohort = prepared(setting).cohort
     return Facts(cohort.facts.parameters, cohort.facts.flops, int(np.prod(network.shape)))
 
 

@@ -9,22 +9,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from sbt.bench.networks import CLASSES, NETWORKS, TRAIN_SIZE, WEIGHT_DECAY, Network
 from sbt.bench.workload import Setting, Skip, Workload
 from sbt.config import default
 from sbt.data import Dataset, epoch_order, load, purpose_key
-from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
-from sbt.sweep.cohort import Cohort
 from sbt.sweep.engine import make_engine
 from sbt.sweep.fit import choose_strategy, memory_budget
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.prepare import prepare
-from sbt.sweep.task import Parts
-from sbt.sweep.task import Task as SweepTask
+from sbt.sweep.task import Parts, Placed
 from sbt.train.state import TrainState
 
 EPOCHS = 100_000  # more than any window reaches; a run that ended would cost nothing
@@ -74,15 +69,13 @@ def _dataset(shape: tuple[int, int, int], train_size: int) -> Dataset:
     )
 
 
-def prepared(
-    setting: Setting, train_size: int = TRAIN_SIZE, epochs: int = EPOCHS
-) -> tuple[SweepTask, Cohort]:
-    """Task and cohort of a setting, through the checks and the planning of every sweep."""
+def prepared(setting: Setting, train_size: int = TRAIN_SIZE, epochs: int = EPOCHS) -> Placed:
+    """A setting's cohort, through the checks and the planning of every sweep."""
     network = NETWORKS[setting.network]
     config = make_config(setting, network, train_size, epochs)
     sweep = prepare(config, Parts(dataset=_dataset(network.shape, train_size)))
     (cohort,) = sweep.cohorts
-    return sweep.builder.task(cohort.config, cohort.synchronous), cohort
+    return sweep.place(cohort)
 
 
 class Position(NamedTuple):
@@ -105,24 +98,22 @@ def sbt_workload(
     Raises:
       Skip: they do not fit the memory.
     """
-    task, cohort = prepared(setting, train_size)
-    mesh = make_mesh(cohort.sharding.devices)
-    devices = mesh.shape[LANE_AXIS]
+    placed = prepared(setting, train_size)
+    cohort, devices = placed.cohort, placed.rows
     size = -(-setting.lanes // devices) * devices
-    budget = memory_budget(None, jax.local_devices()[0], len(mesh.local_devices))
+    budget = memory_budget(None, jax.local_devices()[0], len(placed.mesh.local_devices))
     _refuse(2 * cohort.facts.parameter_bytes * size / devices, budget)
-    arrays = put(task.arrays, NamedSharding(mesh, P()))
     usual = cohort.config.copy_and_resolve_references()
     usual.engine.strategy = usual.engine.convolution = "auto"
-    as_usual = dataclasses.replace(cohort, config=usual)
-    automatic = choose_strategy(task, as_usual, mesh, size, arrays)
-    strategy = choose_strategy(task, cohort, mesh, size, arrays)
+    as_usual = dataclasses.replace(placed, cohort=dataclasses.replace(cohort, config=usual))
+    automatic = choose_strategy(as_usual, size)
+    strategy = choose_strategy(placed, size)
     if 1 < strategy.at_once >= size // devices:
         strategy = dataclasses.replace(strategy, at_once=0)  # so many at a time are all
     named = dataclasses.replace(setting, strategy=str(strategy))
     if named in known:
         return None
-    engine = make_engine(task, cohort, mesh, size, arrays, strategy)
+    engine = make_engine(placed, size, strategy)
     _refuse(engine.bytes_per_device, budget)
     lanes = make_lanes(cohort, range(setting.lanes), size)
     g, n = cohort.tick, cohort.facts.num_examples
@@ -204,7 +195,8 @@ def make_task(setting: Setting, train_size: int = TRAIN_SIZE) -> Task:
 
 @functools.lru_cache(maxsize=4)
 def _task(setting: Setting, train_size: int) -> Task:
-    task, cohort = prepared(setting, train_size)
+    placed = prepared(setting, train_size)
+    cohort, task = placed.cohort, placed.task
     seeds = tuple(int(run.settings["seed"]) for run in cohort.runs)
     rates = tuple(float(run.settings["base_lr"]) * setting.micro_batch for run in cohort.runs)
     example = task.example()

@@ -22,7 +22,7 @@ from sbt.errors import UserError
 LANE_AXIS, DATA_AXIS = "lane", "data"
 
 
-def prepare() -> None:
+def prepare_devices() -> None:
     """Prepares JAX for a sweep, as far as the user and an earlier start of JAX leave it open.
 
     On CPU, lanes spread over one device per core use the cores better than the threads inside an
@@ -50,30 +50,21 @@ def make_mesh(data: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
       UserError: ``data`` does not divide the number of devices.
     """
     devices = list(devices or jax.devices())
-    check_data(data, len(devices))
-    return jax.make_mesh(
-        (len(devices) // data, data),
-        (LANE_AXIS, DATA_AXIS),
-        devices=devices,
-        axis_types=(AxisType.Auto, AxisType.Auto),
-    )
-
-
-def check_data(data: int, devices: int) -> None:
-    """Refuses a number of devices per run that the machine cannot give.
-
-    Raises:
-      UserError: ``data`` does not divide the number of devices.
-    """
-    if devices % data:
-        divisors = ", ".join(str(d) for d in range(1, devices + 1) if devices % d == 0)
+    if (count := len(devices)) % data:
+        divisors = ", ".join(str(d) for d in range(1, count + 1) if count % d == 0)
         cpu = jax.default_backend() == "cpu"
         more = "; on CPU JAX_NUM_CPU_DEVICES sets how many there are" if cpu else ""
         raise UserError(
             "config.parallel.data",
-            f"{data} devices per run do not divide the {devices} that there are",
+            f"{data} devices per run do not divide the {count} that there are",
             f"use {divisors}{more}",
         )
+    return jax.make_mesh(
+        (count // data, data),
+        (LANE_AXIS, DATA_AXIS),
+        devices=devices,
+        axis_types=(AxisType.Auto, AxisType.Auto),
+    )
 
 
 def put(tree: Any, sharding: Sharding) -> Any:

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import xarray as xr
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from sbt import checkpoint, results
@@ -19,7 +17,6 @@ from sbt.checkpoint import is_part, labels_of
 from sbt.data import Dataset
 from sbt.errors import UserError, nearest, shown
 from sbt.files import directory_of
-from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
 from sbt.sweep import user_rule
 from sbt.sweep.arrangement import name_of, places_of
 from sbt.sweep.axes import axes_of
@@ -204,18 +201,16 @@ def _measure_cohort(
     seconds: dict[str, float],
     progress: Progress,
 ) -> None:
-    task = sweep.builder.task(cohort.config, cohort.synchronous)
-    mesh = make_mesh(cohort.sharding.devices)
-    count = mesh.shape[LANE_AXIS]
+    placed = sweep.place(cohort)
+    count = placed.rows
     budget = memory_budget(
-        cohort.config.engine.memory_gb, jax.local_devices()[0], len(mesh.local_devices)
+        cohort.config.engine.memory_gb, jax.local_devices()[0], len(placed.mesh.local_devices)
     )
     per_device = max(1, int(SHARE_FOR_WEIGHTS * budget / cohort.facts.parameter_bytes))
     size = min(-(-len(there) // count), per_device) * count
-    arrays = put(task.arrays, NamedSharding(mesh, P()))
     names = ", ".join(chosen(cohort.config))
     progress.note(f"{names}: {len(there)} runs; compiling")
-    observer = make_observer(task, cohort, mesh, size, arrays)
+    observer = make_observer(placed, size)
     progress.note(f"  compiled in {duration(observer.compile_seconds)}")
     for start in range(0, len(there), size):
         members = there[start : start + size]

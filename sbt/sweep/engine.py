@@ -14,12 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sbt.data import purpose_key
 from sbt.parallel.mesh import LANE_AXIS, put
-from sbt.sweep.cohort import Cohort
 from sbt.sweep.feed import Round, make_feed
 from sbt.sweep.lanes import (
     Lanes,
@@ -31,7 +29,7 @@ from sbt.sweep.lanes import (
     state_specs,
 )
 from sbt.sweep.strategy import Strategy, over_lanes
-from sbt.sweep.task import Task, make_program
+from sbt.sweep.task import Placed, make_program
 from sbt.train import evaluate as evaluation
 from sbt.train import step, tally
 from sbt.train.state import Hyper, Sums, TrainState, no_sums
@@ -45,6 +43,7 @@ class Engine:
     """Compiled functions for passes of ``lanes`` lanes of one cohort.
 
     Attributes:
+      placed: what they train, and where.
       init: ``lanes -> state``.
       train: ``(state, lanes, epochs, firsts, ticks, fresh) -> state``; the old state is consumed.
         Of all lanes or of each: the epoch whose order it reads, where in it, and whether its
@@ -60,6 +59,7 @@ class Engine:
       close: ends what feeds the programs in the background.
     """
 
+    placed: Placed
     init: Callable[[Lanes], TrainState]
     train: Callable[..., TrainState]
     evaluate: Callable[[TrainState, Lanes], evaluation.Evaluation]
@@ -73,28 +73,24 @@ class Engine:
     close: Callable[[], None]
 
 
-def make_engine(
-    task: Task, cohort: Cohort, mesh: Mesh, size: int, arrays: Any, strategy: Strategy
-) -> Engine:
+def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
     """Compiles a cohort's programs for passes of ``size`` lanes.
 
     Args:
-      task: data and model.
-      cohort: what to train.
-      mesh: from :func:`sbt.parallel.mesh.make_mesh`, with the cohort's devices per run.
-      size: lanes per pass, a multiple of the mesh's lane axis.
-      arrays: the task's arrays, on every device of the mesh; not used where data is streamed.
+      placed: what to train.
+      size: lanes per pass, a multiple of ``placed.rows``.
       strategy: how lanes are executed.
     """
+    cohort, task, mesh = placed.cohort, placed.task, placed.mesh
     program = make_program(task, cohort, strategy.convolution)
-    sharded, replicated = NamedSharding(mesh, P(LANE_AXIS)), NamedSharding(mesh, P())
+    sharded, replicated = placed.by_lane, placed.everywhere
     sharing = cohort.sharding
     seed_keys = jax.vmap(jax.random.key)(np.asarray(seeds_of(cohort), np.uint32))
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    on_cpu = placed.platform == "cpu"
     tested, evaluate = task.dataset.test_examples, cohort.config.evaluate
     # The statistics of a batch are a matter of its size, on whatever platform.
     usual = EVALUATION_BATCH[on_cpu and evaluate.statistics != "batch"]
-    feed = make_feed(task, cohort, mesh, arrays, size, min(evaluate.batch or usual, tested))
+    feed = make_feed(placed, size, min(evaluate.batch or usual, tested))
     precise = evaluate.statistics == "precise" and cohort.facts.batch_statistics
 
     def init(hyper: Hyper, slots: jax.Array, used: jax.Array) -> TrainState:
@@ -209,6 +205,7 @@ def make_engine(
         return evaluation.means(functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts))
 
     return Engine(
+        placed=placed,
         init=run_init,
         train=run_train,
         evaluate=run_test,

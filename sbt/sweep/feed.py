@@ -13,8 +13,6 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from sbt.data import Arrays, Split, eval_batches, stream_window
 from sbt.data.encoded import SampledSet
@@ -24,7 +22,7 @@ from sbt.errors import UserError
 from sbt.parallel.mesh import put
 from sbt.sweep.cohort import Cohort
 from sbt.sweep.lanes import seeds_of
-from sbt.sweep.task import Task
+from sbt.sweep.task import Placed, Task
 
 # A window holds so many bytes of images on a device; three may be there at a time.
 WINDOW_BYTES = {"cpu": 2**25, "other": 2**28}
@@ -89,23 +87,18 @@ class Feed(Protocol):
         """Ends what runs in the background; a further call would start it again."""
 
 
-def make_feed(
-    task: Task, cohort: Cohort, mesh: Mesh, arrays: Any, lanes: int, evaluation_batch: int
-) -> Feed:
+def make_feed(placed: Placed, lanes: int, evaluation_batch: int) -> Feed:
     """The feed that a task's data needs.
 
     Args:
-      task: data and model.
-      cohort: what is trained.
-      mesh: where.
-      arrays: the task's arrays on every device; not used where the data is streamed.
+      placed: what is trained.
       lanes: of the program; where runs have to wait for one, lanes may part in their epochs.
       evaluation_batch: examples per step of an evaluation.
     """
-    if isinstance(task.dataset, SampledSet):
-        return Streamed(task, cohort, mesh, evaluation_batch)
-    in_flight = EPOCHS_IN_FLIGHT if len(cohort.runs) > lanes else 1
-    return Resident(task, cohort, mesh, arrays, evaluation_batch, in_flight)
+    if placed.task.streamed:
+        return Streamed(placed, evaluation_batch)
+    in_flight = EPOCHS_IN_FLIGHT if len(placed.cohort.runs) > lanes else 1
+    return Resident(placed, evaluation_batch, in_flight)
 
 
 def check(task: Task, cohort: Cohort, measured: bool) -> None:
@@ -114,7 +107,7 @@ def check(task: Task, cohort: Cohort, measured: bool) -> None:
     Raises:
       UserError: naming it.
     """
-    if not isinstance(task.dataset, SampledSet):
+    if not task.streamed:
         return
     config = cohort.config
     small = "choose another, or set config.data.stream = False for a set that fits in memory"
@@ -135,24 +128,17 @@ class Resident:
 
     most_ticks = 2**31 - 1
 
-    def __init__(
-        self,
-        task: Task,
-        cohort: Cohort,
-        mesh: Mesh,
-        arrays: Any,
-        evaluation_batch: int,
-        in_flight: int,
-    ):
+    def __init__(self, placed: Placed, evaluation_batch: int, in_flight: int):
+        cohort, task = placed.cohort, placed.task
         self.in_flight = in_flight
-        self._arrays, self._everywhere = arrays, NamedSharding(mesh, P())
+        self._arrays, self._everywhere = placed.arrays, placed.everywhere
         self._length = task.num_examples, cohort.tick - 1
         seeds = seeds_of(cohort)
         self._keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
         indices, weights = eval_batches(
             task.dataset.test_examples, evaluation_batch, multiple=cohort.sharding.devices
         )
-        self._round = Round(arrays, *put((indices, weights), self._everywhere))
+        self._round = Round(self._arrays, *put((indices, weights), self._everywhere))
         self._epochs: list[int] = []
         self._orders = self._keys  # of no epoch yet
 
@@ -189,16 +175,17 @@ class Streamed:
 
     in_flight = 1
 
-    def __init__(self, task: Task, cohort: Cohort, mesh: Mesh, evaluation_batch: int):
+    def __init__(self, placed: Placed, evaluation_batch: int):
+        cohort, task = placed.cohort, placed.task
         data = task.dataset
         assert isinstance(data, SampledSet)
         self._examples, self._tick = task.num_examples, cohort.tick
-        self._everywhere = NamedSharding(mesh, P())
+        self._everywhere = placed.everywhere
         self._moments = put((task.arrays.mean, task.arrays.std), self._everywhere)
         seeds, workers = tuple(seeds_of(cohort)), cohort.config.engine.workers
         view, sharing = data.encoded.view, cohort.sharding.devices
-        each, platform = view.size**2 * view.channels, mesh.devices.flat[0].platform
-        budget = WINDOW_BYTES["cpu"] // mesh.size if platform == "cpu" else WINDOW_BYTES["other"]
+        each, on_cpu = view.size**2 * view.channels, placed.platform == "cpu"
+        budget = WINDOW_BYTES["cpu"] // placed.mesh.size if on_cpu else WINDOW_BYTES["other"]
 
         fits = budget // (len(seeds) * each * cohort.tick)
         self.most_ticks = max(1, min(fits, -(-task.num_examples // cohort.tick)))

@@ -6,21 +6,17 @@ import resource
 import sys
 import time
 import warnings
-from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from sbt.errors import UserError
 from sbt.parallel import hosts
-from sbt.parallel.mesh import LANE_AXIS, make_mesh, put
 from sbt.sweep.arrangement import Setup, asked_of, machine_of
-from sbt.sweep.cohort import FLOPS_PER_SECOND, Cohort
+from sbt.sweep.cohort import FLOPS_PER_SECOND
 from sbt.sweep.engine import Engine, make_engine
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.strategy import Strategy, candidates, heuristic, parse, round_up, whole_groups
-from sbt.sweep.task import Task
+from sbt.sweep.task import Placed
 
 SHARE_OF_FREE_MEMORY = 0.8
 
@@ -33,27 +29,20 @@ class Fitted:
       engine: compiled.
       setup: how, to be kept.
       changed: why it is not the program that was kept, or what else has changed; empty if nothing.
-      arrays: the data on the devices; None where it is streamed.
-      devices: number of this process's devices.
-      rows: number of devices, or of groups that share a run's batches, which the lanes go to.
       first_window: ticks to begin with, about a second of work.
     """
 
     engine: Engine
     setup: Setup
     changed: str
-    arrays: Any
-    devices: int
-    rows: int
     first_window: int
 
 
-def fit(task: Task, cohort: Cohort, runs: int, least: int = 0, kept: Setup | None = None) -> Fitted:
+def fit(placed: Placed, runs: int, least: int = 0, kept: Setup | None = None) -> Fitted:
     """Compiles a cohort for as many lanes at a time as there are runs, or as fit.
 
     Args:
-      task: data and model.
-      cohort: what to train.
+      placed: what to train.
       runs: how many runs wait.
       least: lanes that one pass must hold (those of a checkpoint).
       kept: the program that the cohort began with: it is compiled again, if it can be.
@@ -61,9 +50,7 @@ def fit(task: Task, cohort: Cohort, runs: int, least: int = 0, kept: Setup | Non
     Raises:
       UserError: not even one lane per device fits.
     """
-    mesh = make_mesh(cohort.sharding.devices)
-    count = mesh.shape[LANE_AXIS]
-    arrays = None if task.streamed else put(task.arrays, NamedSharding(mesh, P()))
+    cohort, mesh, count = placed.cohort, placed.mesh, placed.rows
     machine, asked = machine_of(mesh), asked_of(cohort.config)
     changed = "" if kept is None else kept.unlike(machine)
 
@@ -74,9 +61,6 @@ def fit(task: Task, cohort: Cohort, runs: int, least: int = 0, kept: Setup | Non
             engine,
             Setup(str(engine.strategy), engine.lanes, asked, machine),
             changed,
-            arrays,
-            len(mesh.local_devices),
-            count,
             max(1, int(1.0 / max(per_tick, 1e-6))),
         )
 
@@ -90,7 +74,7 @@ def fit(task: Task, cohort: Cohort, runs: int, least: int = 0, kept: Setup | Non
     elif kept is not None and kept.fits(machine):
         lanes, _, convolution = kept.strategy.partition("/")
         strategy = parse(lanes, convolution, heuristic(cohort.facts, "cpu", 1))
-        engine = make_engine(task, cohort, mesh, kept.lanes, arrays, strategy)
+        engine = make_engine(placed, kept.lanes, strategy)
         if engine.bytes_per_device <= (free := room(1.0)):
             return fitted(engine)
         engine.close()
@@ -99,18 +83,18 @@ def fit(task: Task, cohort: Cohort, runs: int, least: int = 0, kept: Setup | Non
     budget = room(SHARE_OF_FREE_MEMORY)
     most = cohort.config.engine.lanes or runs
     size = round_up(max(min(runs, most), least), count)
-    strategy = choose_strategy(task, cohort, mesh, size, arrays)
+    strategy = choose_strategy(placed, size)
     size = whole_groups(size, count, strategy)
-    engine = make_engine(task, cohort, mesh, size, arrays, strategy)
+    engine = make_engine(placed, size, strategy)
     lowest = whole_groups(max(count, round_up(least, count)), count, strategy)
     while engine.bytes_per_device > budget and engine.lanes > lowest:
         engine.close()
-        fixed = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+        fixed = sum(leaf.nbytes for leaf in jax.tree.leaves(placed.arrays))
         share = max(budget - fixed, 0) / max(engine.bytes_per_device - fixed, 1)
         smaller = int(engine.lanes * min(share, 0.9)) // count * count
         if strategy.at_once > 1 and smaller > (group := count * strategy.at_once):
             smaller = smaller // group * group
-        engine = make_engine(task, cohort, mesh, max(lowest, smaller), arrays, strategy)
+        engine = make_engine(placed, max(lowest, smaller), strategy)
     if engine.bytes_per_device > budget:
         raise UserError(
             "config.engine.memory_gb",
@@ -127,11 +111,10 @@ def _need(engine: Engine) -> str:
 # --- the strategy ---------------------------------------------------------------------------------
 
 
-def choose_strategy(task: Task, cohort: Cohort, mesh: Mesh, size: int, arrays: Any) -> Strategy:
+def choose_strategy(placed: Placed, size: int) -> Strategy:
     """The strategy that the config names, or the likely best one, or the fastest measured."""
-    wanted = cohort.config.engine
-    platform = mesh.devices.flat[0].platform
-    usual = heuristic(cohort.facts, platform, size // mesh.shape[LANE_AXIS])
+    cohort, wanted, platform = placed.cohort, placed.cohort.config.engine, placed.platform
+    usual = heuristic(cohort.facts, platform, size // placed.rows)
     if cohort.sharding.devices > 1:
         # A batch is large here, and a branch not taken spares its all-reduce: under vmap every tick
         # would wait for the gradients of all devices.
@@ -148,10 +131,10 @@ def choose_strategy(task: Task, cohort: Cohort, mesh: Mesh, size: int, arrays: A
     for candidate in candidates(platform):
         if wanted.convolution in ("auto", candidate.convolution):
             try:
-                lanes = whole_groups(size, mesh.shape[LANE_AXIS], candidate)
-                engine = make_engine(task, cohort, mesh, lanes, arrays, candidate)
+                lanes = whole_groups(size, placed.rows, candidate)
+                engine = make_engine(placed, lanes, candidate)
                 with contextlib.closing(engine):
-                    timings[candidate] = time_ticks(engine, cohort)
+                    timings[candidate] = time_ticks(engine)
             except jax.errors.JaxRuntimeError as error:
                 # One way of running lanes may need more memory than another, or a kernel that this
                 # device's compiler does not take.
@@ -160,8 +143,9 @@ def choose_strategy(task: Task, cohort: Cohort, mesh: Mesh, size: int, arrays: A
     return min(timings, key=lambda s: timings[s]) if timings else usual
 
 
-def time_ticks(engine: Engine, cohort: Cohort, seconds: float = 0.5) -> float:
+def time_ticks(engine: Engine, seconds: float = 0.5) -> float:
     """Seconds per tick of a full pass, from a short run that is thrown away."""
+    cohort = engine.placed.cohort
     lanes = make_lanes(cohort, range(min(len(cohort.runs), engine.lanes)), engine.lanes)
     state, ticks = engine.train(engine.init(lanes), lanes, 0, 0, 1, False), 1  # warms up
     jax.block_until_ready(state)

@@ -51,16 +51,17 @@ class Loop:
         saved: Checkpoint | None = None,
     ):
         self.records, self.number, self.fitted, self.observer = records, number, fitted, observer
-        self.cohort, self.engine = records.sweep.cohorts[number], fitted.engine
+        self.engine, self.cohort = fitted.engine, fitted.engine.placed.cohort
         self.labels = records.arrangement.labels[number]
-        self.classes = records.sweep.builder.dataset(self.cohort.config.data).num_classes
-        lanes, in_flight = self.engine.lanes, self.engine.in_flight
+        self.classes = self.engine.placed.task.dataset.num_classes
+        lanes, rows = self.engine.lanes, self.engine.placed.rows
+        in_flight = self.engine.in_flight
         self.saved, slots = saved, None
         if saved is not None:
             slots = resumed_slots(self.cohort, saved.position, waiting, lanes, in_flight)
             first = [i for i in saved.position["runs"] if i in set(waiting)]
             waiting = [*first, *(i for i in waiting if i not in set(first))]
-        self.slots = slots or first_slots(self.cohort, waiting, lanes, fitted.rows, in_flight)
+        self.slots = slots or first_slots(self.cohort, waiting, lanes, rows, in_flight)
         self.lanes = make_lanes(self.cohort, self.slots.members)
         # Which lanes' tallies began in the middle of an epoch, by tally.
         self.partial = {name: np.zeros(lanes, bool) for name in tallies_of(self.cohort.config)}

@@ -19,10 +19,9 @@ from jax.sharding import PartitionSpec as P
 
 from sbt.measure.trees import is_float
 from sbt.parallel.mesh import LANE_AXIS, fetch, put
-from sbt.sweep.cohort import Cohort
 from sbt.sweep.strategy import Strategy, over_lanes
 from sbt.sweep.subject import Found, chosen, measure_run, state_shapes
-from sbt.sweep.task import Task
+from sbt.sweep.task import Placed
 from sbt.train.state import Hyper
 
 
@@ -77,19 +76,17 @@ class Observer:
         return found
 
 
-def make_observer(task: Task, cohort: Cohort, mesh: Mesh, size: int, arrays: Any) -> Observer:
+def make_observer(placed: Placed, size: int) -> Observer:
     """Compiles the measurements of a cohort's config.
 
     Args:
-      task: data and model.
-      cohort: whose runs are measured.
-      mesh: of the lanes.
-      size: lanes of a call, a multiple of the mesh's lane axis.
-      arrays: the task's arrays, on every device of the mesh.
+      placed: whose runs are measured.
+      size: lanes of a call, a multiple of ``placed.rows``.
     """
+    cohort, task, mesh, arrays = placed.cohort, placed.task, placed.mesh, placed.arrays
     config = cohort.config.measure
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    sharded, replicated = NamedSharding(mesh, P(LANE_AXIS)), NamedSharding(mesh, P())
+    on_cpu = placed.platform == "cpu"
+    sharded, replicated = placed.by_lane, placed.everywhere
     shapes = state_shapes(task, cohort)
     stacked = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype, sharding=sharded),

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sbt import config as configs
 from sbt import fingerprint
 from sbt.checks import validate
 from sbt.errors import UserError, nearest, shown
-from sbt.parallel import mesh
-from sbt.parallel.mesh import check_data
+from sbt.parallel.mesh import make_mesh, prepare_devices
 from sbt.sweep import feed, subject, user_rule
 from sbt.sweep.cohort import Cohort, make_cohorts
 from sbt.sweep.grid import Grid, make_grid, with_settings
-from sbt.sweep.task import Builder, Parts, make_program
+from sbt.sweep.task import Builder, Parts, Placed, make_program, place
 
 BATCHES = ("batch_size", "micro_batch", "bn_batch")
 _OF_FILES = ("name", "data_dir", "stream", "image_size", "resize")  # of config.data
@@ -32,6 +32,7 @@ class Sweep:
       grid: its runs.
       cohorts: which of them share a program.
       builder: makes data and models.
+      mesh: of the devices that it runs on.
       parts: the fingerprint of what it trains beyond its config, see :mod:`sbt.fingerprint`.
     """
 
@@ -39,11 +40,16 @@ class Sweep:
     grid: Grid
     cohorts: tuple[Cohort, ...]
     builder: Builder
+    mesh: Mesh
     parts: Mapping[str, Any]
 
     @property
     def runs(self) -> int:
         return len(self.grid.runs)
+
+    def place(self, cohort: Cohort) -> Placed:
+        """A cohort with its data on the devices."""
+        return place(self.builder.task(cohort.config, cohort.synchronous), cohort, self.mesh)
 
     @property
     def work(self) -> float:
@@ -68,10 +74,10 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
         validate(config)
     grid = make_grid(config)
     _check_report(config, grid)
-    mesh.prepare()
+    prepare_devices()
+    mesh = make_mesh(config.parallel.data)
     builder = Builder(parts)
     on_cpu = jax.default_backend() == "cpu"
-    check_data(config.parallel.data, jax.device_count())
     cohorts = make_cohorts(grid, builder.facts, one_micro_batch=not on_cpu)
     for cohort in cohorts:
         task = builder.task(cohort.config, cohort.synchronous)
@@ -82,7 +88,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
         subject.check(task, cohort, on_cpu)
     _check_tallies(config, cohorts)
     _check_statistics(config, grid, any(c.facts.batch_statistics for c in cohorts))
-    return Sweep(config, grid, cohorts, builder, _fingerprint(parts, cohorts[0], builder))
+    return Sweep(config, grid, cohorts, builder, mesh, _fingerprint(parts, cohorts[0], builder))
 
 
 def _fingerprint(parts: Parts, cohort: Cohort, builder: Builder) -> dict[str, Any]:

@@ -74,16 +74,15 @@ def preview(
         sizes = tuple(sorted(set(cohort.batch_sizes)))
         named = ", ".join(map(str, sizes))
         note(f"cohort {number + 1} of {len(sweep.cohorts)}: m = {named}, {len(cohort.runs)} runs")
-        fitted = fit(
-            sweep.builder.task(cohort.config, cohort.synchronous), cohort, runs=len(cohort.runs)
-        )
-        engine = fitted.engine
+        placed = sweep.place(cohort)
+        engine = fit(placed, runs=len(cohort.runs)).engine
+        devices = len(placed.mesh.local_devices)
         before = process_memory() if on_cpu else 0
         passes = -(-len(cohort.runs) // engine.lanes)
-        held = sum(leaf.nbytes for leaf in jax.tree.leaves(fitted.arrays)) if on_cpu else 0
-        program = engine.bytes_per_device * (fitted.devices if on_cpu else 1)
+        held = sum(leaf.nbytes for leaf in jax.tree.leaves(placed.arrays)) if on_cpu else 0
+        program = engine.bytes_per_device * (devices if on_cpu else 1)
         with contextlib.closing(engine):
-            seconds = time_ticks(engine, cohort) * cohort.ticks * passes
+            seconds = time_ticks(engine) * cohort.ticks * passes
         previews.append(
             CohortPreview(
                 runs=len(cohort.runs),
@@ -95,7 +94,7 @@ def preview(
                 passes=passes,
                 lanes=engine.lanes,
                 bytes_per_device=engine.bytes_per_device,
-                process_bytes=max(peak_memory(), before + program - fitted.devices * held)
+                process_bytes=max(peak_memory(), before + program - devices * held)
                 if on_cpu
                 else program,
                 compile_seconds=engine.compile_seconds,

@@ -21,7 +21,7 @@ from sbt.config import given
 from sbt.data import Dataset
 from sbt.errors import telling_memory
 from sbt.files import directory_of
-from sbt.parallel.mesh import by_lane, make_mesh
+from sbt.parallel.mesh import by_lane
 from sbt.sweep import extend, user_rule
 from sbt.sweep.afterwards import measure_runs
 from sbt.sweep.arrangement import arrange
@@ -148,8 +148,7 @@ def _train(sweep: Sweep, directory: Path | None, progress: Progress) -> xr.Datas
         dataclasses.replace(sweep, cohorts=found.cohorts), found, directory, progress
     )
     sweep = records.sweep
-    mesh = make_mesh(sweep.config.parallel.data)
-    sharding = functools.partial(by_lane, mesh)
+    sharding = functools.partial(by_lane, sweep.mesh)
     saved = records.checkpoints.latest(sharding) if records.checkpoints else None
     if saved and (reason := _unfit(saved, records)):
         progress.note(f"the checkpoint {reason}: runs that are not finished start again")
@@ -205,10 +204,10 @@ def _train_cohort(records: Records, number: int, saved: Checkpoint | None) -> No
         f"cohort {number + 1}/{len(sweep.cohorts)}: {len(waiting)} runs, micro-batch "
         f"{cohort.micro_batch}, {si(cohort.facts.parameters)} parameters; compiling"
     )
-    task = sweep.builder.task(cohort.config, cohort.synchronous)
+    placed = sweep.place(cohort)
     resumed = set(saved.position["runs"]) & set(waiting) if saved else ()
     kept = records.arrangement.setup(number)
-    fitted = fit(task, cohort, runs=len(waiting), least=len(resumed), kept=kept)
+    fitted = fit(placed, runs=len(waiting), least=len(resumed), kept=kept)
     engine = fitted.engine
     if fitted.changed:
         records.progress.note(f"  {fitted.changed}: from here on bits may differ (only rounding)")
@@ -227,8 +226,7 @@ def _train_cohort(records: Records, number: int, saved: Checkpoint | None) -> No
     records.meta["cohorts"] = sorted([*others, entry], key=lambda kept: kept["cohort"])
     observer = None
     if chosen(cohort.config):
-        mesh = make_mesh(cohort.sharding.devices)
-        observer = make_observer(task, cohort, mesh, engine.lanes, fitted.arrays)
+        observer = make_observer(placed, engine.lanes)
         entry["measure"] = observer.seconds  # filled as it measures
         records.meta["compile_seconds"] += observer.compile_seconds
     records.progress.note(

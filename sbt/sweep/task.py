@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from sbt import config as configs
@@ -22,7 +24,7 @@ from sbt.errors import UserError, shown, user_code
 from sbt.models.adapter import Model, as_model
 from sbt.models.registry import build_model
 from sbt.optim import RuleSpec, make_batch_schedule, make_rule, make_schedule
-from sbt.parallel.mesh import DATA_AXIS
+from sbt.parallel.mesh import DATA_AXIS, LANE_AXIS, put
 from sbt.sweep.cohort import Cohort, ModelFacts
 from sbt.train.gradient import EXTRAS, FUNCTIONS, Objective, Point, gradients
 from sbt.train.pace import Pace
@@ -95,6 +97,49 @@ class Task:
     def params(self) -> Any:
         """Shapes of the weights."""
         return jax.eval_shape(self.model.init, jax.random.key(0), self.example())[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """A cohort and its task on the devices that train it.
+
+    Attributes:
+      cohort: what is trained.
+      task: data and model.
+      mesh: of all devices, with the cohort's devices per run along its second axis.
+      arrays: the task's, on every device; None where the data is streamed.
+    """
+
+    cohort: Cohort
+    task: Task
+    mesh: Mesh
+    arrays: Any
+
+    @property
+    def rows(self) -> int:
+        """Devices, or groups of devices that share a run's batches, that lanes are spread over."""
+        return self.mesh.shape[LANE_AXIS]
+
+    @property
+    def platform(self) -> str:
+        return self.mesh.devices.flat[0].platform
+
+    @property
+    def by_lane(self) -> NamedSharding:
+        """Of arrays with a leading axis of lanes."""
+        return NamedSharding(self.mesh, P(LANE_AXIS))
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        """Of arrays that every device holds whole."""
+        return NamedSharding(self.mesh, P())
+
+
+def place(task: Task, cohort: Cohort, mesh: Mesh) -> Placed:
+    """Copies the data of a cohort to the devices, unless it is streamed."""
+    placed = Placed(cohort, task, mesh, None)
+    arrays = None if task.streamed else put(task.arrays, placed.everywhere)
+    return dataclasses.replace(placed, arrays=arrays)
 
 
 class Builder:
