@@ -1,58 +1,108 @@
-"""The ``sbt`` command.
+"""The ``sbt`` command: ``sbt --help`` says what it can do, ``sbt COMMAND --help`` how."""
 
-  sbt run CONFIG [--workdir DIR] [--config.field=value ...]   train the grid; again: resume it
-          [--coordinator HOST:PORT --processes N --process I] by hand on several machines
-  sbt plan CONFIG [--config.field=value ...]                  dry run: cohorts, memory, time
-  sbt measure DIR [--config.measure=NAME,NAME ...]            measurements of the saved weights
-  sbt report DIR [DIR ...] [--out DIR]                        figures, tables, verdicts
-  sbt bench [--quick] [--models=NAME,NAME ...]                speed, against peers and ceilings
-  sbt list [rules|models|measurements|...]                    what ships, or a section of it
-  sbt COMMAND --help                                          its options, and the config's fields
-
-CONFIG is a Python file with ``get_config()``; ``file.py:variant`` passes it an argument. A tuple is
-written in quotes: --config.sweep.seed='(0, 1, 2)'.
-"""
-
+import argparse
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sbt.bench.options import add_options
 from sbt.errors import UserCodeError, UserError, nearest, telling_memory
 from sbt.files import OUT_OF_SPACE, default_directory, directory_of, writing
 from sbt.pages import restart_with_large_pages
+from sbt.usage import Parser
 
 # Everything that takes time to import is imported where it is used, so that Ctrl-C ends the first
 # seconds, too, in one line.
 
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
+_CONFIG = "experiment file with get_config(); file.py:variant passes it an argument"
+_EXAMPLES = """\
+A tuple is written in quotes:
+  sbt run CONFIG --workdir runs/mine --config.sweep.seed='(0, 1, 2)'
+sbt COMMAND --help has a command's options and the fields of a config.
+"""
+
+
+def parsers() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of ``sbt``, for its help, and those of its commands."""
+    top = Parser(
+        prog="sbt",
+        usage="sbt COMMAND ...",
+        description="Small-batch training: a whole grid of trainings as one compiled program.",
+        epilog=_EXAMPLES,
+    )
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(run: Callable[[Any], int], usage: str, about: str, **named: Any) -> Parser:
+        name = run.__name__.strip("_")
+        named |= {"prog": f"sbt {name}", "usage": f"sbt {name} {usage}", "description": about}
+        parser = commands.add_parser(name, help=about, **named)
+        parser.set_defaults(run=run)
+        return parser
+
+    fields, several = "[--config.FIELD=VALUE ...]", "on several machines, started by hand:"
+    about = "Trains the grid of an experiment file; the same command again resumes it."
+    run = command(_run, f"CONFIG [--workdir DIR] {fields}", about, fields="")
+    run.add_argument("config", metavar="CONFIG", help=_CONFIG)
+    about = "directory of results and checkpoints; else runs/NAME"
+    run.add_argument("--workdir", metavar="DIR", help=about)
+    run.add_argument("--coordinator", metavar="HOST:PORT", help=f"{several} of process 0")
+    run.add_argument("--processes", metavar="N", help=f"{several} how many there are")
+    run.add_argument("--process", metavar="N", help=f"{several} number of this one, from 0")
+
+    about = "A dry run: cohorts, lanes, memory and time of an experiment; nothing is trained."
+    plan = command(_plan, f"CONFIG {fields}", about, fields="")
+    plan.add_argument("config", metavar="CONFIG", help=_CONFIG)
+
+    usage = "DIR [--config.measure=NAME,NAME ...] [--config.measure.FIELD=VALUE ...]"
+    about = "Measures the weights that a sweep kept (config.checkpoint.final_weights)."
+    measure = command(_measure, usage, about, fields="measure.")
+    measure.add_argument("directory", metavar="DIR", help="work directory of the sweep")
+
+    about = "Writes report.html with figures, tables and verdicts; of several sweeps, a comparison."
+    report = command(_report, "DIR [DIR ...] [--out DIR]", about)
+    report.add_argument("directories", metavar="DIR", nargs="+", help="work directory of a sweep")
+    about = "directory of the report; else the work directory"
+    report.add_argument("--out", metavar="DIR", help=about)
+
+    about = "Training speed of lanes, against peers and against measured ceilings."
+    add_options(command(_bench, "[--quick] [--models=NAME,NAME ...]", about))
+
+    about = "Experiments, models, rules, measurements, and what else ships."
+    shown = command(_list, "[SECTION]", about)
+    shown.add_argument("section", metavar="SECTION", nargs="?", help="one of them; else all")
+    return top, commands.choices
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("help", "-h", "--help"):
-        print(__doc__)
-        return 0 if arguments else EXIT_ERROR
-    command, *rest = arguments
-    if argv is None and command in ("run", "plan", "measure", "bench"):
+    given = list(sys.argv[1:] if argv is None else argv)
+    name, *rest = given or ["help"]
+    if argv is None and name in ("run", "plan", "measure", "bench"):
         restart_with_large_pages()
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)  # while nothing is under way that a sweep would save
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        if command not in COMMANDS:
-            raise UserError(f"sbt {command}", "is not a command", nearest(command, COMMANDS))
-        if {"--help", "-h"} & set(rest) and command != "bench":
-            from sbt.usage import help_of
-
-            print(help_of(command), end="", flush=True)
+        top, commands = parsers()
+        if name in ("help", "-h", "--help"):
+            print(top.format_help(), end="", flush=True)
+            return 0 if given else EXIT_ERROR
+        if name not in commands:
+            raise UserError(f"sbt {name}", "is not a command", nearest(name, commands))
+        parser = commands[name]
+        if {"--help", "-h"} & set(rest):
+            print(parser.format_help(), end="", flush=True)
             return 0
+        arguments = parser.read(rest)
+        arguments.command = shlex.join(["sbt", *given])
         with telling_memory():
-            code = COMMANDS[command](rest)
+            code = arguments.run(arguments)
         sys.stdout.flush()
         return code
     except UserError as error:
@@ -97,13 +147,6 @@ def _leave(number: int, frame: Any) -> None:
 # --- commands ------------------------------------------------------------------------------------
 
 
-def _one(positional: list[str], usage: str) -> str:
-    if len(positional) != 1:
-        name = " ".join(usage.split()[:2])
-        raise UserError(usage, f"takes one argument, got {len(positional)}", f"see {name} --help")
-    return positional[0]
-
-
 def _console(columns: int = 160) -> Any:
     """As wide as the terminal (or ``COLUMNS`` says); in a file, so many columns."""
     from rich.console import Console
@@ -127,22 +170,20 @@ def _telling() -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(Text(text))
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     from sbt.experiment import load_config
     from sbt.parallel import hosts
-    from sbt.usage import read_arguments
 
-    positional, overrides, named = read_arguments("run", arguments)
-
-    hosts.start(named.get("coordinator"), named.get("processes"), named.get("process"))
-    config = load_config(_one(positional, "sbt run CONFIG"), overrides)
+    hosts.start(arguments.coordinator, arguments.processes, arguments.process)
+    config = load_config(arguments.config, arguments.overrides)
     from sbt.parallel.mesh import prepare_devices
     from sbt.sweep.progress import Silent, for_console
     from sbt.sweep.run import run
 
     prepare_devices()  # before anything asks for a device
 
-    directory = named["workdir"] if "workdir" in named else default_directory(config.name)
+    chosen = arguments.workdir is not None
+    directory = arguments.workdir if chosen else default_directory(config.name)
     with hosts.noticing_losses():
         dataset = run(config, directory, progress=for_console() if hosts.writes() else Silent())
     if not hosts.writes():
@@ -156,12 +197,10 @@ def _run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _plan(arguments: Sequence[str]) -> int:
+def _plan(arguments: argparse.Namespace) -> int:
     from sbt.experiment import load_config
-    from sbt.usage import read_arguments
 
-    positional, overrides, _ = read_arguments("plan", arguments)
-    config = load_config(_one(positional, "sbt plan CONFIG"), overrides)
+    config = load_config(arguments.config, arguments.overrides)
     from sbt.sweep.preview import preview, tables
     from sbt.sweep.progress import duration
 
@@ -176,29 +215,24 @@ def _plan(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _report(arguments: Sequence[str]) -> int:
-    from sbt.usage import read_arguments
-
-    positional, _, named = read_arguments("report", arguments)
-    if not positional:
-        raise UserError("sbt report", "needs a work directory", "write sbt report DIR")
+def _report(arguments: argparse.Namespace) -> int:
     from sbt.report import write_comparison, write_report
     from sbt.results import load
     from sbt.workdir import read_meta
 
     paths: list[Path] = []
     datasets, metas = {}, {}
-    directories = {name: directory_of(name, "sbt report") for name in positional}
-    out = directory_of(named["out"], "--out") if "out" in named else None
+    directories = {name: directory_of(name, "sbt report") for name in arguments.directories}
+    out = None if arguments.out is None else directory_of(arguments.out, "--out")
     for name, directory in directories.items():
         datasets[name] = load(directory)
         metas[name] = read_meta(directory)
-        target = out if out and len(positional) == 1 else directory
+        target = out if out and len(directories) == 1 else directory
         with writing(target, "the report", "add --out=DIR, a directory that you may write to"):
             paths += write_report(datasets[name], target, metas[name])
-    if len(positional) > 1:
+    if len(directories) > 1:
         labels = {directories[name].name or name: data for name, data in datasets.items()}
-        out = out or directories[positional[0]].resolve().parent / "comparison"
+        out = out or directories[arguments.directories[0]].resolve().parent / "comparison"
         with writing(out, "the comparison", "add --out=DIR, a directory that you may write to"):
             paths += write_comparison(labels, out, metas)
     for path in paths:
@@ -206,53 +240,33 @@ def _report(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _measure(arguments: Sequence[str]) -> int:
+def _measure(arguments: argparse.Namespace) -> int:
     from sbt.overrides import apply_overrides
-    from sbt.usage import read_arguments
-
-    positional, overrides, _ = read_arguments("measure", arguments)
-    directory = directory_of(_one(positional, "sbt measure DIR"), "sbt measure")
     from sbt.sweep.afterwards import measure_runs
     from sbt.sweep.progress import for_console
     from sbt.workdir import stored_config
 
+    directory = directory_of(arguments.directory, "sbt measure")
     config = stored_config(directory)
     if config is None:
         raise UserError(str(directory), "holds no sweep (config.json)", "run one: sbt run ...")
-    measure = apply_overrides(config, overrides).measure
+    measure = apply_overrides(config, arguments.overrides).measure
     measure_runs(directory, measure, progress=for_console())
     print(f"results: {directory}/results.nc    figures: sbt report {directory}")
     return 0
 
 
-def _bench(arguments: Sequence[str]) -> int:
-    from sbt.bench import main as bench
+def _bench(arguments: argparse.Namespace) -> int:
+    from sbt.bench.command import main as bench
 
     return bench(arguments, _console())
 
 
-def _list(arguments: Sequence[str]) -> int:
-    from sbt.usage import read_arguments
-
-    positional, _, _ = read_arguments("list", arguments)
-    if len(positional) > 1:
-        raise UserError(
-            "sbt list", f"takes one section, got {len(positional)}", "see sbt list --help"
-        )
+def _list(arguments: argparse.Namespace) -> int:
     from sbt.listing import show
 
-    show(_console(80), *positional)
+    show(_console(80), arguments.section)
     return 0
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "run": _run,
-    "plan": _plan,
-    "measure": _measure,
-    "report": _report,
-    "bench": _bench,
-    "list": _list,
-}
 
 
 if __name__ == "__main__":

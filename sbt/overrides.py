@@ -3,7 +3,7 @@
 import ast
 import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -176,25 +176,3 @@ def _arithmetic(left: int | float, op: ast.operator, right: int | float) -> int 
     if isinstance(result, complex):
         raise ValueError("not a real number")
     return result
-
-
-def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Command-line arguments without those that set fields, and these, as ``--config.x=value``.
-
-    Raises:
-      UserError: a field without a value.
-    """
-    rest: list[str] = []
-    overrides: list[str] = []
-    remaining: Iterator[str] = iter(arguments)
-    for argument in remaining:
-        if not argument.startswith("--config."):
-            rest.append(argument)
-        elif "=" in argument:
-            overrides.append(argument)
-        else:
-            value = next(remaining, None)
-            if value is None:
-                raise UserError(argument, "needs a value", f"write {argument}=VALUE")
-            overrides.append(f"{argument}={value}")
-    return rest, overrides

@@ -1,136 +1,13 @@
-"""What the commands take: their arguments, and the help that tells them."""
+"""Parsers of the commands: argparse, whose complaints are a user's errors, and its help."""
 
 import argparse
 import textwrap
-import types
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from sbt.errors import UserError, nearest
-from sbt.overrides import split_overrides
 
 WIDTH = 80  # columns of the help
-
-
-class Command(NamedTuple):
-    """What ``sbt NAME --help`` says of a command, before its options.
-
-    Attributes:
-      usage: the arguments, after the name.
-      about: what it does.
-      options: option -> what it is.
-      fields: prefix of the config's fields that it can set; None: it sets none.
-    """
-
-    usage: str
-    about: str
-    options: Mapping[str, str] = types.MappingProxyType({})
-    fields: str | None = None
-
-
-_SEVERAL = "on several machines, started by hand: "
-COMMANDS = {
-    "run": Command(
-        "CONFIG [--workdir DIR] [--config.FIELD=VALUE ...]",
-        "Trains the grid of an experiment file; the same command again resumes it.",
-        {
-            "workdir": "directory of results and checkpoints; else runs/NAME",
-            "coordinator": f"{_SEVERAL}host:port of process 0",
-            "processes": f"{_SEVERAL}how many there are",
-            "process": f"{_SEVERAL}number of this one, from 0",
-        },
-        fields="",
-    ),
-    "plan": Command(
-        "CONFIG [--config.FIELD=VALUE ...]",
-        "A dry run: cohorts, lanes, memory and time of an experiment; nothing is trained.",
-        fields="",
-    ),
-    "measure": Command(
-        "DIR [--config.measure=NAME,NAME ...] [--config.measure.FIELD=VALUE ...]",
-        "Measures the weights that a sweep kept (config.checkpoint.final_weights).",
-        fields="measure.",
-    ),
-    "report": Command(
-        "DIR [DIR ...] [--out DIR]",
-        "Writes report.html with figures, tables and verdicts; of several sweeps, a comparison.",
-        {"out": "directory of the report; else the work directory"},
-    ),
-    "bench": Command("[--quick] [--models=NAME,NAME ...]", "Speed, against peers and ceilings."),
-    "list": Command("[SECTION]", "Experiments, models, rules, measurements, and what else ships."),
-}
-
-
-class Arguments(NamedTuple):
-    """The arguments of a command.
-
-    Attributes:
-      positional: those without a name.
-      overrides: ``--config.field=value``.
-      options: option -> value.
-    """
-
-    positional: list[str]
-    overrides: list[str]
-    options: dict[str, str]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        option, _, problem = message.removeprefix("argument ").partition(": ")
-        if problem == "expected one argument":
-            raise UserError(option, "needs a value", f"write {option}=VALUE")
-        raise UserError(self.prog, message, f"see {self.prog} --help")
-
-
-def _parser(name: str) -> _Parser:
-    command = COMMANDS[name]
-    parser = _Parser(
-        prog=f"sbt {name}",
-        usage=f"sbt {name} {command.usage}",
-        description=command.about,
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=WIDTH),
-    )
-    parser.add_argument("positional", nargs="*", help=argparse.SUPPRESS)
-    for option, about in command.options.items():
-        value = {"workdir": "DIR", "out": "DIR", "coordinator": "HOST:PORT"}.get(option, "N")
-        parser.add_argument(f"--{option}", metavar=value, help=about)
-    return parser
-
-
-def read_arguments(name: str, arguments: Sequence[str]) -> Arguments:
-    """The arguments of a command, sorted.
-
-    Raises:
-      UserError: an unknown option, with the nearest name, or one without a value.
-    """
-    rest, overrides = split_overrides(arguments)
-    command, parser = COMMANDS[name], _parser(name)
-    if overrides and command.fields is None:
-        remedy = f"sbt {name} takes none: leave it out"
-        raise UserError(overrides[0], "sets a field of a config", remedy)
-    for argument in overrides:
-        path = argument.removeprefix("--config.").partition("=")[0]
-        if not f"{path}.".startswith(command.fields or ""):
-            remedy = f"only config.{command.fields}FIELD can be set here"
-            raise UserError(argument, "is what the sweep was trained with", remedy)
-    parsed, unknown = parser.parse_known_intermixed_args(rest)
-    if unknown:
-        known = [f"--{option}" for option in command.options]
-        known += ["--config.FIELD=VALUE"] * (command.fields is not None)
-        raise UserError(unknown[0], f"is not an option of sbt {name}", nearest(unknown[0], known))
-    named = {option: getattr(parsed, option) for option in command.options}
-    given = {option: value for option, value in named.items() if value is not None}
-    return Arguments(parsed.positional, overrides, given)
-
-
-def help_of(name: str) -> str:
-    """What ``sbt NAME --help`` prints, at 80 columns."""
-    text = _parser(name).format_help()
-    fields = COMMANDS[name].fields
-    return text if fields is None else f"{text}\n{_fields(fields)}"
-
 
 _SECTIONS = """\
 config.model, rule, schedule, batch_schedule, momentum_schedule, noise and
@@ -147,6 +24,95 @@ A field can follow an axis instead:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser of one command.
+
+    Args:
+      fields: prefix of the config's fields that the command can set (``""``: all of them); None:
+        it sets none.
+      named: see :class:`argparse.ArgumentParser`.
+    """
+
+    def __init__(self, *, fields: str | None = None, **named: Any):
+        super().__init__(
+            **named,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=WIDTH),
+        )
+        self.fields = fields
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The arguments of the command; options and others may stand in any order.
+
+        Returns:
+          What argparse makes of them; ``overrides`` holds those that set fields of a config.
+
+        Raises:
+          UserError: an unknown option, with the nearest name, or one without a value; a field that
+            the command cannot set.
+        """
+        rest, overrides = split_overrides(arguments)
+        self._check_fields(overrides)
+        parsed, unknown = self.parse_known_intermixed_args(rest)
+        if unknown:
+            named = [action for action in self._actions if action.option_strings]
+            if len(named) < len(self._actions) and not unknown[0].startswith("-"):
+                problem = "is one argument too many"
+                raise UserError(f"{self.prog} {unknown[0]}", problem, f"see {self.prog} --help")
+            known = [action.option_strings[-1] for action in named]
+            known += ["--config.FIELD=VALUE"] * (self.fields is not None)
+            problem = f"is not an option of {self.prog}"
+            raise UserError(unknown[0], problem, nearest(unknown[0], known))
+        parsed.overrides = overrides
+        return parsed
+
+    def _check_fields(self, overrides: Sequence[str]) -> None:
+        for argument in overrides:
+            if self.fields is None:
+                remedy = f"{self.prog} takes none: leave it out"
+                raise UserError(argument, "sets a field of a config", remedy)
+            path = argument.removeprefix("--config.").partition("=")[0]
+            if not f"{path}.".startswith(self.fields):
+                remedy = f"only config.{self.fields}FIELD can be set here"
+                raise UserError(argument, "is what the sweep was trained with", remedy)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse has to complain of as a UserError."""
+        where, _, problem = message.removeprefix("argument ").partition(": ")
+        if problem == "expected one argument":
+            raise UserError(where, "needs a value", f"write {where}=VALUE")
+        if where == "the following arguments are required":
+            where, problem = self.prog, f"needs {problem}"
+        raise UserError(where, problem or message, f"see {self.prog} --help")
+
+    def format_help(self) -> str:
+        """Usage, options and, where it has some, the fields of a config: at 80 columns."""
+        text = super().format_help()
+        return text if self.fields is None else f"{text}\n{_fields(self.fields)}"
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Command-line arguments without those that set fields, and these, as ``--config.x=value``.
+
+    Raises:
+      UserError: a field without a value.
+    """
+    rest: list[str] = []
+    overrides: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if not argument.startswith("--config."):
+            rest.append(argument)
+        elif "=" in argument:
+            overrides.append(argument)
+        else:
+            value = next(remaining, None)
+            if value is None:
+                raise UserError(argument, "needs a value", f"write {argument}=VALUE")
+            overrides.append(f"{argument}={value}")
+    return rest, overrides
+
+
 def _fields(prefix: str) -> str:
     """The fields of a config: default, meaning, and what they take."""
     from sbt.config import FIELDS
@@ -157,10 +123,6 @@ def _fields(prefix: str) -> str:
             continue
         takes = field.takes.replace(f" and of at most {2**31 - 1}", "")
         lines.append(f"  --config.{path}={field.default}".rstrip("="))
-        lines += textwrap.wrap(
-            f"{field.about} ({takes})", WIDTH,
-            initial_indent=" " * 6, subsequent_indent=" " * 6,
-        )  # fmt: skip
-    if not prefix:
-        lines += ["", _SECTIONS.rstrip()]
-    return "\n".join(lines) + "\n"
+        about = f"{field.about} ({takes})"
+        lines += textwrap.wrap(about, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines) + "\n" + ("" if prefix else f"\n{_SECTIONS}")

@@ -13,16 +13,24 @@ from reference import QUICKLY
 from rich.console import Console
 
 from sbt import cli
-from sbt.bench import ceilings, command, derived, scaling, tables, workload
-from sbt.bench import networks as named
+from sbt.bench import ceilings, command, tables, workload
 from sbt.bench.ceilings import Ceilings
 from sbt.bench.figure import draw
 from sbt.bench.flax_peer import flax_workload
 from sbt.bench.lanes import make_task, prepared, sbt_workload
-from sbt.bench.networks import NETWORKS
-from sbt.bench.options import Options, parse, settings
-from sbt.bench.record import Cell, Facts, Record, Scaling, read_record, write_record
-from sbt.bench.workload import Setting, Skip, Workload, calibrate, microseconds
+from sbt.bench.options import Options, options_of, settings
+from sbt.bench.record import Facts, Record, Scaling, write_record
+from sbt.bench.workload import (
+    CLASSES,
+    NETWORKS,
+    Cell,
+    Position,
+    Setting,
+    Skip,
+    Workload,
+    calibrate,
+    microseconds,
+)
 from sbt.errors import UserError
 
 needs_torch = pytest.mark.skipif(
@@ -33,6 +41,10 @@ SIZE = 64
 
 def setting(network="convnet", method="sbt", g=4, lanes=1, strategy="auto"):
     return Setting(network, method, g, lanes, strategy, "float32")
+
+
+def parse(arguments, platform):
+    return options_of(cli.parsers()[1]["bench"].read(arguments), platform)
 
 
 # --- sbt's own lanes -----------------------------------------------------------------------------
@@ -53,8 +65,9 @@ def test_lanes_train_through_the_engine():
     assert work.healthy(at)
     weights = np.asarray(jax.tree.leaves(at.state.params)[0])[:lanes]
     assert len({w.tobytes() for w in weights}) == lanes  # every lane is a run of its own
-    assert work.automatic and work.setting.strategy == "vmap/im2col"
-    assert work.compile_seconds > 0 and work.memory_bytes > 4 * lanes * 1898
+    made = work.cell
+    assert made.automatic and made.setting.strategy == "vmap/im2col"
+    assert made.compile_seconds > 0 and made.memory_bytes > 4 * lanes * 1898
 
 
 def test_a_diverged_lane_spoils_the_time(monkeypatch):
@@ -120,8 +133,8 @@ def test_one_flax_step_equals_ours(monkeypatch, network, tolerance):
     (ours,) = ours_after(1, network=network)
     task = make_task(setting(network=network, method="flax", strategy=""), SIZE)
     peer = flax_workload(task)
-    before = jax.device_get(peer.start().carry[0])
-    after = jax.device_get(peer.advance(peer.start(), 1).carry[0])
+    before = jax.device_get(peer.start().state[0])
+    after = jax.device_get(peer.advance(peer.start(), 1).state[0])
     theirs = change(before, after)
     assert max(np.abs(v).max() for v in ours.values()) > 1e-3  # a step that rounding cannot hide
     assert relative(theirs, ours) < tolerance
@@ -136,7 +149,7 @@ def test_scanned_flax_equals_the_loop(monkeypatch):
     one, other = loop.advance(loop.start(), updates), scan.advance(scan.start(), updates)
     assert one.updates == other.updates == updates
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one.carry[0], other.carry[0]
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one.state[0], other.state[0]
     )
 
 
@@ -164,8 +177,8 @@ def test_one_torch_step_equals_ours(monkeypatch, network, tolerance):
     task = make_task(setting(network=network, method="torch", strategy=""), SIZE)
     for channels_last in (True, False):
         peer = _eager(task, Variant(channels_last, 1))
-        before = {k: v.detach().clone() for k, v in peer.start().weights.named_parameters()}
-        after = dict(peer.advance(peer.start(), 1).weights.named_parameters())
+        before = {k: v.detach().clone() for k, v in peer.start().state[0].named_parameters()}
+        after = dict(peer.advance(peer.start(), 1).state[0].named_parameters())
         assert relative(torch_change(before, after), ours) < tolerance
 
 
@@ -179,7 +192,7 @@ def test_a_torch_func_ensemble_equals_our_lanes(monkeypatch):
     peer = _ensemble(
         make_task(setting(method="torch_func", lanes=lanes, strategy=""), SIZE), Variant(False, 1)
     )
-    before, after = peer.start().weights, peer.advance(peer.start(), updates).weights
+    before, after = peer.start().state[0], peer.advance(peer.start(), updates).state[0]
     for i in range(lanes):
         theirs = torch_change(
             {k: v[i] for k, v in before.items()}, {k: v[i] for k, v in after.items()}
@@ -190,11 +203,11 @@ def test_a_torch_func_ensemble_equals_our_lanes(monkeypatch):
 @needs_torch
 @pytest.mark.parametrize("network", NETWORKS)
 def test_torch_models_have_our_parameters(network):
-    from sbt.bench.torch_models import build
+    from sbt.bench.torch_peer import build
 
     spec = NETWORKS[network]
     cohort = prepared(setting(network=network, g=8), SIZE).cohort
-    model = build(spec.model, spec.shape, named.CLASSES)
+    model = build(spec.model, spec.shape, CLASSES)
     assert sum(p.numel() for p in model.parameters()) == cohort.facts.parameters
 
 
@@ -203,7 +216,7 @@ def test_torch_models_have_our_parameters(network):
 def test_torch_models_give_our_logits(network):
     import torch
 
-    from sbt.bench.torch_models import build, load_flax
+    from sbt.bench.torch_peer import build, load_flax
 
     spec, g = NETWORKS[network], 8
     task = prepared(setting(network=network, g=g), SIZE).task
@@ -217,7 +230,7 @@ def test_torch_models_give_our_logits(network):
         lambda p: p + 0.1 * rng.normal(size=p.shape).astype(np.float32) * np.std(p + 0.1), params
     )
     ours, _ = apply(params, stats, x, None, True)
-    model = load_flax(build(spec.model, spec.shape, named.CLASSES), params)
+    model = load_flax(build(spec.model, spec.shape, CLASSES), params)
     with torch.no_grad():
         theirs = model(torch.from_numpy(x).permute(0, 3, 1, 2)).numpy()
     scale = np.abs(np.asarray(ours)).max()
@@ -226,14 +239,14 @@ def test_torch_models_give_our_logits(network):
 
 @needs_torch
 def test_weights_that_do_not_fit_are_refused():
-    from sbt.bench.torch_models import build, load_flax
+    from sbt.bench.torch_peer import build, load_flax
 
     spec = NETWORKS["convnet"]
     task = prepared(setting(), SIZE).task
     params, _ = task.model.init(jax.random.key(0), jnp.zeros((1, *spec.shape)))
     del params["Dense_0"]
     with pytest.raises(ValueError, match="Dense_0"):
-        load_flax(build(spec.model, spec.shape, named.CLASSES), params)
+        load_flax(build(spec.model, spec.shape, CLASSES), params)
 
 
 # --- the clock -----------------------------------------------------------------------------------
@@ -247,15 +260,14 @@ class Clock:
         monkeypatch.setattr(workload.time, "perf_counter", lambda: self.now)
 
     def workload(self, name="convnet", g=4, lanes=8, chunk=1, healthy=True):
-        def advance(done, updates):
+        def advance(at, updates):
             assert updates % chunk == 0
             self.now += self.per_call + updates * self.per_update
             self.log.append(name)
-            return done + updates
+            return Position(None, at.updates + updates)
 
-        return Workload(
-            lambda: 0, advance, lambda _: healthy, setting(name, g=g, lanes=lanes), chunk
-        )
+        cell = Cell(setting(name, g=g, lanes=lanes))
+        return Workload(lambda: Position(None, 0), advance, lambda _: healthy, cell, chunk)
 
 
 def test_times_are_per_example_and_lane(monkeypatch):
@@ -286,9 +298,9 @@ def test_rounds_visit_every_setting_in_turn(monkeypatch, tmp_path):
     clock = Clock(monkeypatch, per_update=0.01)
     names = ["a", "b", "c"]
     works = {i: clock.workload(name, healthy=name != "b") for i, name in enumerate(names)}
-    cells = tuple(Cell(works[i].setting, updates=5) for i in works)
+    cells = tuple(dataclasses.replace(works[i].cell, updates=5) for i in works)
     options = parse([], "cpu")
-    show = command.Show(Console(quiet=True), None)
+    show = command.Show(Console(quiet=True))
     for _ in range(2):
         cells = command._round(cells, works, options, show)
     # Each window is a warm-up and the timed part; b diverges and is not tried again.
@@ -331,37 +343,34 @@ def record():
 
 
 def test_ratios_from_a_table(record):
-    small, large = derived.rows(record)
+    small, large = tables.rows(record)
     assert (small.micro_batch, large.micro_batch) == (2, 128)
     assert small.ours.setting.strategy == "vmap/im2col" and small.ours.median == 12.0
     assert small.automatic.median == 20.0
-    assert small.ratio(derived.TORCH) == 3.0  # the better of eager and compiled
+    assert small.ratio(tables.TORCH) == 3.0  # the better of eager and compiled
     assert small.ratio(("flax",)) == 5.0
-    assert large.ratio(derived.TORCH) == 4.0
+    assert large.ratio(tables.TORCH) == 4.0
     assert large.ratio(("flax",)) is None
-    assert derived.ratios([small, large], derived.TORCH) == {2: 3.0, 128: 4.0}
-    assert derived.ratios([small, large], derived.TORCH, most=4) == {2: 3.0}
+    assert tables.ratios([small, large], tables.TORCH) == {2: 3.0, 128: 4.0}
+    assert tables.ratios([small, large], tables.TORCH, most=4) == {2: 3.0}
     # With 16 lanes or more: the single lane's 1.0 at g = 128 does not count.
-    assert derived.small_batch_tax(record, "convnet", "float32") == 12.0 / 8.0
-    assert derived.small_batch_tax(record, "alexnet", "float32") is None
-    assert {n: c.median for n, c in derived.by_lanes(record, "convnet", "float32", 2).items()} == {
-        1: 40.0,
-        16: 12.0,
-    }
-    assert derived.cost_of_choosing(record) == [20.0 / 12.0]
+    assert tables.small_batch_tax(record, "convnet", "float32") == 12.0 / 8.0
+    assert tables.small_batch_tax(record, "alexnet", "float32") is None
+    assert tables.by_lanes(record, "convnet", "float32", 2) == {1: 40.0, 16: 12.0}
+    assert tables.cost_of_choosing(record) == [20.0 / 12.0]
 
 
 def test_ceilings_bind(record):
     mapped, together = record.cells[1], record.cells[2]
     # One lane at a time: 4 kB of weights stay in the cache, 4 MFLOP at 1 TFLOP/s remain.
-    assert derived.bound(record, mapped) == (pytest.approx(4.0), "arithmetic")
-    assert derived.fraction(record, mapped) == pytest.approx(4.0 / 20.0)
+    assert tables.bound(record, mapped) == (pytest.approx(4.0), "arithmetic")
+    assert tables.fraction(record, mapped) == pytest.approx(4.0 / 20.0)
     # 16 lanes: 64 kB do not; 8000 bytes / 2 examples + the image at 1 GB/s are 4.6 µs.
-    assert derived.bound(record, together) == (pytest.approx(4.6), "memory")
+    assert tables.bound(record, together) == (pytest.approx(4.6), "memory")
 
 
 def test_sentences_say_the_numbers(record):
-    text = "\n".join(derived.sentences(record))
+    text = "\n".join(tables.sentences(record))
     for part in (
         "small-batch tax 1.50",
         "torch takes 3.00x (m=2), 4.00x (m=128); at m<=4 at least 3.00x",
@@ -392,16 +401,12 @@ def test_tables_and_figure_show_every_cell(record, tmp_path):
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
-def test_json_round_trip(record, tmp_path):
-    path = write_record(record, tmp_path / "new" / "bench.json")
-    assert read_record(path) == record
-    raw = json.loads(path.read_text())
-    raw["cells"][0]["unknown"] = 1
-    path.write_text(json.dumps(raw))
-    with pytest.raises(UserError, match="no benchmark record"):
-        read_record(path)
-    with pytest.raises(UserError, match="no benchmark record"):
-        read_record(tmp_path / "nothing.json")
+def test_json_holds_everything(record, tmp_path):
+    raw = json.loads(write_record(record, tmp_path / "new" / "bench.json").read_text())
+    assert raw.pop("format") == 1
+    assert raw == json.loads(json.dumps(dataclasses.asdict(record)))
+    assert raw["cells"][0]["microseconds"] == [50.0, 30.0, 40.0]
+    assert raw["cells"][0]["setting"]["strategy"] == "map/direct"
 
 
 def test_ceilings_are_work_over_time(monkeypatch):
@@ -422,13 +427,15 @@ def test_ceilings_run():
 
 
 def test_slopes(monkeypatch):
-    monkeypatch.setattr(scaling, "sbt_workload", lambda setting, size: (setting, size))
+    monkeypatch.setattr(command, "sbt_workload", lambda setting, size: (setting, size))
     monkeypatch.setattr(
-        scaling,
+        command,
         "_seconds",
         lambda work, updates: 3.0 * work[0].lanes ** 0.5 * updates,
     )
-    lanes, examples, epochs = scaling.measure_scaling("convnet", 4, "float32", 1, lambda _: None)
+    options = parse(["--models=convnet", "--micro_batches=4", "--repeats=1"], "cpu")
+    show = command.Show(Console(quiet=True))
+    lanes, examples, epochs = command.measure_scaling(options, show)
     assert lanes.slope == pytest.approx(0.5)
     assert examples.slope == pytest.approx(1.0)
     assert epochs.slope == pytest.approx(1.0)
@@ -449,18 +456,20 @@ def test_the_whole_command(monkeypatch, tmp_path, capsys):
     with compiling(quickly=True):
         code = cli.main(["bench", *arguments.split()])
     assert code == 0, capsys.readouterr().err
-    found = read_record(tmp_path / "bench.json")
-    assert found.complete and found.peak_bytes > 0
-    assert found.command.startswith("sbt bench --models=convnet,f1")
-    timed = [(c.setting.network, c.setting.method, c.setting.strategy) for c in found.timed]
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert found["complete"] and found["peak_bytes"] > 0
+    assert found["command"].startswith("sbt bench --models=convnet,f1")
+    done = [cell for cell in found["cells"] if cell["microseconds"]]
+    named = [cell["setting"] for cell in done]
+    timed = [(s["network"], s["method"], s["strategy"]) for s in named]
     assert timed == [
         ("convnet", "sbt", "vmap/im2col"),
         ("convnet", "sbt", "map/direct"),
         ("convnet", "flax", ""),
     ]
-    assert all(len(c.microseconds) == 2 for c in found.timed)
-    assert found.networks["convnet"].parameters == 1898
-    (skipped,) = {c.skipped for c in found.cells if c.skipped}
+    assert all(len(cell["microseconds"]) == 2 for cell in done)
+    assert found["networks"]["convnet"]["parameters"] == 1898
+    (skipped,) = {cell["skipped"] for cell in found["cells"] if cell["skipped"]}
     assert "needs 2 examples" in skipped
     assert "convnet" in capsys.readouterr().out
     assert (tmp_path / "bench.md").exists() and (tmp_path / "bench.png").exists()

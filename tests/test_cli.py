@@ -187,9 +187,9 @@ REFUSED = [
     ("run {quick} --config.data.name=cifar11", "cifar11", "cifar10"),
     ("run {quick}:huge", "huge", "tiny"),
     ("run {quick} --speed=3", "--speed", "workdir"),
-    ("run", "sbt run", "one argument"),
+    ("run", "needs CONFIG", "sbt run --help"),
     ("report {tmp}/none", "none", "sbt run"),
-    ("report", "work directory", "DIR"),
+    ("report", "needs DIR", "sbt report --help"),
     ("dance", "dance", "report"),
 ]
 

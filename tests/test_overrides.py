@@ -9,8 +9,9 @@ import pytest
 import sbt.overrides
 from sbt.config import default
 from sbt.errors import UserError
-from sbt.overrides import apply_overrides, axis, split_overrides, value_of
+from sbt.overrides import apply_overrides, axis, value_of
 from sbt.sweep.grid import make_grid
+from sbt.usage import split_overrides
 
 
 def test_doctests():

@@ -3,8 +3,3 @@
 Every number of sbt comes from the programs that ``sbt run`` trains with. Peers train the same
 network on the same data with the same rule, one run after another, at batch size m = g.
 """
-
-from sbt.bench.command import main, run_bench
-from sbt.bench.record import Record, read_record, write_record
-
-__all__ = ["Record", "main", "read_record", "run_bench", "write_record"]

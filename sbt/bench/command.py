@@ -2,44 +2,45 @@
 
 import contextlib
 import dataclasses
-import shlex
+import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sbt.bench import options as choices
 from sbt.bench.ceilings import measure_ceilings
 from sbt.bench.figure import draw
 from sbt.bench.lanes import make_task, prepared, sbt_workload
-from sbt.bench.networks import NETWORKS
-from sbt.bench.options import Options
-from sbt.bench.record import Cell, Facts, Record, describe_machine, write_record
-from sbt.bench.scaling import measure_scaling
+from sbt.bench.options import Options, options_of, settings
+from sbt.bench.record import Facts, Record, Scaling, describe_machine, write_record
 from sbt.bench.tables import ceiling_line, markdown, rich_table, sentences, skipped
-from sbt.bench.workload import SBT, Setting, Skip, Workload, calibrate, microseconds
+from sbt.bench.workload import (
+    NETWORKS,
+    SBT,
+    Cell,
+    Setting,
+    Skip,
+    Workload,
+    calibrate,
+    microseconds,
+)
 from sbt.files import write_text
 from sbt.parallel.mesh import prepare_devices
 from sbt.sweep.fit import peak_memory
 
-Note = Callable[[str], None]
 
-
-def main(arguments: Sequence[str], console: Console) -> int:
+def main(arguments: Namespace, console: Console) -> int:
     """Runs the command; returns its exit code."""
-    if {"--help", "-h"} & set(arguments):
-        print(help_text())
-        return 0
     prepare_devices()
-    options = choices.parse(arguments, jax.default_backend())
-    command = shlex.join(["sbt", "bench", *arguments])
-    with _progress(console) as show:
-        record = run_bench(options, command, show)
+    options = options_of(arguments, jax.default_backend())
+    show = Show(console)
+    with show.bar:
+        record = run_bench(options, arguments.command, show)
     console.print(rich_table(record))
     for line in (ceiling_line(record), *sentences(record)):
         console.print(line, highlight=False, soft_wrap=True)
@@ -51,44 +52,28 @@ def main(arguments: Sequence[str], console: Console) -> int:
     return 0
 
 
-def help_text() -> str:
-    """What ``sbt bench --help`` prints."""
-    values = flags.FlagValues()
-    choices.define(values)
-    head = "sbt bench: training speed of lanes, against peers and against measured ceilings.\n"
-    return head + values.get_help(include_special_flags=False)
-
-
 class Show:
     """Says what goes on; a bar on a terminal, lines elsewhere."""
 
-    def __init__(self, console: Console, bar: Progress | None):
-        self._console, self._bar = console, bar
-        self._task = bar.add_task("", total=None) if bar else None
+    def __init__(self, console: Console):
+        columns = (BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(),
+                   TextColumn("{task.description}"))  # fmt: skip
+        self._console = console
+        self.bar = Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        )
+        self._task = self.bar.add_task("", total=None)
 
     def phase(self, text: str, total: int) -> None:
         """A new part of the work begins."""
         self._console.print(text, highlight=False, markup=False)
-        if self._bar and self._task is not None:
-            self._bar.reset(self._task, total=total, description="")
+        self.bar.reset(self._task, total=total, description="")
 
     def step(self, text: str) -> None:
         """One unit of the present part begins."""
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, advance=1, description=text)
-        else:
+        self.bar.update(self._task, advance=1, description=text)
+        if self.bar.disable:
             self._console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Show]:
-    if not console.is_terminal:
-        yield Show(console, None)
-        return
-    columns = (BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("{task.description}"))  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
-        yield Show(console, bar)
 
 
 @contextlib.contextmanager
@@ -129,12 +114,8 @@ def run_bench(options: Options, command: str, show: Show) -> Record:
                 _write(record, options)
             record = dataclasses.replace(record, complete=True)
             if options.scaling:
-                g = min(options.micro_batches, key=lambda g: abs(g - 8))
-                show.phase("scaling", 3)
-                scaling = measure_scaling(
-                    options.models[0], g, options.precisions[0], options.repeats, show.step
-                )
-                record = dataclasses.replace(record, scaling=scaling)
+                show.phase("scaling", len(EXTENTS))
+                record = dataclasses.replace(record, scaling=measure_scaling(options, show))
         except KeyboardInterrupt:
             if not record.timed:
                 raise
@@ -154,7 +135,7 @@ def _facts(name: str, options: Options) -> Facts:
 
 def _compile(options: Options, show: Show) -> tuple[dict[int, Workload], list[Cell]]:
     """A workload for every setting that can be timed, and a cell for every setting."""
-    every = list(choices.settings(options))
+    every = list(settings(options))
     show.phase(f"compiling {len(every)} settings", len(every))
     workloads: dict[int, Workload] = {}
     cells: list[Cell] = []
@@ -169,11 +150,11 @@ def _compile(options: Options, show: Show) -> tuple[dict[int, Workload], list[Ce
             workload = _workload(setting, options, known)
             if workload is None:
                 continue  # `auto` and what it stands for were both asked for
-            known.add(workload.setting)
-            if (workload.compile_seconds or 0.0) > options.cell_seconds:
-                raise Skip(f"compiled for {workload.compile_seconds:.0f} s")
-            most = options.cell_seconds / (options.repeats + 1)
-            updates = calibrate(workload, options.seconds, most)
+            cell = workload.cell
+            known.add(cell.setting)
+            if (cell.compile_seconds or 0.0) > options.cell_seconds:
+                raise Skip(f"compiled for {cell.compile_seconds:.0f} s")
+            updates = calibrate(workload, options.seconds, options.longest_window)
         except Skip as reason:
             too_much.setdefault(family, setting.lanes)
             cells.append(Cell(setting, skipped=str(reason)))
@@ -183,18 +164,7 @@ def _compile(options: Options, show: Show) -> tuple[dict[int, Workload], list[Ce
             cells.append(Cell(setting, skipped=f"{type(error).__name__}: {line[:160]}"))
         else:
             workloads[len(cells)] = workload
-            cells.append(
-                Cell(
-                    setting=workload.setting,
-                    updates=updates,
-                    automatic=workload.automatic,
-                    at_once=workload.at_once,
-                    detail=workload.detail,
-                    compile_seconds=workload.compile_seconds,
-                    memory_bytes=workload.memory_bytes,
-                    bytes_accessed=workload.bytes_accessed,
-                )
-            )
+            cells.append(dataclasses.replace(cell, updates=updates))
     return workloads, cells
 
 
@@ -211,10 +181,9 @@ def _workload(setting: Setting, options: Options, known: set[Setting]) -> Worklo
         return flax_workload(task, scanned=setting.method == "flax_scan")
     from sbt.bench.torch_peer import torch_func_workload, torch_workload
 
-    most = options.cell_seconds / (options.repeats + 1)
     if setting.method == "torch_func":
-        return torch_func_workload(task, most)
-    return torch_workload(task, most, compiled=setting.method == "torch_compile")
+        return torch_func_workload(task, options.longest_window)
+    return torch_workload(task, options.longest_window, setting.method == "torch_compile")
 
 
 def _round(
@@ -241,3 +210,43 @@ def _write(record: Record, options: Options) -> None:
     write_record(record, options.out / "bench.json")
     write_text(options.out / "bench.md", markdown(record))
     draw(record).save(options.out, kinds=("png",))
+
+
+# --- scaling -------------------------------------------------------------------------------------
+
+EXTENTS = {
+    "lanes": (2, 6, 20, 60, 200),
+    "examples": (128, 384, 1280, 3840, 12800),
+    "epochs": (1, 3, 10, 30, 100),
+}
+_STILL = {"lanes": 16, "examples": 128, "epochs": 1}  # the axes that do not grow
+
+
+def measure_scaling(options: Options, show: Show) -> tuple[Scaling, ...]:
+    """Whether the cost of a training is linear in lanes, examples and epochs, over two decades.
+
+    Trains whole runs of growing extent, interleaved; compilation is left out. First model and
+    precision, the micro-batch nearest to 8.
+    """
+    g = min(options.micro_batches, key=lambda g: abs(g - 8))
+    setting = Setting(options.models[0], SBT, g, _STILL["lanes"], "auto", options.precisions[0])
+    compile = functools.cache(sbt_workload)  # epochs share a program
+    results = []
+    for axis, values in EXTENTS.items():
+        show.step(f"scaling: {axis} {', '.join(map(str, values))}")
+        runs: list[tuple[Any, int]] = []
+        for value in values:
+            size = _STILL | {axis: value}
+            workload = compile(dataclasses.replace(setting, lanes=size["lanes"]), size["examples"])
+            runs.append((workload, size["examples"] * size["epochs"] // g))
+        rounds = [[_seconds(*run) for run in runs] for _ in range(options.repeats)]
+        seconds = tuple(np.median(rounds, axis=0).tolist())
+        slope = float(np.polyfit(np.log(values), np.log(seconds), 1)[0])
+        results.append(Scaling(axis, setting, values, seconds, slope))
+    return tuple(results)
+
+
+def _seconds(workload: Workload, updates: int) -> float:
+    setting = workload.cell.setting
+    examples = updates * setting.micro_batch * setting.lanes
+    return 1e-6 * microseconds(workload, updates) * examples

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sbt.bench.derived import TORCH, bound, fastest
-from sbt.bench.record import Cell, Record
-from sbt.bench.workload import SBT
+from sbt.bench.record import Record
+from sbt.bench.tables import TORCH, bound, fastest
+from sbt.bench.workload import SBT, Cell
 from sbt.report.style import LINES, MARKERS, QUIET, UNORDERED, Drawing, footnote, styled
 
 COLUMNS = 3

@@ -4,15 +4,25 @@ import dataclasses
 import functools
 import math
 from collections.abc import Container
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sbt.bench.networks import CLASSES, NETWORKS, TRAIN_SIZE, WEIGHT_DECAY, Network
-from sbt.bench.workload import Setting, Skip, Workload
+from sbt.bench.workload import (
+    CLASSES,
+    NETWORKS,
+    TRAIN_SIZE,
+    WEIGHT_DECAY,
+    Cell,
+    Network,
+    Position,
+    Setting,
+    Skip,
+    Workload,
+)
 from sbt.config import default
 from sbt.data import Dataset, epoch_order, load, purpose_key
 from sbt.sweep.engine import make_engine
@@ -20,30 +30,35 @@ from sbt.sweep.fit import choose_strategy, memory_budget
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.prepare import prepare
 from sbt.sweep.task import Parts, Placed
-from sbt.train.state import TrainState
 
 EPOCHS = 100_000  # more than any window reaches; a run that ended would cost nothing
 SEEDS = 4
 
 
-def make_config(
-    setting: Setting, network: Network, train_size: int = TRAIN_SIZE, epochs: int = EPOCHS
-) -> ConfigDict:
+def prepared(setting: Setting, train_size: int = TRAIN_SIZE) -> Placed:
+    """A setting's cohort, through the checks and the planning of every sweep."""
+    data, dataset = _data(NETWORKS[setting.network].shape, train_size)
+    sweep = prepare(_config(setting, data), Parts(dataset=dataset))
+    (cohort,) = sweep.cohorts
+    return sweep.place(cohort)
+
+
+@functools.lru_cache(maxsize=4)
+def _data(shape: tuple[int, int, int], train_size: int) -> tuple[dict[str, Any], Dataset]:
+    """A config's ``data`` section, and what it names."""
+    sizes = {"train_size": train_size, "test_size": 64}
+    section = {"name": "synthetic", "image_shape": shape, "num_classes": CLASSES, **sizes}
+    return section, load(section)
+
+
+def _config(setting: Setting, data: dict[str, Any]) -> ConfigDict:
     """The sweep whose lanes are timed: base learning rates within a factor of two, a few seeds."""
-    lanes, g = setting.lanes, setting.micro_batch
+    lanes, network = setting.lanes, NETWORKS[setting.network]
     seeds = math.gcd(lanes, SEEDS)
     config = default()
-    config.name = "bench"
-    config.data = {
-        "name": "synthetic",
-        "image_shape": network.shape,
-        "num_classes": CLASSES,
-        "train_size": train_size,
-        "test_size": 64,
-    }
-    config.model = dict(network.model)
-    config.batch_size = config.micro_batch = g
-    config.epochs = epochs
+    config.name, config.epochs = "bench", EPOCHS
+    config.data, config.model = data, dict(network.model)
+    config.batch_size = config.micro_batch = setting.micro_batch
     config.rule = {"name": "sgd", "momentum": None, "weight_decay": WEIGHT_DECAY}
     config.sweep.base_lr = tuple(
         network.base_lr * (1 - i / (2 * lanes)) for i in range(lanes // seeds)
@@ -54,35 +69,6 @@ def make_config(
     config.engine.convolution = convolution or "auto"
     config.engine.precision = setting.precision
     return config
-
-
-@functools.lru_cache(maxsize=4)
-def _dataset(shape: tuple[int, int, int], train_size: int) -> Dataset:
-    return load(
-        {
-            "name": "synthetic",
-            "image_shape": shape,
-            "num_classes": CLASSES,
-            "train_size": train_size,
-            "test_size": 64,
-        }
-    )
-
-
-def prepared(setting: Setting, train_size: int = TRAIN_SIZE, epochs: int = EPOCHS) -> Placed:
-    """A setting's cohort, through the checks and the planning of every sweep."""
-    network = NETWORKS[setting.network]
-    config = make_config(setting, network, train_size, epochs)
-    sweep = prepare(config, Parts(dataset=_dataset(network.shape, train_size)))
-    (cohort,) = sweep.cohorts
-    return sweep.place(cohort)
-
-
-class Position(NamedTuple):
-    """Where a pass stands."""
-
-    state: TrainState
-    tick: int
 
 
 def sbt_workload(
@@ -137,18 +123,16 @@ def sbt_workload(
     def healthy(at: Position) -> bool:
         diverged = np.asarray(at.state.diverged_at)[: setting.lanes]
         consumed = np.asarray(at.state.examples)[: setting.lanes]
-        return bool(np.all(diverged < 0) and np.all(consumed == at.tick * g))
+        return bool(np.all(diverged < 0) and np.all(consumed == at.updates * g))
 
-    return Workload(
-        start=start,
-        advance=advance,
-        healthy=healthy,
-        setting=named,
+    cell = Cell(
+        named,
         automatic=strategy == automatic,
+        at_once=devices * (strategy.at_once or size // devices),
         compile_seconds=engine.compile_seconds,
         memory_bytes=engine.bytes_per_device * devices,
-        at_once=devices * (strategy.at_once or size // devices),
     )
+    return Workload(start, advance, healthy, cell)
 
 
 def _refuse(need: float, budget: float) -> None:

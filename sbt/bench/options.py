@@ -1,23 +1,20 @@
-"""What to time: the flags of ``sbt bench``, checked before anything compiles."""
+"""What to time: the options of ``sbt bench``, checked before anything compiles."""
 
+import argparse
 import dataclasses
-import difflib
+import functools
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
-from absl import flags
-
-from sbt.bench.networks import NETWORKS
-from sbt.bench.workload import SBT, Setting
-from sbt.errors import UserError
+from sbt.bench.workload import NETWORKS, SBT, Setting
+from sbt.errors import UserError, did_you_mean
 from sbt.files import directory_of
-from sbt.nn.conv import IMPLEMENTATIONS
 
 PEERS = ("flax", "flax_scan", "torch", "torch_compile", "torch_func")
 NEED_TORCH = ("torch", "torch_compile", "torch_func")
 PRECISIONS = ("float32", "bfloat16")
-MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 128)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Options:
     """What to time and for how long.
 
     Attributes:
-      models: keys of :data:`sbt.bench.networks.NETWORKS`.
+      models: keys of :data:`sbt.bench.workload.NETWORKS`.
       micro_batches: g = m.
       lanes: runs at a time, of sbt and ``torch_func``.
       strategies: how sbt executes lanes: ``auto``, ``vmap/im2col``, ``map/packed``, ...
@@ -51,161 +48,148 @@ class Options:
     out: Path
     scaling: bool
 
+    @property
+    def longest_window(self) -> float:
+        """Seconds that one window may take, so that all of a setting fit ``cell_seconds``."""
+        return self.cell_seconds / (self.repeats + 1)
 
-_CPU = {
-    "models": ["convnet", "alexnet", "resnet8", "resnet8-bn", "f1"],
-    "lanes": ["1", "16", "64"],
-    "strategies": ["auto"],
+
+_USUAL: dict[str, Any] = {
+    "models": ("convnet", "alexnet", "resnet8", "resnet8-bn", "f1"),
+    "micro_batches": (1, 2, 4, 8, 16, 32, 128),
+    "lanes": (1, 16, 64),
+    "strategies": ("auto",),
+    "precisions": ("float32",),
+    "peers": PEERS,
+    "seconds": 1.0,
+    "repeats": 5,
+    "cell_seconds": 120.0,
+    "out": "runs/bench",
 }
-_ACCELERATOR = {
-    "models": ["convnet", "alexnet", "resnet8", "resnet8-bn", "resnet32-bn", "f1"],
-    "lanes": ["1", "16", "256"],
-    "strategies": ["auto", "vmap/stock", "map/stock"],
+_ON_ACCELERATOR = {
+    "models": ("convnet", "alexnet", "resnet8", "resnet8-bn", "resnet32-bn", "f1"),
+    "lanes": (1, 16, 256),
+    "strategies": ("auto", "vmap/stock", "map/stock"),
 }
 _QUICK = {
-    "models": ["convnet", "alexnet"],
-    "micro_batches": ["2", "32"],
-    "lanes": ["16"],
-    "strategies": ["auto"],
-    "peers": ["flax", "torch"],
+    "models": ("convnet", "alexnet"),
+    "micro_batches": (2, 32),
+    "lanes": (16,),
+    "strategies": ("auto",),
+    "peers": ("flax", "torch"),
+    "seconds": 0.25,
+    "repeats": 2,
 }
 
 
-def define(values: flags.FlagValues) -> None:
-    """Defines the flags of ``sbt bench``."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``sbt bench``; what is left out suits the machine (:func:`options_of`)."""
 
-    def several(name: str, about: str) -> None:
-        flags.DEFINE_list(name, None, about, flag_values=values)
+    def add(name: str, about: str, read: Callable[[str, str], Any], value: str) -> None:
+        reader = functools.partial(read, f"--{name}")
+        parser.add_argument(f"--{name}", metavar=value, help=about, type=reader)
 
-    several("models", f"networks, or all: {', '.join(NETWORKS)}")
-    several("micro_batches", "g, examples per gradient; peers train at batch size m = g")
-    several("lanes", "runs at a time")
-    several(
-        "strategies", "how sbt executes lanes: auto, vmap, map or map:COUNT, optionally with "
-        "/packed, /direct, /im2col, /implicit or /stock; all: what is worth comparing here",
-    )  # fmt: skip
-    several("precisions", f"arithmetic: {', '.join(PRECISIONS)}")
-    several("peers", f"of {', '.join(PEERS)}; all; none")
-    flags.DEFINE_float("seconds", None, "length of a timed window", flag_values=values)
-    flags.DEFINE_integer("repeats", None, "windows per setting, interleaved", flag_values=values)
-    flags.DEFINE_float(
-        "cell_seconds", 120.0, "skip what compiles longer or whose windows would take longer",
-        flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_string("out", "runs/bench", "directory of the results", flag_values=values)
-    flags.DEFINE_bool("quick", False, "a minute or two on two cores", flag_values=values)
-    flags.DEFINE_bool(
-        "scaling", False, "also: is cost linear in lanes, examples, epochs? (first model)",
-        flag_values=values,
-    )  # fmt: skip
+    names, networks = "NAME,NAME", tuple(NETWORKS)
+    add("models", f"networks, or all: {', '.join(networks)}", _one_of(networks), names)
+    about = "g, examples per gradient; peers train at batch size m = g"
+    add("micro_batches", about, _whole_numbers, "N,N")
+    add("lanes", "runs at a time", _whole_numbers, "N,N")
+    about = "how sbt executes lanes: auto, vmap, map or map:COUNT, optionally with "
+    about += "/packed, /direct, /im2col, /implicit or /stock; all: what is worth comparing here"
+    add("strategies", about, _strategies, names)
+    add("precisions", f"arithmetic: {', '.join(PRECISIONS)}", _one_of(PRECISIONS), names)
+    add("peers", f"of {', '.join(PEERS)}; all; none", _one_of(PEERS, none=True), names)
+    add("seconds", "length of a timed window", _positive, "S")
+    about = "skip what compiles longer or whose windows would take longer; else 120"
+    add("cell_seconds", about, _positive, "S")
+    parser.add_argument("--repeats", metavar="N", help="windows per setting, interleaved",
+                        type=lambda text: int(_positive("--repeats", text)))  # fmt: skip
+    parser.add_argument("--out", metavar="DIR", help="directory of the results; else runs/bench")
+    parser.add_argument("--quick", action="store_true", help="a minute or two on two cores")
+    about = "also: is cost linear in lanes, examples, epochs? (first model)"
+    parser.add_argument("--scaling", action="store_true", help=about)
 
 
-def parse(arguments: Sequence[str], platform: str) -> Options:
-    """Options from the command line; what is left out suits the platform.
+def options_of(given: argparse.Namespace, platform: str) -> Options:
+    """What to time on a platform: what is given, and what suits it otherwise.
 
     Raises:
-      UserError: an unknown flag or name, or a value out of range, with the remedy.
+      UserError: a peer that is not installed.
     """
-    given = flags.FlagValues()
-    define(given)
-    try:
-        rest = given(["sbt bench", *arguments])[1:]
-    except flags.UnrecognizedFlagError as error:
-        near = difflib.get_close_matches(error.flagname, list(given), n=3)
-        known = ", ".join("--" + name for name in near or sorted(given))
-        raise UserError(f"--{error.flagname}", "is no option here", f"options: {known}") from None
-    except flags.Error as error:
-        raise UserError("sbt bench", str(error).splitlines()[0], "see sbt bench --help") from None
-    if rest:
-        raise UserError(f"sbt bench {rest[0]}", "is no option", "write --models=NAME,NAME ...")
-    usual = dict(_CPU if platform == "cpu" else _ACCELERATOR)
-    usual |= _QUICK if given.quick else {}
-
-    def chosen(name: str, default: Sequence[str]) -> tuple[str, ...]:
-        listed = given[name].value
-        parts = usual.get(name, default) if listed is None else [p.strip() for p in listed]
-        return tuple(dict.fromkeys(p for p in parts if p))
-
-    torch = importlib.util.find_spec("torch") is not None
-    available = [p for p in PEERS if torch or p not in NEED_TORCH]
-    peers = _expand(chosen("peers", available), PEERS, "peers", none=True)
-    if given["peers"].value is None:
-        peers = tuple(p for p in peers if p in available)
-    elif not torch and set(peers) & set(NEED_TORCH):
-        needy = next(p for p in peers if p in NEED_TORCH)
-        raise UserError(
-            f"--peers={needy}", "needs PyTorch, which is not installed",
-            "pip install 'small-batch-training[bench]', or leave it out",
-        )  # fmt: skip
-    repeats = given.repeats if given.repeats is not None else (2 if given.quick else 5)
-    seconds = given.seconds if given.seconds is not None else (0.25 if given.quick else 1.0)
-    _positive("repeats", repeats)
-    _positive("seconds", seconds)
-    _positive("cell_seconds", given.cell_seconds)
-    strategies = chosen("strategies", ("auto",))
-    if strategies == ("all",):
+    chosen = _USUAL | ({} if platform == "cpu" else _ON_ACCELERATOR)
+    chosen |= _QUICK if given.quick else {}
+    chosen |= {name: value for name, value in vars(given).items() if value is not None}
+    if importlib.util.find_spec("torch") is None:
+        needy = [peer for peer in chosen["peers"] if peer in NEED_TORCH]
+        if needy and given.peers is not None:
+            remedy = "pip install 'small-batch-training[bench]', or leave it out"
+            problem = "needs PyTorch, which is not installed"
+            raise UserError(f"--peers={needy[0]}", problem, remedy)
+        chosen["peers"] = tuple(peer for peer in chosen["peers"] if peer not in needy)
+    if chosen["strategies"] == ("all",):
         from sbt.sweep.strategy import candidates
 
-        strategies = ("auto", *map(str, candidates(platform)))
-    for strategy in strategies:
-        _check_strategy(strategy)
-    return Options(
-        models=_expand(chosen("models", ()), tuple(NETWORKS), "models"),
-        micro_batches=_numbers(chosen("micro_batches", [str(g) for g in MICRO_BATCHES]),
-                               "micro_batches"),
-        lanes=_numbers(chosen("lanes", ()), "lanes"),
-        strategies=strategies,
-        precisions=_expand(chosen("precisions", ("float32",)), PRECISIONS, "precisions"),
-        peers=peers,
-        seconds=seconds,
-        repeats=repeats,
-        cell_seconds=given.cell_seconds,
-        out=directory_of(given.out, "--out"),
-        scaling=given.scaling,
-    )  # fmt: skip
+        chosen["strategies"] = ("auto", *map(str, candidates(platform)))
+    chosen["out"] = directory_of(chosen["out"], "--out")
+    return Options(**{field.name: chosen[field.name] for field in dataclasses.fields(Options)})
 
 
-def _expand(
-    names: tuple[str, ...], known: tuple[str, ...], flag: str, none: bool = False
-) -> tuple[str, ...]:
-    if names == ("all",):
-        return known
-    if none and names == ("none",):
-        return ()
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            remedy = f"did you mean {' or '.join(near)}? " if near else ""
-            raise UserError(f"--{flag}={name}", "is unknown", f"{remedy}known: {', '.join(known)}")
-    if not names and not none:
-        raise UserError(f"--{flag}", "is empty", f"choose of {', '.join(known)}")
-    return names
+def _parts(option: str, text: str, example: str) -> tuple[str, ...]:
+    parts = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not parts:
+        raise UserError(option, "is empty", f"choose of {example}")
+    return parts
 
 
-def _numbers(texts: tuple[str, ...], flag: str) -> tuple[int, ...]:
-    for text in texts:
-        if not text.isdecimal() or int(text) < 1:
-            raise UserError(f"--{flag}={text}", "is no positive integer", f"write --{flag}=1,16")
-    if not texts:
-        raise UserError(f"--{flag}", "is empty", f"write --{flag}=1,16")
-    return tuple(sorted({int(text) for text in texts}))
+def _one_of(known: Collection[str], none: bool = False) -> Callable[[str, str], tuple[str, ...]]:
+    """Reads names; ``all`` stands for all that are known, ``none`` for none where that will do."""
+
+    def read(option: str, text: str) -> tuple[str, ...]:
+        names = _parts(option, text, ", ".join(known))
+        if names == ("all",) or (none and names == ("none",)):
+            return tuple(known) if names == ("all",) else ()
+        for name in names:
+            if name not in known:
+                remedy = f"{did_you_mean(name, known)}known: {', '.join(known)}"
+                raise UserError(f"{option}={name}", "is unknown", remedy)
+        return names
+
+    return read
 
 
-def _positive(flag: str, value: float) -> None:
-    if not value > 0:
-        raise UserError(f"--{flag}={value}", "is not positive", "give a number above 0")
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    numbers = _parts(option, text, "whole numbers, 1,16")
+    for number in numbers:
+        if not number.isdecimal() or int(number) < 1:
+            raise UserError(f"{option}={number}", "is no positive integer", f"write {option}=1,16")
+    return tuple(sorted(set(map(int, numbers))))
 
 
-def _check_strategy(text: str) -> None:
-    lanes, slash, convolution = text.partition("/")
-    head, colon, count = lanes.partition(":")
-    sound = head in ("auto", "vmap", "map")
-    if colon:
-        sound = head == "map" and count.isdecimal() and int(count) >= 1
-    if not sound or (slash and convolution not in IMPLEMENTATIONS):
-        remedy = "use auto, vmap, map or map:16, optionally with "
-        remedy += ", ".join(f"/{name}" for name in IMPLEMENTATIONS) + "; or all"
-        raise UserError(f"--strategies={text}", "is no strategy", remedy)
+def _positive(option: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise UserError(f"{option}={text}", "is not a number", "see sbt bench --help") from None
+    if not number > 0:
+        raise UserError(f"{option}={text}", "is not positive", "give a number above 0")
+    return number
+
+
+def _strategies(option: str, text: str) -> tuple[str, ...]:
+    from sbt.nn.conv import IMPLEMENTATIONS
+
+    strategies = _parts(option, text, "auto, vmap, map; or all")
+    for strategy in strategies if strategies != ("all",) else ():
+        lanes, slash, convolution = strategy.partition("/")
+        head, colon, count = lanes.partition(":")
+        sound = head in ("auto", "vmap", "map")
+        if colon:
+            sound = head == "map" and count.isdecimal() and int(count) >= 1
+        if not sound or (slash and convolution not in IMPLEMENTATIONS):
+            remedy = "use auto, vmap, map or map:16, optionally with "
+            remedy += ", ".join(f"/{name}" for name in IMPLEMENTATIONS) + "; or all"
+            raise UserError(f"{option}={strategy}", "is no strategy", remedy)
+    return strategies
 
 
 def settings(options: Options) -> Iterator[Setting]:

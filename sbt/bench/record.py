@@ -1,17 +1,14 @@
 """What a benchmark leaves behind, and its JSON."""
 
 import dataclasses
-import json
 import os
 import platform
-import statistics
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from sbt.bench.ceilings import Ceilings
-from sbt.bench.workload import Setting
-from sbt.errors import UserError
+from sbt.bench.workload import Cell, Setting
 from sbt.files import write_json
 from sbt.workdir import describe_environment
 
@@ -32,44 +29,6 @@ class Facts:
     parameters: int
     flops: float
     example_bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One setting and what came of it.
-
-    Attributes:
-      setting: with the strategy that ``auto`` stood for.
-      microseconds: per example and lane, one value per repeat.
-      updates: per timed window.
-      automatic: whether the engine would choose this strategy by itself.
-      at_once: lanes whose weights are in use at the same time.
-      detail: choices made for a peer.
-      compile_seconds: None where nothing compiles.
-      memory_bytes: of the program, data included; None where not known.
-      bytes_accessed: per update, by XLA's cost analysis after fusion; None where not known.
-      skipped: why there are no times, or an empty string.
-    """
-
-    setting: Setting
-    microseconds: tuple[float, ...] = ()
-    updates: int = 0
-    automatic: bool = False
-    at_once: int = 1
-    detail: str = ""
-    compile_seconds: float | None = None
-    memory_bytes: int | None = None
-    bytes_accessed: float | None = None
-    skipped: str = ""
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.microseconds)
-
-    @property
-    def rate(self) -> float:
-        """Examples times lanes per second."""
-        return 1e6 / self.median
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,51 +82,6 @@ class Record:
 def write_record(record: Record, path: Path) -> Path:
     """Writes a record as JSON, whole at every moment."""
     return write_json(path, {"format": FORMAT, **dataclasses.asdict(record)})
-
-
-def read_record(path: Path) -> Record:
-    """Reads what :func:`write_record` wrote.
-
-    Raises:
-      UserError: the file is none of these.
-    """
-    try:
-        raw = json.loads(path.read_text())
-        if raw.pop("format") != FORMAT:
-            raise KeyError("format")
-        return Record(
-            command=raw["command"],
-            environment=raw["environment"],
-            networks={name: Facts(**facts) for name, facts in raw["networks"].items()},
-            ceilings=Ceilings(**raw["ceilings"]),
-            cells=tuple(
-                Cell(
-                    **{
-                        **cell,
-                        "setting": Setting(**cell["setting"]),
-                        "microseconds": tuple(cell["microseconds"]),
-                    }
-                )
-                for cell in raw["cells"]
-            ),
-            scaling=tuple(
-                Scaling(
-                    **{
-                        **line,
-                        "setting": Setting(**line["setting"]),
-                        "extents": tuple(line["extents"]),
-                        "seconds": tuple(line["seconds"]),
-                    }
-                )
-                for line in raw["scaling"]
-            ),
-            complete=raw["complete"],
-            peak_bytes=raw["peak_bytes"],
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            str(path), f"is no benchmark record ({type(error).__name__}: {error})", "run sbt bench"
-        ) from None
 
 
 def describe_machine() -> dict[str, Any]:

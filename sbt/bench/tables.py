@@ -1,13 +1,12 @@
-"""The table of a benchmark, on the terminal and as Markdown."""
+"""What a benchmark says: ratios to peers, small-batch tax, part of the ceilings; its tables."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rich.table import Table
 
-from sbt.bench.derived import TORCH, Row, digits, fraction, rows, sentences
-from sbt.bench.record import Cell, Record
-from sbt.bench.workload import SBT
+from sbt.bench.record import Record
+from sbt.bench.workload import SBT, Cell
 
 PEER_HEADINGS = {
     "flax": "flax loop",
@@ -16,6 +15,192 @@ PEER_HEADINGS = {
     "torch_compile": "torch.compile",
     "torch_func": "torch.func",
 }
+# A small batch at full speed needs many lanes.
+MANY_LANES = 16
+TAX = (2, 128)
+SMALL_FOR_TORCH, SMALL_FOR_FLAX = 4, 8
+TORCH = ("torch", "torch_compile")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the summary: a network at one micro-batch and precision.
+
+    Attributes:
+      network: its name.
+      precision: of the arithmetic.
+      micro_batch: g.
+      ours: the fastest sbt cell, of all lanes and strategies; None if there is none.
+      automatic: the fastest one that the engine would choose by itself.
+      peers: the cell of every peer that was timed; for ``torch_func`` the fastest.
+    """
+
+    network: str
+    precision: str
+    micro_batch: int
+    ours: Cell | None
+    automatic: Cell | None
+    peers: dict[str, Cell]
+
+    def ratio(self, peers: Sequence[str]) -> float | None:
+        """Time of the fastest of some peers over ours: above 1 where lanes are faster."""
+        best = fastest(cell for name, cell in self.peers.items() if name in peers)
+        return best.median / self.ours.median if best and self.ours else None
+
+
+def fastest(cells: Iterable[Cell]) -> Cell | None:
+    """The cell of the smallest median, of those that were timed."""
+    return min((c for c in cells if c.microseconds), key=lambda c: c.median, default=None)
+
+
+def grouped(cells: Iterable[Cell], *fields: str) -> dict[tuple, list[Cell]]:
+    """Cells by the values of some fields of their settings, in order."""
+    groups: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(getattr(cell.setting, f) for f in fields), []).append(cell)
+    return groups
+
+
+def rows(record: Record) -> list[Row]:
+    """The summary, in the order of the record."""
+    found = []
+    groups = grouped(record.cells, "network", "precision", "micro_batch")
+    for (network, precision, g), cells in groups.items():
+        methods = {method: same for (method,), same in grouped(cells, "method").items()}
+        ours = methods.pop(SBT, [])
+        best = {name: fastest(same) for name, same in methods.items()}
+        peers = {name: cell for name, cell in best.items() if cell}
+        automatic = fastest(c for c in ours if c.automatic)
+        found.append(Row(network, precision, g, fastest(ours), automatic, peers))
+    return found
+
+
+def _ours(record: Record, network: str, precision: str, micro_batch: int) -> list[Cell]:
+    groups = grouped(record.timed, "network", "precision", "micro_batch", "method")
+    return groups.get((network, precision, micro_batch, SBT), [])
+
+
+def small_batch_tax(record: Record, network: str, precision: str) -> float | None:
+    """Time per example at g = 2 over that at g = 128, each with its best number of many lanes."""
+    small, large = (
+        fastest(c for c in _ours(record, network, precision, g) if c.setting.lanes >= MANY_LANES)
+        for g in TAX
+    )
+    return small.median / large.median if small and large else None
+
+
+def by_lanes(record: Record, network: str, precision: str, micro_batch: int) -> dict[int, float]:
+    """µs of the fastest sbt cell for every number of lanes."""
+    groups = grouped(_ours(record, network, precision, micro_batch), "lanes")
+    return {lanes: min(c.median for c in cells) for (lanes,), cells in sorted(groups.items())}
+
+
+def cost_of_choosing(record: Record) -> list[float]:
+    """Time of the engine's own choice over the best strategy's, wherever several were timed."""
+    ours = (cell for cell in record.timed if cell.setting.method == SBT)
+    found = []
+    for cells in grouped(ours, "network", "precision", "micro_batch", "lanes").values():
+        chosen, best = fastest(c for c in cells if c.automatic), fastest(cells)
+        if len(cells) > 1 and chosen and best:
+            found.append(chosen.median / best.median)
+    return found
+
+
+def ratios(table: Sequence[Row], peers: Sequence[str], most: int | None = None) -> dict[int, float]:
+    """Ratio to the fastest of some peers, by micro-batch, up to some size."""
+    found = {}
+    for row in table:
+        ratio = row.ratio(peers)
+        if ratio is not None and (most is None or row.micro_batch <= most):
+            found[row.micro_batch] = ratio
+    return found
+
+
+def bound(record: Record, cell: Cell) -> tuple[float, str]:
+    """Least time that the measured ceilings allow, µs per example and lane, and which binds.
+
+    Arithmetic: FLOPs over the matrix-product ceiling. Memory: every image is read, and where the
+    weights in use at a time fill more than the last cache, every update reads and writes each of
+    them, at the copy ceiling.
+    """
+    facts, s = record.networks[cell.setting.network], cell.setting
+    arithmetic = facts.flops / record.ceilings.matmul[s.precision]
+    moved: float = facts.example_bytes
+    if cell.at_once * 4 * facts.parameters > record.ceilings.cache_bytes:
+        moved += 2 * 4 * facts.parameters / s.micro_batch
+    memory = moved / record.ceilings.copy
+    kind = "arithmetic" if arithmetic >= memory else "memory"
+    return 1e6 * max(arithmetic, memory), kind
+
+
+def fraction(record: Record, cell: Cell) -> float:
+    """Part of the binding ceiling that a cell reaches."""
+    return bound(record, cell)[0] / cell.median
+
+
+def digits(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def sentences(record: Record) -> list[str]:
+    """The lines under the table."""
+    lines: list[str] = []
+    networks: dict[tuple[str, str], list[Row]] = {}
+    for row in rows(record):
+        networks.setdefault((row.network, row.precision), []).append(row)
+    for (network, precision), table in networks.items():
+        who = network if precision == "float32" else f"{network} ({precision})"
+        lines += [f"{who}{line}" for line in _of_network(record, table)]
+    costs = cost_of_choosing(record)
+    if costs:
+        lines.append(
+            f"the engine's own strategy takes at most {max(costs):.2f}x of the best one's time "
+            f"({len(costs)} settings with several strategies)"
+        )
+    for grown in record.scaling:
+        extents = ", ".join(
+            f"{n}: {digits(1e3 * s / n)}" for n, s in zip(grown.extents, grown.seconds, strict=True)
+        )
+        lines.append(
+            f"{grown.setting.network}: time grows as {grown.axis}^{grown.slope:.2f} from "
+            f"{grown.extents[0]} to {grown.extents[-1]} (ms per unit: {extents})"
+        )
+    return lines
+
+
+def _of_network(record: Record, table: Sequence[Row]) -> Iterator[str]:
+    network, precision = table[0].network, table[0].precision
+    if (tax := small_batch_tax(record, network, precision)) is not None:
+        yield (
+            f": small-batch tax {tax:.2f} (µs at g={TAX[0]} over µs at g={TAX[1]}, "
+            f"{MANY_LANES} lanes or more)"
+        )
+    for name, peers, most in (
+        ("torch", TORCH, SMALL_FOR_TORCH),
+        ("torch.func", ("torch_func",), None),
+        ("flax loop", ("flax",), SMALL_FOR_FLAX),
+    ):
+        every, small = ratios(table, peers), ratios(table, peers, most)
+        at_least = f"; at m<={most} at least {min(small.values()):.2f}x" if most and small else ""
+        if every:
+            times = ", ".join(f"{value:.2f}x (m={m})" for m, value in every.items())
+            yield f": {name} takes {times}{at_least} of sbt's time"
+    reached = [
+        f"{fraction(record, row.ours):.0%} of {bound(record, row.ours)[1]} (g={row.micro_batch})"
+        for row in table
+        if row.ours
+    ]
+    if reached:
+        yield f": reaches {', '.join(reached)}"
+    for row in table:
+        lanes = by_lanes(record, network, precision, row.micro_batch)
+        if len(lanes) > 1:
+            costs = ", ".join(f"{n}: {digits(time)}" for n, time in lanes.items())
+            yield f", g={row.micro_batch}: µs per example·lane by lanes: {costs}"
+
+
+# --- tables --------------------------------------------------------------------------------------
 
 
 def summary(record: Record, brief: bool = False) -> tuple[list[str], list[list[str]]]:
@@ -25,38 +210,41 @@ def summary(record: Record, brief: bool = False) -> tuple[list[str], list[list[s
       record: of a benchmark.
       brief: spreads in percent, and only what fits a terminal.
     """
-    table = rows(record)
-    time = spread_in_percent if brief else spread
+    table, time = rows(record), spread_in_percent if brief else spread
     peers = [name for name in PEER_HEADINGS if any(name in row.peers for row in table)]
-    against = [name for name in ("torch", "flax") if name in peers]
-    many = len({row.precision for row in table}) > 1
-    options = any(not cell.automatic for cell in record.timed if cell.setting.method == SBT)
-    head = ["network", *["precision"] * many, "g = m", "sbt", *["examples·lanes/s"] * (not brief)]
-    head += ["lanes", "strategy", *["own choice"] * options, "compile", "MB", "ceiling"]
-    head += [PEER_HEADINGS[name] for name in peers]
-    head += [f"{name}/sbt" for name in against]
-    lines = []
-    for row in table:
-        line = [row.network, *[row.precision] * many, str(row.micro_batch)]
-        if row.ours is None:
-            line += ["-"] * (6 + (not brief) + options)
-        else:
-            line += _ours(record, row.ours, row, time, brief, options)
-        line += [time(row.peers[p]) if p in row.peers else "-" for p in peers]
-        line += [_ratio(row, name) for name in against]
-        lines.append(line)
-    return head, lines
+    several = len({row.precision for row in table}) > 1
+    chosen = any(not cell.automatic for cell in record.timed if cell.setting.method == SBT)
+    # A column: its heading, what stands in it, and whether it is shown.
+    columns: list[tuple[str, Callable[[Row], str | None], bool]] = [
+        ("network", lambda row: row.network, True),
+        ("precision", lambda row: row.precision, several),
+        ("g = m", lambda row: str(row.micro_batch), True),
+        ("sbt", _of_ours(time), True),
+        ("examples·lanes/s", _of_ours(lambda cell: f"{cell.rate:,.0f}"), not brief),
+        ("lanes", _of_ours(lambda cell: str(cell.setting.lanes)), True),
+        ("strategy", _of_ours(lambda cell: cell.setting.strategy), True),
+        ("own choice", lambda row: digits(row.automatic.median) if row.automatic else None, chosen),
+        ("compile", _of_ours(lambda cell: _number(cell.compile_seconds, ".1f", unit=" s")), True),
+        ("MB", _of_ours(lambda cell: _number(cell.memory_bytes, ".0f", 2**20)), True),
+        ("ceiling", _of_ours(lambda cell: f"{fraction(record, cell):.0%}"), True),
+    ]
+    for name in peers:
+        cell = lambda row, name=name: time(row.peers[name]) if name in row.peers else None  # noqa: E731
+        columns.append((PEER_HEADINGS[name], cell, True))
+    for name, those in (("torch", TORCH), ("flax", ("flax",))):
+        ratio = lambda row, those=those: _number(row.ratio(those), ".2f")  # noqa: E731
+        columns.append((f"{name}/sbt", ratio, name in peers))
+    columns = [column for column in columns if column[2]]
+    lines = [[text(row) or "-" for _, text, _ in columns] for row in table]
+    return [heading for heading, *_ in columns], lines
 
 
-def _ours(
-    record: Record, cell: Cell, row: Row, time: Callable[[Cell], str], brief: bool, options: bool
-) -> list[str]:
-    line = [time(cell), *[f"{cell.rate:,.0f}"] * (not brief)]
-    line += [str(cell.setting.lanes), cell.setting.strategy]
-    line += [digits(row.automatic.median) if row.automatic else "-"] * options
-    line += ["-" if cell.compile_seconds is None else f"{cell.compile_seconds:.1f} s"]
-    line += ["-" if cell.memory_bytes is None else f"{cell.memory_bytes / 2**20:.0f}"]
-    return [*line, f"{fraction(record, cell):.0%}"]
+def _of_ours(text: Callable[[Cell], str]) -> Callable[[Row], str | None]:
+    return lambda row: text(row.ours) if row.ours else None
+
+
+def _number(value: float | None, form: str, scale: float = 1.0, unit: str = "") -> str:
+    return "-" if value is None else f"{value / scale:{form}}{unit}"
 
 
 def spread(cell: Cell) -> str:
@@ -69,11 +257,6 @@ def spread_in_percent(cell: Cell) -> str:
     """Median of the repeats, and how far the farthest lies from it."""
     farthest = max(abs(value - cell.median) for value in cell.microseconds)
     return f"{digits(cell.median)} ±{farthest / cell.median:.0%}"
-
-
-def _ratio(row: Row, name: str) -> str:
-    ratio = row.ratio(TORCH if name == "torch" else ("flax",))
-    return "-" if ratio is None else f"{ratio:.2f}"
 
 
 def skipped(record: Record) -> list[str]:
@@ -155,18 +338,16 @@ def ceiling_line(record: Record) -> str:
 def _every(record: Record) -> tuple[list[str], list[list[str]]]:
     head = ["network", "precision", "method", "g", "lanes", "strategy or variant", "µs"]
     head += ["compile s", "MB", "MB accessed/example"]
-    lines: list[list[str]] = []
+    lines = []
     for cell in record.cells:
         s = cell.setting
         chosen = " (own choice)" if cell.automatic else ""
-        line: list[Any] = [s.network, s.precision, s.method, s.micro_batch, s.lanes]
-        line.append((s.strategy + chosen) or cell.detail or "-")
-        line.append(spread(cell) if cell.microseconds else f"skipped: {cell.skipped}")
-        line.append("-" if cell.compile_seconds is None else f"{cell.compile_seconds:.1f}")
-        line.append("-" if cell.memory_bytes is None else f"{cell.memory_bytes / 2**20:.0f}")
-        accessed = cell.bytes_accessed
-        line.append("-" if accessed is None else f"{accessed / s.micro_batch / 2**20:.2f}")
-        lines.append([str(part) for part in line])
+        line = [s.network, s.precision, s.method, str(s.micro_batch), str(s.lanes)]
+        line += [(s.strategy + chosen) or cell.detail or "-"]
+        line += [spread(cell) if cell.microseconds else f"skipped: {cell.skipped}"]
+        line += [_number(cell.compile_seconds, ".1f"), _number(cell.memory_bytes, ".0f", 2**20)]
+        line += [_number(cell.bytes_accessed, ".2f", s.micro_batch * 2**20)]
+        lines.append(line)
     return head, lines
 
 

@@ -1,11 +1,54 @@
-"""What is timed, and how: a setting, the thing to run, and the clock."""
+"""What is timed, and how: the networks, a setting, the thing to run, and the clock."""
 
 import dataclasses
+import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 SBT = "sbt"
+TRAIN_SIZE = 2048
+CLASSES = 10
+WEIGHT_DECAY = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """One model of the benchmark.
+
+    Attributes:
+      model: a config's ``model`` section.
+      shape: ``(height, width, channels)`` of its images.
+      base_lr: largest learning rate per example of its lanes. No lane may diverge, since a frozen
+        lane costs nothing where lanes run one after another: residual networks without batch norm
+        start with huge logits and bear only tiny steps.
+      least: smallest micro-batch it trains on.
+    """
+
+    model: Mapping[str, Any]
+    shape: tuple[int, int, int]
+    base_lr: float
+    least: int = 1
+
+
+def _resnet(depth: int, norm: str, base_lr: float) -> Network:
+    return Network({"name": f"resnet{depth}", "norm": norm}, (32, 32, 3), base_lr)
+
+
+# Stem of a name: the network; ``-bn``: with batch norm, where its sibling has none.
+NETWORKS: dict[str, Network] = {
+    "convnet": Network({"name": "convnet", "norm": "none"}, (8, 8, 1), 2.0**-10),
+    "alexnet": Network({"name": "alexnet", "norm": "none"}, (32, 32, 3), 2.0**-13),
+    "alexnet-bn": Network({"name": "alexnet", "norm": "batch"}, (32, 32, 3), 2.0**-11, least=2),
+    "resnet8": _resnet(8, "none", 2.0**-15),
+    "resnet8-bn": _resnet(8, "batch", 2.0**-11),
+    "resnet20": _resnet(20, "none", 2.0**-19),
+    "resnet20-bn": _resnet(20, "batch", 2.0**-11),
+    "resnet32": _resnet(32, "none", 2.0**-24),
+    "resnet32-bn": _resnet(32, "batch", 2.0**-11),
+    # One value per feature has no variance: dense layers with batch norm need two examples.
+    "f1": Network({"name": "f1", "norm": "batch"}, (28, 28, 1), 2.0**-11, least=2),
+}
 
 
 class Skip(Exception):
@@ -17,7 +60,7 @@ class Setting:
     """One row of the benchmark.
 
     Attributes:
-      network: key of :data:`sbt.bench.networks.NETWORKS`.
+      network: key of :data:`NETWORKS`.
       method: ``sbt`` or the name of a peer.
       micro_batch: g, which is the batch size m here.
       lanes: runs at a time; 1 where runs are trained one after another.
@@ -39,35 +82,68 @@ class Setting:
 
 
 @dataclasses.dataclass(frozen=True)
-class Workload:
-    """A training that can be started afresh and moved on.
+class Cell:
+    """One setting and what came of it.
 
     Attributes:
-      start: ``() -> state`` with fresh weights.
-      advance: ``(state, updates) -> state``; returns when the updates are done. The old state is
-        consumed.
-      healthy: ``state -> bool``, whether every lane still trains.
-      setting: what it is, with the strategy that ``auto`` stands for.
-      chunk: ``updates`` must be a multiple of it.
-      automatic: whether the engine itself would choose this strategy.
+      setting: with the strategy that ``auto`` stood for.
+      microseconds: per example and lane, one value per repeat.
+      updates: per timed window.
+      automatic: whether the engine would choose this strategy by itself.
       at_once: lanes whose weights are in use at the same time, on all devices together.
-      detail: choices that were made for a peer (threads, memory format).
+      detail: choices made for a peer (threads, memory format).
       compile_seconds: spent before the first update; None where nothing compiles.
-      memory_bytes: of all devices together; None where that is not known.
-      bytes_accessed: XLA's count for one update of one run, after fusion; None elsewhere.
+      memory_bytes: of the program on all devices together, data included; None where not known.
+      bytes_accessed: per update of one run, by XLA's count after fusion; None where not known.
+      skipped: why there are no times, or an empty string.
     """
 
-    start: Callable[[], Any]
-    advance: Callable[[Any, int], Any]
-    healthy: Callable[[Any], bool]
     setting: Setting
-    chunk: int = 1
+    microseconds: tuple[float, ...] = ()
+    updates: int = 0
     automatic: bool = False
     at_once: int = 1
     detail: str = ""
     compile_seconds: float | None = None
     memory_bytes: int | None = None
     bytes_accessed: float | None = None
+    skipped: str = ""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.microseconds)
+
+    @property
+    def rate(self) -> float:
+        """Examples times lanes per second."""
+        return 1e6 / self.median
+
+
+class Position(NamedTuple):
+    """Where a training stands: what it carries, and the updates that are done."""
+
+    state: Any
+    updates: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A training that can be started afresh and moved on.
+
+    Attributes:
+      start: ``() -> position`` with fresh weights.
+      advance: ``(position, updates) -> position``; returns when the updates are done. The old
+        position is consumed.
+      healthy: ``position -> bool``, whether every lane still trains.
+      cell: what it is, with the strategy that ``auto`` stands for, and what compiling it told.
+      chunk: ``updates`` must be a multiple of it.
+    """
+
+    start: Callable[[], Position]
+    advance: Callable[[Position, int], Position]
+    healthy: Callable[[Position], bool]
+    cell: Cell
+    chunk: int = 1
 
 
 def calibrate(workload: Workload, seconds: float, most: float) -> int:
@@ -81,10 +157,10 @@ def calibrate(workload: Workload, seconds: float, most: float) -> int:
     Raises:
       Skip: it takes longer.
     """
-    state, count = workload.advance(workload.start(), workload.chunk), workload.chunk
+    at, count = workload.advance(workload.start(), workload.chunk), workload.chunk
     while True:
         began = time.perf_counter()
-        state = workload.advance(state, count)
+        at = workload.advance(at, count)
         elapsed = time.perf_counter() - began
         if elapsed > most:
             raise Skip(f"{count} updates take {elapsed:.1f} s")
@@ -103,11 +179,11 @@ def microseconds(workload: Workload, updates: int) -> float:
     Raises:
       Skip: a lane diverged: it may have stopped working, so the time means nothing.
     """
-    state = workload.advance(workload.start(), workload.chunk)
+    at = workload.advance(workload.start(), workload.chunk)
     began = time.perf_counter()
-    state = workload.advance(state, updates)
+    at = workload.advance(at, updates)
     elapsed = time.perf_counter() - began
-    if not workload.healthy(state):
+    if not workload.healthy(at):
         raise Skip("a lane diverged")
-    setting = workload.setting
+    setting = workload.cell.setting
     return 1e6 * elapsed / (updates * setting.micro_batch * setting.lanes)
