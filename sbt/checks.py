@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from sbt.config import FIELDS, NAMED_SECTIONS, fields_of, taken, unknown_field
 from sbt.data.source import SYNTHETIC
 from sbt.errors import UserError, nearest, shown
-from sbt.measurements import MEASUREMENTS, Option
+from sbt.measure.registry import MEASUREMENTS, Option
 from sbt.models.registry import build_model
 from sbt.optim import make_batch_schedule, make_rule, make_schedule
 from sbt.optim.schedules import check_shape
@@ -258,7 +258,7 @@ def validate_measure(measure: ConfigDict) -> None:
             "write part of the path of a weight, such as Dense_0/kernel",
         ) from None
     for name, measurement in MEASUREMENTS.items():
-        for field, option in measurement.options.items():
+        for field, option in measurement.fields.items():
             _setting(f"config.measure.{name}.{field}", measure[name][field], option)
 
 

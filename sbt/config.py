@@ -22,7 +22,7 @@ from ml_collections import ConfigDict, config_dict
 from sbt.data.imagenet import AUGMENTATIONS as STREAMED_AUGMENTATIONS
 from sbt.data.pipeline import AUGMENTATIONS, NORMALIZATIONS
 from sbt.errors import UserError, nearest, shown
-from sbt.measurements import MEASUREMENTS
+from sbt.measure import MEASUREMENTS
 from sbt.models.registry import model_fields
 from sbt.nn.conv import IMPLEMENTATIONS
 from sbt.optim import make_batch_schedule, make_rule, make_schedule
@@ -222,8 +222,8 @@ def default() -> Config:
             config[section] = Config()
         (config[section] if section else config)[leaf] = field.default
     for name, measurement in MEASUREMENTS.items():
-        if measurement.settings:
-            config.measure[name] = Config(measurement.settings)
+        if measurement.defaults:
+            config.measure[name] = Config(measurement.defaults)
     config.sweep = Config(dict.fromkeys(VOCABULARY))  # axis -> values; None: not swept
     # Fields that follow an axis: {"base_lr": ("batch_size", ((2, 0.01), (4, 0.02)))}
     config.follow = Config()

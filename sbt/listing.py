@@ -12,7 +12,7 @@ from rich.text import Text
 from sbt.config import TABLES
 from sbt.errors import UserError, nearest
 from sbt.experiment import experiments
-from sbt.measurements import MEASUREMENTS
+from sbt.measure import MEASUREMENTS
 from sbt.models.registry import describe_models
 from sbt.optim import (
     BATCH_SCHEDULES,
@@ -108,7 +108,7 @@ def _options(spec: RuleSpec) -> Iterator[str]:
 def _measurements() -> Entries:
     for name, measurement in MEASUREMENTS.items():
         about = f"{measurement.about.rstrip('.')}; {measurement.cost}"
-        yield name, (about, _numbers(measurement.settings), measurement.source)
+        yield name, (about, _numbers(measurement.defaults), measurement.source)
 
 
 def _schedules() -> Entries:

@@ -13,7 +13,7 @@ import xarray as xr
 
 from sbt import files
 from sbt.errors import UserError
-from sbt.measured import MARK, Measured
+from sbt.measure.record import MARK, Measured
 
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 FILE = "results.nc"

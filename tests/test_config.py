@@ -11,7 +11,7 @@ from sbt import config as configs
 from sbt.checks import validate
 from sbt.config import FIELDS, NAMED_SECTIONS, TABLES, complete, from_json, to_json
 from sbt.errors import UserError
-from sbt.measurements import MEASUREMENTS
+from sbt.measure import MEASUREMENTS
 from sbt.models.registry import MODELS
 from sbt.optim import BATCH_SCHEDULES, RULES, SCHEDULES
 from sbt.overrides import apply_overrides
@@ -180,7 +180,7 @@ def test_all_fields_that_depend_on_a_name():
 
 def test_settings_of_measurements():
     for name, measurement in MEASUREMENTS.items():
-        for setting in measurement.settings:
+        for setting in measurement.fields:
             path = f"measure.{name}.{setting}"
             for value in HOSTILE[::2]:
                 config = {"measure": {"names": (name,), name: {setting: value}}}

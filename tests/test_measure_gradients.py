@@ -8,29 +8,17 @@ from measure_nets import dense_losses, dense_params, digits, lane, trained
 
 from sbt import optim
 from sbt.errors import UserError
-from sbt.measure.batch_gradients import (
+from sbt.measure.gradients import (
+    Moments,
+    example_gradient_moments,
     folded_normal_mean,
+    gradient_by_discarded_fraction,
     measure_gradient_size,
     predict_mean_abs_gradient,
 )
-from sbt.measure.curvature_radius import (
-    average_radius,
-    curvature_radii,
-    expected_parabola_distance,
-    layer_radii,
-    parabola_distance,
-)
-from sbt.measure.discard import gradient_by_discarded_fraction
-from sbt.measure.example_gradients import Moments, example_gradient_moments
-from sbt.measure.hessian import exact_diagonal
-from sbt.measure.strides import (
-    add_strides,
-    init_strides,
-    loss_stride,
-    parameter_stride,
-    path_length,
-    realised_loss_stride,
-)
+from sbt.measure.layers import average_radius, curvature_radii, layer_radii
+from sbt.measure.online import Setting, Update, strides, strides_of
+from sbt.measure.spectrum import exact_diagonal
 
 
 def example_loss(params, example):
@@ -123,30 +111,36 @@ def test_strides_of_a_training_run(x64):
     """Three steps of SGD with momentum on a quadratic, by hand."""
     h = np.array([1.0, 4.0])
     w, speed, rates = np.array([1.0, -2.0]), np.zeros(2), (0.1, 0.05, 0.0)
-    sums, weights, expected = init_strides(), [w], np.zeros(4)
+    online = strides_of(Setting(jnp.asarray(w), 1, 1))
+    kept, weights, expected = online.empty, [w], np.zeros(3)
     for rate in rates:
         g = h * w
         speed = 0.9 * speed + g
         step = -rate * speed
-        sums = add_strides(sums, jnp.asarray(g), jnp.asarray(step), rate)
-        predicted = loss_stride(jnp.asarray(g), jnp.asarray(step))
-        np.testing.assert_allclose(predicted.total, -(g @ step))
+        seen = (jnp.asarray(x) for x in (g, w, w + step, rate, 1))
+        kept = online.update(kept, Update(*seen))
+        found = strides(jnp.asarray(g), jnp.asarray(step), rate)
+        np.testing.assert_allclose(found.loss * 2, -(g @ step))
 
         def loss(w):
             return 0.5 * jnp.sum(h * w**2)
 
-        realised = realised_loss_stride(loss, jnp.asarray(w), jnp.asarray(step))
-        np.testing.assert_allclose(realised, -(g @ step) - 0.5 * step @ (h * step), atol=1e-12)
+        realised = loss(w) - loss(w + step)
+        total = 2 * found.loss[0]
+        np.testing.assert_allclose(realised, total - 0.5 * step @ (h * step), atol=1e-12)
         stride = np.abs(step).mean()
-        np.testing.assert_allclose(parameter_stride(jnp.asarray(step)), stride)
-        expected += [stride, 0, -(g * step).mean(), 0]
+        np.testing.assert_allclose(found.stride, stride)
+        expected += [stride, 0, -(g * step).mean()]
         if rate:
-            expected += [0, stride / rate, 0, -(g * step).mean() / rate]
+            expected[1] += stride / rate
         w = w + step
         weights.append(w)
-    assert sums.steps == 3
-    np.testing.assert_allclose(sums[1:], expected, rtol=1e-6)
-    np.testing.assert_allclose(path_length(jnp.asarray(np.stack(weights))), sums.path, rtol=1e-6)
+    sums = kept.sums
+    assert sums.updates == 3
+    whole = [sums.of.stride[0], sums.of.normalised[0], sums.of.loss[0]]
+    np.testing.assert_allclose(whole, expected, rtol=1e-6)
+    path = online.summary(sums)["path_length"].value[0]
+    np.testing.assert_allclose(path, np.abs(np.diff(weights, axis=0)).mean(1).sum(), rtol=1e-6)
 
 
 def test_discarded_fractions_against_a_loop(x64):
@@ -228,25 +222,6 @@ def test_harmonic_mean_of_radii_is_percent_delta(x64):
     np.testing.assert_allclose(step, -0.01 * radius.value * g, rtol=1e-4)
 
 
-def test_distance_to_the_minimum_of_each_parabola(x64):
-    """Quadratic per-example losses a (w - b_k)²: the batch's minimum is the mean of its b_k."""
-    rng = np.random.default_rng(2)
-    b, w, a = rng.normal(size=1000), 0.0, 1.5
-
-    def loss(w, b):
-        return a * (w - b) ** 2
-
-    moments = example_gradient_moments(loss, w, jnp.asarray(b))
-    h = exact_diagonal(lambda w: jnp.mean(loss(w, jnp.asarray(b))), w)
-    np.testing.assert_allclose(parabola_distance(moments.mean, h), abs(b.mean()), rtol=1e-9)
-    distances = np.abs(rng.choice(b, (4000, 25)).mean(axis=1) - w)
-    predicted = expected_parabola_distance(moments, h, 25)
-    np.testing.assert_allclose(predicted, distances.mean(), rtol=0.05)
-    centred = moments._replace(mean=jnp.zeros(1))
-    closed = b.std() * 2 * a / (2 * a) * np.sqrt(2 / (np.pi * 25))
-    np.testing.assert_allclose(expected_parabola_distance(centred, h, 25), closed, rtol=1e-9)
-
-
 def test_lanes_at_once_equal_lanes_alone(x64):
     x, y = digits(25)
     lanes = trained(x, y, lanes=3, hidden=2)
@@ -286,7 +261,7 @@ def test_mistakes():
             call(broken)
         with pytest.raises(UserError, match="where"):
             call(params, where="conv")
-        with pytest.raises(UserError, match="batch_size"):
+        with pytest.raises(UserError, match="chunk"):
             call(params, chunk=0)
     for size in (0, 7):
         with pytest.raises(UserError, match="batch_sizes"):

@@ -8,16 +8,17 @@ import scipy.sparse.linalg as sparse
 from measure_nets import dense_loss, dense_params, digits, lane, trained
 
 from sbt.errors import UserError
-from sbt.measure.density import spectral_density
-from sbt.measure.hessian import (
+from sbt.measure.spectrum import (
+    diagonal_estimate,
     exact_diagonal,
-    explicit_hessian,
     hessian_operator,
+    hessian_trace,
+    lanczos,
+    ritz,
+    spectral_density,
     top_eigenvalues,
 )
-from sbt.measure.lanczos import lanczos, ritz
 from sbt.measure.split import over_split
-from sbt.measure.trace import diagonal_estimate, hessian_trace, layer_traces
 from sbt.measure.trees import ravel
 
 
@@ -120,9 +121,15 @@ def test_eigenvalues_of_a_net_against_its_hessian_and_arpack(net):
     np.testing.assert_allclose(found.values, np.sort(arpack)[::-1], rtol=1e-4)
 
 
-def test_explicit_hessian_and_its_diagonal(net):
+def columns(loss, params, where=None):
+    """The Hessian, a product at a time."""
+    operator = hessian_operator(loss, params, where)
+    return jax.lax.map(operator.product, jnp.eye(operator.point.size), batch_size=100)
+
+
+def test_products_give_the_whole_hessian_and_its_diagonal(net):
     loss, params, hessian = net
-    found = explicit_hessian(loss, params, chunk=100)
+    found = columns(loss, params)
     np.testing.assert_allclose(found, hessian, atol=2e-6)
     diagonal = exact_diagonal(loss, params, chunk=100)
     np.testing.assert_allclose(diagonal, np.diagonal(hessian), atol=2e-6)
@@ -133,7 +140,7 @@ def test_filters_give_the_block_of_a_layer(net):
     # Leaves in order: hidden/bias 4, hidden/kernel 256, logits/bias 10, logits/kernel 40.
     block = hessian[260:, 260:]
     for where in ("^logits", lambda path: "logits" in path):
-        found = explicit_hessian(loss, params, where)
+        found = columns(loss, params, where)
         np.testing.assert_allclose(found, block, atol=2e-6)
     top = top_eigenvalues(loss, params, 3, where="^logits")
     np.testing.assert_allclose(top.values, np.linalg.eigvalsh(block)[::-1][:3], rtol=1e-4)
@@ -154,24 +161,6 @@ def test_trace_lies_within_its_stated_error(net):
     np.testing.assert_allclose(
         found.standard_error, np.sqrt(2 * np.sum(off**2) / samples), rtol=0.25
     )
-
-
-def test_layer_traces_are_those_of_the_blocks_and_sum_to_the_trace(net):
-    loss, params, hessian = net
-    key = jax.random.key(3)
-    found = layer_traces(loss, params, samples=300, key=key, chunk=300)
-    ends = {
-        "hidden/bias": (0, 4),
-        "hidden/kernel": (4, 260),
-        "logits/bias": (260, 270),
-        "logits/kernel": (270, 310),
-    }
-    assert list(found) == list(ends)
-    for path, (start, end) in ends.items():
-        error = found[path].value - np.trace(hessian[start:end, start:end])
-        assert abs(error) < 4.5 * found[path].standard_error
-    whole = hessian_trace(loss, params, samples=300, key=key, chunk=300)
-    np.testing.assert_allclose(sum(e.value for e in found.values()), whole.value, rtol=1e-4)
 
 
 def test_diagonal_scores_are_standard(net):
@@ -237,8 +226,8 @@ def test_mistakes():
         return jnp.sum(p["w"] ** 2)
 
     good, bad = {"w": jnp.ones(3)}, {"w": jnp.array([1.0, jnp.nan, 0.0])}
-    for measure in (top_eigenvalues, explicit_hessian, exact_diagonal, hessian_trace,
-                    layer_traces, diagonal_estimate, spectral_density):  # fmt: skip
+    for measure in (hessian_operator, top_eigenvalues, exact_diagonal, hessian_trace,
+                    diagonal_estimate, spectral_density):  # fmt: skip
         with pytest.raises(UserError, match=r"params\.w"):
             measure(loss, bad)
         with pytest.raises(UserError, match="where"):
@@ -247,8 +236,6 @@ def test_mistakes():
         top_eigenvalues(loss, good, 4)
     with pytest.raises(UserError, match="which"):
         top_eigenvalues(loss, good, which="middle")
-    with pytest.raises(UserError, match="limit"):
-        explicit_hessian(loss, good, limit=2)
     for measure in (hessian_trace, diagonal_estimate):
         with pytest.raises(UserError, match="samples"):
             measure(loss, good, samples=1)

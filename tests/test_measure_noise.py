@@ -9,23 +9,14 @@ import pytest
 from measure_nets import dense_losses, dense_params, digits
 
 from sbt.errors import UserError
-from sbt.measure.critical_batch import fit_critical_batch, relative_gain
-from sbt.measure.direction_noise import measured_smoothing, search_direction_noise
-from sbt.measure.example_gradients import Moments, example_gradient_moments
-from sbt.measure.noise_average import (
-    averaged_noise_scale,
-    init_noise_average,
-    update_noise_average,
-)
-from sbt.measure.noise_scale import (
-    NoiseScale,
+from sbt.measure.gradients import Moments, example_gradient_moments
+from sbt.measure.noise import (
+    fit_critical_batch,
     measure_noise_scale,
-    noise_covariance_trace,
-    noise_scale_from_accumulation,
     noise_scale_from_examples,
     noise_scale_from_two,
-    square_norm,
 )
+from sbt.measure.online import Setting, Tick, Update, accumulated_noise_scale
 
 POPULATION = np.random.default_rng(0).normal(size=(6, 4)) + np.array([1.0, 0.5, 0.0, -0.3])
 
@@ -75,66 +66,66 @@ def test_per_example_form_is_unbiased_for_a_sample(x64):
     np.testing.assert_allclose(traces, POPULATION.var(axis=0).sum(), rtol=1e-10)
 
 
+def online(gradients, micro_batch, population=10**9):
+    """The noise scale that training adds up over updates of some micro-batch gradients each."""
+    zero = jnp.zeros(gradients.shape[-1])
+    measured = accumulated_noise_scale(Setting(zero, population, micro_batch))
+    m = gradients.shape[1] * micro_batch
+
+    def update(kept, micro):
+        def tick(pending, grads):
+            return measured.tick(pending, Tick(grads, jnp.zeros(()))), None
+
+        pending, _ = jax.lax.scan(tick, jax.tree.map(jnp.asarray, kept.pending), micro)
+        kept = kept._replace(pending=pending)
+        seen = Update(jnp.mean(micro, axis=0), zero, zero, jnp.ones(()), jnp.asarray(m))
+        return jax.tree.map(jnp.asarray, measured.update(kept, seen)), None
+
+    start = jax.tree.map(jnp.asarray, measured.empty)
+    kept = jax.jit(lambda steps: jax.lax.scan(update, start, steps)[0])(jnp.asarray(gradients))
+    names = ("noise_scale", "gradient_square", "covariance_trace")
+    summary = measured.summary(kept.sums)
+    return [float(summary[f"accumulated_{name}"].value) for name in names]
+
+
 def test_accumulation_is_the_two_batch_form(x64):
     micro = POPULATION.reshape(3, 2, 4).mean(axis=1)
     squares, whole = np.sum(micro**2, axis=1), np.sum(micro.mean(axis=0) ** 2)
-    found = noise_scale_from_accumulation(jnp.asarray(squares), whole, 2, 3)
-    expected = noise_scale_from_two(squares.mean(), whole, 2, 6)
-    np.testing.assert_allclose(found[:3], expected[:3])
-    scalar = noise_scale_from_accumulation(jnp.asarray(squares.mean()), whole, 2, 3)
-    np.testing.assert_allclose(scalar[:3], expected[:3])
-    assert found.standard_error is scalar.standard_error is None  # one batch tells none
-    lanes = jax.vmap(lambda k: noise_scale_from_accumulation(jnp.asarray(squares), whole, 2, k))(
-        jnp.array([1, 3])
-    )
-    assert all(np.isnan(part[0]) for part in lanes[:3])
-    np.testing.assert_allclose(lanes.value[1], expected.value)
+    expected = noise_scale_from_two(squares.mean(), whole, 2, 6, population=40)
+    assert expected.standard_error is None  # one batch tells none
+    np.testing.assert_allclose(online(micro[None], 2, 40), expected[:3], rtol=1e-6)
+    assert all(np.isnan(online(micro[None, :1], 2, 40)))
+    # Three micro-batches of 4, by hand: |g|² of 5, 1, 2 and of their mean 2.
+    by_hand = [[[2.0, 1.0], [0.0, 1.0], [1.0, 1.0]]]
+    np.testing.assert_allclose(online(np.array(by_hand), 4), [2.4, 5 / 3, 4], rtol=1e-6)
 
 
 def test_a_negative_estimate_has_no_ratio_but_counts_in_the_average(x64):
-    estimates = [(2.0, 8.0), (-0.5, 9.0), (np.nan, np.nan), (1.0, 7.0)]
-    average, numerator, denominator, weight = init_noise_average(), 0.0, 0.0, 0.0
-    assert np.isnan(averaged_noise_scale(average).value)
+    estimates = [(2.0, 8.0), (-0.5, 9.0), (1.0, 7.0)]
+    steps = []
     for square, trace in estimates:
-        if square < 0:
-            small, large = square + trace / 2, square + trace / 8
-            single = noise_scale_from_two(small, large, 2, 8)
-            np.testing.assert_allclose([single[1], single[2]], [square, trace])
-            assert np.isnan(single.value)
-        estimate = NoiseScale(jnp.nan, jnp.asarray(square), jnp.asarray(trace))
-        average = update_noise_average(average, estimate, 0.9)
-        if np.isfinite(square):
-            denominator = 0.9 * denominator + 0.1 * square
-            numerator = 0.9 * numerator + 0.1 * trace
-            weight = 0.9 * weight + 0.1
-    found = averaged_noise_scale(average)
-    np.testing.assert_allclose(found.value, numerator / denominator)
-    np.testing.assert_allclose(found.gradient_square, denominator / weight)
-    assert (average.estimates, average.negative) == (3, 1)
-    below = update_noise_average(
-        init_noise_average(), NoiseScale(jnp.nan, jnp.asarray(-1.0), jnp.asarray(3.0))
-    )
-    assert np.isnan(averaged_noise_scale(below).value)
+        small, large = square + trace / 2, square + trace / 8
+        single = noise_scale_from_two(small, large, 2, 8)
+        np.testing.assert_allclose([single[1], single[2]], [square, trace])
+        assert np.isnan(single.value) == (square < 0)
+        # Four micro-batches of that mean square, whose mean has the other.
+        spread = np.sqrt(small - large) * np.array([1, 1, -1, -1])
+        steps.append(np.stack([np.full(4, np.sqrt(large)), spread], axis=1))
+    found = online(np.stack(steps), 2)
+    np.testing.assert_allclose(found, [24 / 2.5, 2.5 / 3, 24 / 3], rtol=1e-5)
+    below = online(np.stack(steps)[1:2], 2)
+    assert np.isnan(below[0])
+    np.testing.assert_allclose(below[1:], [-0.5, 9], rtol=1e-5)
 
 
 def test_average_over_training_steps_approaches_the_truth(x64):
     """Gaussian per-example gradients; the mean of single ratios would not converge to it."""
     mean, std = jnp.array([0.2, -0.1, 0.05]), jnp.array([1.0, 2.0, 0.5])
-
-    def step(average, key):
-        micro = mean + std * jax.random.normal(key, (4, 8, 3)).mean(axis=1)
-        estimate = noise_scale_from_accumulation(
-            jnp.sum(micro**2, axis=1), square_norm(micro.mean(axis=0)), 8, 4
-        )
-        return update_noise_average(average, estimate, 0.9995), None
-
-    keys = jax.random.split(jax.random.key(0), 20_000)
-    average = jax.jit(lambda keys: jax.lax.scan(step, init_noise_average(), keys)[0])(keys)
+    noise = jax.random.normal(jax.random.key(0), (20_000, 4, 8, 3)).mean(axis=2)
+    found = online(mean + std * noise, 8)
     exact = float(jnp.sum(std**2) / jnp.sum(mean**2))
-    found = averaged_noise_scale(average)
-    np.testing.assert_allclose(found.value, exact, rtol=0.1)
-    np.testing.assert_allclose(found.covariance_trace, jnp.sum(std**2), rtol=0.01)
-    assert average.negative > 1000
+    np.testing.assert_allclose(found[0], exact, rtol=0.1)
+    np.testing.assert_allclose(found[2], jnp.sum(std**2), rtol=0.01)
 
 
 def test_measured_at_a_point_against_every_example(x64):
@@ -177,36 +168,6 @@ def test_batches_that_cannot_be_drawn(micro_batch, count, repeats):
         )
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 6])
-def test_noise_of_the_sgd_direction_over_all_batches(x64, n):
-    """The mean square over every possible batch is the covariance trace, exactly."""
-    full = POPULATION.mean(axis=0)
-    squares = [
-        search_direction_noise({"w": jnp.asarray(POPULATION[list(d)].mean(axis=0))}, {"w": full})
-        ** 2
-        for d in itertools.combinations(range(6), n)
-    ]
-    expected = noise_covariance_trace(moments_of(POPULATION), n)
-    np.testing.assert_allclose(np.mean(squares), expected, atol=1e-12)
-    independent = noise_covariance_trace(moments_of(POPULATION), n, replacement=True)
-    np.testing.assert_allclose(independent, POPULATION.var(axis=0).sum() / n)
-
-
-def test_smoothing_from_measured_constants(x64):
-    moments = moments_of(POPULATION)
-    c2, k2 = POPULATION.var(axis=0).sum(), np.sum(POPULATION.mean(axis=0) ** 2)
-    eta, b, beta = 0.3, 20, 0.7
-    factor = {
-        "sgd": 0.0,
-        "shb": beta * (beta**2 - beta + 1) / (1 - beta) ** 2,
-        "nshb": 4 * beta**2,
-    }
-    for form, extra in factor.items():
-        expected = eta * np.sqrt(c2 / b + extra * (c2 / b + k2))
-        found = measured_smoothing(moments, eta, b, beta, form=form)
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
-
-
 def test_fit_recovers_the_hyperbola_and_its_error():
     batch = 2.0 ** np.arange(3, 13)
     exact = 300 * (1 + 150 / batch)
@@ -215,9 +176,7 @@ def test_fit_recovers_the_hyperbola_and_its_error():
     np.testing.assert_allclose((fit.min_steps, fit.min_examples), (300, 45_000), rtol=1e-6)
     product = (exact / fit.min_steps - 1) * (batch * exact / fit.min_examples - 1)
     np.testing.assert_allclose(product, 1, rtol=1e-4)
-    np.testing.assert_allclose(
-        exact * relative_gain(batch, fit.critical_batch), fit.min_steps, rtol=1e-5
-    )
+    np.testing.assert_allclose(exact / (1 + fit.critical_batch / batch), fit.min_steps, rtol=1e-5)
     assert fit.used == 9 and fit.residual < 1e-6
     rng = np.random.default_rng(0)
     noisy = [exact * np.exp(0.1 * rng.normal(size=10)) for _ in range(200)]

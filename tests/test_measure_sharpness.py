@@ -9,8 +9,7 @@ import pytest
 from measure_nets import dense_loss, dense_params, digits, lane, trained
 
 from sbt.errors import UserError
-from sbt.measure.sharpness import sharpness
-from sbt.measure.sharpness_scipy import sharpness_scipy
+from sbt.measure.sharpness import sharpness, sharpness_scipy
 from sbt.measure.subspace import random_subspace
 
 

@@ -19,17 +19,16 @@ from sbt.checkpoint import load_weights
 from sbt.config import complete
 from sbt.data import load
 from sbt.errors import UserError
-from sbt.measure.labelled import Labelled
-from sbt.measured import MARK, Measured
-from sbt.measurements import MEASUREMENTS
+from sbt.measure import MEASUREMENTS, Labelled
+from sbt.measure.record import MARK, Measured
 from sbt.report import measured_figures, write_report
 from sbt.sweep.afterwards import measure_runs
 from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
-from sbt.train.tallies import TALLIES
 
 N, TESTED, CLASSES, EPOCHS, G = 94, 40, 4, 3, 4
 HUGE = 1e20  # a base learning rate that leaves no weight finite
+ONLINE = ("strides", "accumulated_noise_scale", "fluctuation")
 NAMES = ("sharpness", "hessian_trace", "gradient_moments", "discarded_gradient", "distance")
 CONFIG = {
     "name": "measured",
@@ -67,7 +66,7 @@ def plain():
 def measured(tmp_path_factory):
     """Directory and results of a sweep that is measured while it trains."""
     directory = tmp_path_factory.mktemp("measured") / "run"
-    names = (*NAMES, *TALLIES)
+    names = (*NAMES, *ONLINE)
     sweep = {**CONFIG, "measure": {**SETTINGS, "names": names, "every": 2, "at_start": True}}
     return directory, run(sweep, directory)
 
@@ -181,7 +180,7 @@ def loss_of(batch_loss, weights, x, y, i):
 
 
 @pytest.mark.parametrize("m", [4, 8])
-def test_tallies_add_up_what_a_plain_loop_does(measured, subject, m):
+def test_online_measurements_add_up_what_a_plain_loop_does(measured, subject, m):
     """Per epoch, for SGD without momentum: strides, gradients, micro-batch norms, batch losses."""
     _, batch_loss, (x, y) = subject
     rate, updates = m * 2.0**-7, EPOCHS * N // m
@@ -265,7 +264,7 @@ def test_devices_that_share_a_run_measure_the_same():
         pytest.param("map/direct", (4, 4), marks=pytest.mark.slow),
     ],
 )
-def test_tallies_leave_every_bit_of_training_alone(strategy, sizes):
+def test_online_measurements_leave_every_bit_of_training_alone(strategy, sizes):
     runs = [{"batch_size": m, "base_lr": lr, "seed": 0} for m, lr in zip(sizes, (0.01, 0.003))]
     settings = {"epochs": 2, "model": {"name": "convnet"},
                 "rule": {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-3}}  # fmt: skip
@@ -275,8 +274,8 @@ def test_tallies_leave_every_bit_of_training_alone(strategy, sizes):
         trained = lanes.train(lanes.engine.init(lanes.lanes), 0, lanes.cohort.ticks)
         return jax.device_get(trained._replace(observed=())), trained.observed
 
-    (without, none), (together, observed) = state(()), state(tuple(TALLIES))
-    assert none == () and len(observed) == len(TALLIES)
+    (without, none), (together, observed) = state(()), state(ONLINE)
+    assert none == () and len(observed) == len(ONLINE)
     jax.tree.map(np.testing.assert_array_equal, without, together)
     assert (np.asarray(observed[0].sums.updates) > 0).all()
 
@@ -293,7 +292,7 @@ class Stop(Silent):
 
 
 def test_a_resumed_sweep_keeps_what_was_measured(measured, tmp_path):
-    names = ("distance", *TALLIES)
+    names = ("distance", *ONLINE)
     sweep = {**CONFIG, "measure": {"names": names, "every": 2, "at_start": True}}
     with pytest.raises(Interrupted):
         run(sweep, tmp_path, progress=Stop(0.9))
@@ -420,7 +419,7 @@ def test_refused(section, field, monkeypatch):
 def test_the_registry_says_what_things_cost():
     for name, measurement in MEASUREMENTS.items():
         assert measurement.about and measurement.source, name
-        assert (measurement.cost == "free") == (measurement.function is None)
+        assert (measurement.cost == "free") == (name in ONLINE)
 
 
 # --- the tables ----------------------------------------------------------------------------------

@@ -3,8 +3,7 @@
     python experiments/gao_zhong_2020/fig06.py fig06.png
 
 Gao & Zhong (2020), section 2: the tangent at w, the step Δw = -lr g along it, and the decrease that
-it predicts, lr g² (equation 7), beside the one that comes. Drawn for a parabola with the functions
-that measure both.
+it predicts, lr g² (equation 7), beside the one that comes. Drawn for a parabola.
 """
 
 import sys
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from matplotlib.figure import Figure
 
-from sbt.measure import loss_stride, realised_loss_stride
+from sbt.measure import strides
 
 
 def draw(path: str, w: float = 2.0, learning_rate: float = 0.35) -> None:
@@ -25,8 +24,8 @@ def draw(path: str, w: float = 2.0, learning_rate: float = 0.35) -> None:
     here = jnp.asarray(w)
     gradient = jax.grad(loss)(here)
     step = -learning_rate * gradient
-    predicted = float(loss_stride(gradient, step).total)
-    realised = float(realised_loss_stride(loss, here, step))
+    predicted = float(strides(gradient, step, learning_rate).loss[0])
+    realised = float(loss(here) - loss(here + step))
     figure = Figure(figsize=(4.5, 3.2), layout="constrained")
     panel = figure.subplots()
     x = jnp.linspace(-0.2, 2.6, 200)

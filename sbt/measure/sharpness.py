@@ -12,18 +12,30 @@ Dimensionless: the rise in per cent of one plus the loss. The paper takes
 space and random subspaces of 100 directions.
 """
 
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.optimize
 from jax import lax
 from jax.typing import ArrayLike
 
-from sbt.measure.box import Box, sharpness_box
-from sbt.measure.subspace import Subspace
-from sbt.measure.trees import Loss, Where
-from sbt.ranges import COUNT, check_number
+from sbt.errors import UserError, shown
+from sbt.measure.registry import MEASUREMENTS, STEPS, Found, Labelled, Subject
+from sbt.measure.subspace import Subspace, random_subspace
+from sbt.measure.trees import (
+    Loss,
+    Where,
+    checked_count,
+    checked_key,
+    is_float,
+    ravel,
+    surface,
+)
+from sbt.ranges import COUNT, Range
 
 Array = jax.Array | np.ndarray
 
@@ -134,10 +146,56 @@ def sharpness(
       <https://arxiv.org/abs/1609.04836>`_, 2017 (metric 2.1)
     """
     for name, value in (("starts", starts), ("steps", steps)):
-        check_number(name, value, COUNT, whole=True)
-    key = jax.random.key(0) if key is None else key
+        checked_count(name, value)
+    key = checked_key(key)
     box = sharpness_box(loss_fn, params, epsilon, subspace, jax.random.fold_in(key, 0), where)
     return climb(box, starts, steps, jax.random.fold_in(key, 1))
+
+
+# --- maximisation ---------------------------------------------------------------------------------
+
+
+class Box(NamedTuple):
+    r"""Maximise ``height(z)`` over :math:`|z_i| \le` ``bound[i]``."""
+
+    centre: Callable[[], jax.Array]  # f(x)
+    height: Callable[[jax.Array], jax.Array]  # z -> f(x + A z)
+    slope: Callable[[jax.Array], tuple[jax.Array, jax.Array]]  # z -> that and its gradient in z
+    bound: jax.Array  # shape=(p,), or (n,) in the full space
+
+
+def sharpness_box(
+    loss_fn: Loss,
+    params: Any,
+    epsilon: ArrayLike,
+    subspace: Subspace | int | None,
+    key: jax.Array,
+    where: Where,
+) -> Box:
+    """The box of a point and the loss in it, checked."""
+    if not isinstance(epsilon, jax.core.Tracer):
+        width = np.asarray(epsilon)
+        if width.dtype.kind not in "iuf" or not np.all(width > 0):
+            problem = f"{shown(epsilon)} leaves no box"
+            raise UserError("epsilon", problem, "use a positive half-width, as 1e-3")
+    if not isinstance(subspace, int | Subspace | None):
+        remedy = "give None for the full space, a number of random directions, or a Subspace"
+        raise UserError("subspace", f"{shown(subspace)} is not a subspace", remedy)
+    loss, x, _ = surface(loss_fn, params, where)
+    if isinstance(subspace, int):
+        subspace = random_subspace(x.size, subspace, key, dtype=x.dtype)
+    out = (lambda z: z) if subspace is None else subspace.out
+
+    def height(z: jax.Array) -> jax.Array:
+        return loss(x + out(z))
+
+    def slope(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        value, gradient = jax.value_and_grad(lambda move: loss(x + move))(out(z))
+        return value, gradient if subspace is None else subspace.back(gradient)
+
+    place = x if subspace is None else subspace.pinv(x)
+    bound = jnp.asarray(epsilon, x.dtype) * (jnp.abs(place) + 1)
+    return Box(lambda: loss(x), height, slope, bound)
 
 
 def random_corner(box: Box, key: jax.Array) -> jax.Array:
@@ -183,3 +241,169 @@ def climb(box: Box, starts: int, steps: int, key: jax.Array) -> Sharpness:
     loss = box.centre()  # not height(zero): a stored A times a constant would be folded
     highest, point = lax.fori_loop(0, starts, start, (loss, zero))
     return as_sharpness(loss, highest, point)
+
+
+# --- the paper's maximiser, as a reference --------------------------------------------------------
+
+
+Start = Literal["centre", "corner", "sign"]
+
+
+def sharpness_scipy(
+    loss_fn: Loss,
+    params: Any,
+    epsilon: float = 1e-3,
+    *,
+    subspace: Subspace | int | None = None,
+    where: Where = None,
+    iterations: int = 10,
+    start: Start = "centre",
+    key: jax.Array | None = None,
+) -> Sharpness:
+    r"""Keskar's sharpness :math:`\phi` by ten iterations of L-BFGS-B, in double precision.
+
+    Both tolerances are zero: with SciPy's defaults the solver stops at once where
+    :math:`\max_i |\partial f/\partial z_i| < 10^{-5}`, and reports a sharpness of exactly 0 at flat
+    minima. At an exactly stationary point it cannot move from the centre at all: choose another
+    ``start``. It is a lower bound of the maximum, often a few per cent and at times a factor of two
+    below :func:`sbt.measure.sharpness`. One point at a time, on the host.
+
+    Args:
+      loss_fn: mean loss over the whole split. It is called with float64 parameters; data that it
+        holds in float32 is promoted by JAX's usual rules.
+      params: the point, any tree of numbers (no tracers).
+      epsilon: half-width of the box, relative to :math:`|x_i| + 1`.
+      subspace: see :func:`sbt.measure.sharpness`; with the same key an integer gives the same
+        :math:`A`.
+      where: the leaves that may move.
+      iterations: of L-BFGS-B.
+      start: ``'centre'``, :math:`z = 0`; ``'corner'``, a random corner; ``'sign'``, the corner that
+        the gradient at the centre points to.
+      key: typed key; None for ``jax.random.key(0)``.
+
+    Returns:
+      As :func:`sbt.measure.sharpness`, NumPy arrays of float64. The maximum is taken with
+      :math:`f(x)`.
+
+    Raises:
+      UserError: as :func:`sbt.measure.sharpness`, or for an unknown ``start``.
+
+    Examples:
+      >>> loss = lambda w: w[0] ** 2 + 10 * w[1] ** 2
+      >>> w = jnp.array([1.0, 0.0])
+      >>> print(f'{sharpness_scipy(loss, w, 0.01).value:.5f}')  # z_2 = 0 is stationary
+      2.02000
+      >>> print(f'{sharpness_scipy(loss, w, 0.01, start="corner").value:.5f}')
+      2.07000
+
+    References:
+      Byrd et al., `A Limited Memory Algorithm for Bound Constrained Optimization
+      <https://doi.org/10.1137/0916069>`_, 1995
+    """
+    key = checked_key(key)
+    checked_count("iterations", iterations)
+    with jax.enable_x64(True):
+        params = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf, jnp.float64) if is_float(leaf) else leaf, params
+        )
+        if isinstance(subspace, int):
+            size = ravel(params, where)[0].size
+            subspace = random_subspace(
+                size, subspace, jax.random.fold_in(key, 0), dtype=jnp.float64
+            )
+        box = sharpness_box(loss_fn, params, epsilon, subspace, key, where)
+        bound = np.asarray(box.bound)
+
+        def descend(z: np.ndarray) -> tuple[float, np.ndarray]:
+            move = jnp.asarray(z) if subspace is None else subspace.out(jnp.asarray(z))
+            value, gradient = _value_and_gradient(loss_fn, params, move, where)
+            back = gradient if subspace is None else subspace.back(gradient)
+            return -float(value), -np.asarray(back)
+
+        centre = np.zeros_like(bound)
+        loss, downhill = descend(centre)
+        if start == "centre":
+            first = centre
+        elif start == "corner":
+            first = np.asarray(random_corner(box, jax.random.fold_in(key, 1)))
+        elif start == "sign":
+            first = -bound * np.sign(downhill)
+        else:
+            raise UserError("start", f"unknown: {start!r}", "use 'centre', 'corner' or 'sign'")
+        found = scipy.optimize.minimize(
+            descend,
+            first,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=np.stack([-bound, bound], axis=1),
+            options={"maxiter": iterations, "ftol": 0.0, "gtol": 0.0},
+        )
+    highest, point = (-found.fun, found.x) if found.fun < loss else (-loss, centre)
+    return as_sharpness(np.asarray(-loss), np.asarray(highest), np.asarray(point))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _value_and_gradient(
+    loss_fn: Loss, params: Any, move: jax.Array, where: Where
+) -> tuple[jax.Array, jax.Array]:
+    """Compiled once for all points that are measured with one ``loss_fn``."""
+    loss, x, _ = surface(loss_fn, params, where)
+    return jax.value_and_grad(lambda move: loss(x + move))(move)
+
+
+# --- measured on a run ----------------------------------------------------------------------------
+
+
+@MEASUREMENTS.register("sharpness", cost="heavy", source="Keskar et al. 2017, metric 2.1")
+def sharpness_of(
+    run: Subject,
+    *,
+    epsilons: Annotated[tuple[float, ...], Range(0, 100, open_low=True)] = (1e-3, 5e-4),
+    spaces: tuple[Literal["full", "subspace"], ...] = ("full", "subspace"),
+    directions: Annotated[int, COUNT] = 100,
+    starts: Annotated[int, STEPS] = 4,
+    steps: Annotated[int, STEPS] = 10,
+) -> Found:
+    r"""Keskar's sharpness by box size, in the full space and in a random subspace.
+
+    Beside it the loss at the weights themselves, :math:`f(x)` of the metric.
+
+    Args:
+      run: what is measured.
+      epsilons: half-widths of the box, relative to :math:`|x_i| + 1`.
+      spaces: ``full``, ``subspace`` or both.
+      directions: of the subspace, the same in every run.
+      starts: of the maximisation; ``starts * steps`` gradients over the split for each value.
+      steps: from each start.
+    """
+    basis = None
+    if "subspace" in spaces:
+        basis = random_subspace(
+            run.size,
+            directions,
+            jax.random.fold_in(run.key, 0),
+            dtype=ravel(run.params, run.where)[0].dtype,
+        )
+
+    def by_epsilon(space: str) -> tuple[jax.Array, jax.Array]:
+        def one(epsilon: jax.Array) -> tuple[jax.Array, jax.Array]:
+            found = sharpness(
+                run.loss,
+                run.params,
+                epsilon,
+                subspace=basis if space == "subspace" else None,
+                where=run.where,
+                starts=starts,
+                steps=steps,
+                key=jax.random.fold_in(run.key, 1),
+            )
+            return jnp.asarray(found.value), jnp.asarray(found.loss)
+
+        return jax.lax.map(one, jnp.asarray(epsilons, jnp.result_type(float)))
+
+    values, losses = zip(*(by_epsilon(space) for space in spaces))
+    dims = (("space", tuple(spaces)), ("epsilon", tuple(epsilons)))
+    return {
+        "sharpness": Labelled(jnp.stack(values), dims, "%", "sharpness, rise over 1 + loss"),
+        "sharpness_loss": Labelled(losses[0][0], (), "nats", "training loss of the weights, f(x)"),
+    }

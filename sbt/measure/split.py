@@ -8,17 +8,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from sbt.errors import UserError
-from sbt.measure.trees import Loss, fast, is_float, wide
-from sbt.ranges import COUNT, check_number
+from sbt.measure.trees import Loss, as_loss, checked_count, fast, is_float, wide
 
 
-def split_size(arrays: Any, batch_size: int = 1) -> int:
+def split_size(arrays: Any, batch_size: int = 1, field: str = "batch_size") -> int:
     """Number of examples, the common length of the leading axes.
 
     Raises:
       UserError: for no arrays, leading axes that differ, or batches of less than one example.
     """
-    check_number("batch_size", batch_size, COUNT, whole=True)
+    checked_count(field, batch_size)
     sizes = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(arrays)}
     if len(sizes) != 1 or 0 in sizes:
         raise UserError(
@@ -72,7 +71,7 @@ def average_over_split(
       arrays: the split, see :func:`over_split`.
       batch_size: examples held at a time.
     """
-    size, batch_fn = split_size(arrays, batch_size), fast(batch_fn)
+    size, batch_fn = split_size(arrays, batch_size), fast(batch_fn, "batch_fn")
 
     def average(params: Any) -> Any:
         total = sum_over_batches(lambda batch: batch_fn(params, batch), arrays, batch_size)
@@ -112,7 +111,7 @@ def over_split(batch_loss: Callable[[Any, Any], jax.Array], arrays: Any, batch_s
       >>> print(loss(0.0), jax.grad(loss)(0.0), jax.hessian(loss)(0.0))
       6.0 -4.0 2.0
     """
-    size, batch_loss = split_size(arrays, batch_size), fast(batch_loss)
+    size, batch_loss = split_size(arrays, batch_size), as_loss(batch_loss, "batch_loss")
 
     @jax.custom_jvp
     def mean_loss(params: Any) -> jax.Array:

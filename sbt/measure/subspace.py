@@ -1,6 +1,5 @@
 r"""The random matrix :math:`A` of Keskar's metric: products with it, stored or generated."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -13,7 +12,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
 from sbt.errors import UserError, shown
-from sbt.ranges import COUNT, check_number
+from sbt.measure.trees import checked_count, checked_key, dot
 
 Distribution = Literal["normal", "uniform"]
 Scale = Literal["entries", "columns"]
@@ -32,9 +31,6 @@ class Subspace(NamedTuple):
 
 
 _COLUMNS = "give one direction in each column, and no more directions than parameters"
-
-# Box and point must belong to the same matrix, also where products are rounded to TF32 by default.
-dot = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
 def matrix_subspace(matrix: ArrayLike) -> Subspace:
@@ -116,8 +112,9 @@ def random_subspace(
     Raises:
       UserError: for more directions than parameters, or an unknown choice.
     """
-    check_number("parameters", parameters, COUNT, whole=True)
-    check_number("directions", directions, COUNT, whole=True)
+    key = checked_key(key)
+    checked_count("parameters", parameters)
+    checked_count("directions", directions)
     if directions > parameters:
         raise UserError(
             "directions",

@@ -1,9 +1,9 @@
-"""Parameters as one vector: selection of layers, flattening, checks."""
+"""Parameters as one vector, and the door of every measurement: selection of layers, checks."""
 
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 
 from sbt.errors import UserError, shown
 from sbt.nn.conv import Implementation, lane_friendly
+from sbt.ranges import COUNT, Range, check_number
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,7 +26,9 @@ Loss = Callable[[Any], jax.Array]
 """Maps params to the mean loss over a whole split, a scalar."""
 
 
-def fast(function: Callable[P, T], implementation: Implementation | None = None) -> Callable[P, T]:
+def fast(
+    function: Callable[P, T], field: str = "loss_fn", implementation: Implementation | None = None
+) -> Callable[P, T]:
     """The same function, the convolutions of Flax modules in a form that is fast in compiled loops.
 
     Stock convolutions have gradients, and products with the Hessian, that XLA:CPU runs 10 to 30
@@ -34,8 +37,14 @@ def fast(function: Callable[P, T], implementation: Implementation | None = None)
 
     Args:
       function: calls Flax modules, or none.
+      field: what the caller knows it as.
       implementation: None for the fastest on this machine, one network at a time.
+
+    Raises:
+      UserError: it is not a function.
     """
+    if not callable(function):
+        raise UserError(field, f"{shown(function)} is not a function", "give one of the parameters")
     if implementation is None:
         implementation = "packed" if jax.default_backend() == "cpu" else "direct"
     chosen: Implementation = implementation
@@ -46,6 +55,51 @@ def fast(function: Callable[P, T], implementation: Implementation | None = None)
             return function(*args, **kwargs)
 
     return run
+
+
+def as_loss(
+    function: Callable[P, Any], field: str = "loss_fn", implementation: Implementation | None = None
+) -> Callable[P, jax.Array]:
+    """A :func:`fast` function that is sure to return one real number.
+
+    Raises:
+      UserError: it is not a function or, when it is called, returns anything else.
+    """
+    run = fast(function, field, implementation)
+
+    @functools.wraps(run)
+    def loss(*args: P.args, **kwargs: P.kwargs) -> jax.Array:
+        value = run(*args, **kwargs)
+        shape, kind = getattr(value, "shape", ()), getattr(value, "dtype", type(value))
+        if shape != () or not jnp.issubdtype(kind, jnp.floating):
+            what = f"an array of shape {shape}" if shape else f"a {getattr(kind, '__name__', kind)}"
+            raise UserError(field, f"returns {what}", "return the mean loss, one real number")
+        return value
+
+    return loss
+
+
+def checked_key(key: Any) -> jax.Array:
+    """A key for random numbers; ``jax.random.key(0)`` for None.
+
+    Raises:
+      UserError: it is not a key.
+    """
+    if key is None:
+        return jax.random.key(0)
+    kind = getattr(key, "dtype", np.dtype(bool))
+    if not jnp.issubdtype(kind, jax.dtypes.prng_key) and kind != jnp.uint32:
+        raise UserError("key", f"{shown(key)} is not a key", "give one, as jax.random.key(0)")
+    return key
+
+
+def checked_count(field: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least ``least``.
+
+    Raises:
+      UserError: it is anything else.
+    """
+    return int(check_number(field, value, Range(least, COUNT.high), whole=True))
 
 
 def leaf_path(path: Sequence[Any]) -> str:
@@ -69,6 +123,11 @@ def wide(dtype: Any) -> Any:
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """A product that is never rounded to fewer bits (TF32): orthogonality rests on it."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
 def selected(params: Any, where: Where = None) -> list[tuple[str, bool]]:
     """Path of every leaf and whether ``where`` selects it.
 
@@ -83,6 +142,16 @@ def selected(params: Any, where: Where = None) -> list[tuple[str, bool]]:
         known = ", ".join(path for path, real in paths if real) or "none: the tree has no weights"
         raise UserError("where", "the filter selects no parameter", f"available leaves: {known}")
     return chosen
+
+
+def leaves_of(tree: Any, where: Where = None) -> list[jax.Array]:
+    """The leaves that ``where`` selects.
+
+    Raises:
+      UserError: if nothing is selected.
+    """
+    chosen = zip(selected(tree, where), jax.tree.leaves(tree))
+    return [jnp.asarray(leaf) for (_, taken), leaf in chosen if taken]
 
 
 def _accept(where: Any) -> Callable[[str], Any] | None:
@@ -155,6 +224,41 @@ def ravel(params: Any, where: Where = None) -> tuple[jax.Array, Callable[[jax.Ar
         return jax.tree.unflatten(structure, filled)
 
     return vector, unravel
+
+
+class Surface(NamedTuple):
+    """A loss as a function of the vector of the selected parameters."""
+
+    loss: Callable[..., jax.Array]  # vector, shape=(n,), and the rest of the arguments -> scalar
+    point: jax.Array  # shape=(n,)
+    unravel: Callable[[jax.Array], Any]  # vector -> tree like params
+
+
+def surface(
+    loss_fn: Callable[..., Any],
+    params: Any,
+    where: Where = None,
+    *,
+    field: str = "loss_fn",
+    implementation: Implementation | None = None,
+) -> Surface:
+    """The loss around a point, checked: where every measurement begins.
+
+    Args:
+      loss_fn: ``params -> scalar``, or of more arguments after the parameters.
+      params: the point, any tree.
+      where: the parameters that count.
+      field: what the caller knows the loss as.
+      implementation: of convolutions, see :func:`fast`.
+
+    Raises:
+      UserError: no function, parameters that are not finite, or a filter that selects nothing;
+        when it is called, a loss that is not one number.
+    """
+    loss = as_loss(loss_fn, field, implementation)
+    check_finite(params)
+    point, unravel = ravel(params, where)
+    return Surface(lambda x, *rest: loss(unravel(x), *rest), point, unravel)
 
 
 def unravel_by_leaf(params: Any, vector: jax.Array, where: Where = None) -> dict[str, jax.Array]:

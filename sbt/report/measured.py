@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from sbt.measured import MARK, TIMES
+from sbt.measure.record import MARK, TIMES
 from sbt.report import dataset, scales, style, summary
 from sbt.report.dataset import BATCH_SIZE, SEED
 from sbt.report.style import Drawing

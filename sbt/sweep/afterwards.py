@@ -17,6 +17,7 @@ from sbt.checkpoint import is_part, labels_of
 from sbt.data import Dataset
 from sbt.errors import UserError, nearest, shown
 from sbt.files import directory_of
+from sbt.measure.registry import separate_in
 from sbt.sweep import user_rule
 from sbt.sweep.arrangement import name_of, places_of
 from sbt.sweep.axes import axes_of
@@ -27,7 +28,6 @@ from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import make_observer
 from sbt.sweep.prepare import Sweep, prepare
 from sbt.sweep.progress import Progress, chosen_progress, duration
-from sbt.sweep.subject import chosen
 from sbt.sweep.task import Parts
 
 SHARE_FOR_WEIGHTS = 0.25  # of the memory; the rest is for what measures them
@@ -68,7 +68,7 @@ def measure_runs(
     with user_rule.known(rule), directories.locked(directory, None):
         sweep = prepare(wanted, Parts(module, dataset, rule))
         directories.refuse_other_parts(directory, sweep.parts)
-        if not chosen(sweep.config):
+        if not separate_in(sweep.config):
             raise UserError(
                 "config.measure.names",
                 f"names no measurement of weights: {sweep.config.measure.names}",
@@ -208,7 +208,7 @@ def _measure_cohort(
     )
     per_device = max(1, int(SHARE_FOR_WEIGHTS * budget / cohort.facts.parameter_bytes))
     size = min(-(-len(there) // count), per_device) * count
-    names = ", ".join(chosen(cohort.config))
+    names = ", ".join(separate_in(cohort.config))
     progress.note(f"{names}: {len(there)} runs; compiling")
     observer = make_observer(placed, size)
     progress.note(f"  compiled in {duration(observer.compile_seconds)}")

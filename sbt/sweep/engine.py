@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from sbt.data import purpose_key
+from sbt.measure.online import Online, new_epoch
 from sbt.parallel.mesh import LANE_AXIS, put
 from sbt.sweep.feed import Round, make_feed
 from sbt.sweep.lanes import (
@@ -31,7 +32,7 @@ from sbt.sweep.lanes import (
 from sbt.sweep.strategy import Strategy, over_lanes
 from sbt.sweep.task import Placed, make_program
 from sbt.train import evaluate as evaluation
-from sbt.train import step, tally
+from sbt.train import step
 from sbt.train.state import Hyper, Sums, TrainState, no_sums
 
 EVALUATION_BATCH = {True: 64, False: 512}  # on CPU: what stays in its caches
@@ -52,7 +53,7 @@ class Engine:
       lanes: how many, a multiple of the number of devices.
       in_flight: different epochs that the lanes may be in at a time.
       strategy: how lanes are executed.
-      tallies: of the program, in the order of ``state.observed``.
+      online: measurements of the program, in the order of ``state.observed``.
       compile_seconds: spent here.
       bytes_per_device: arguments, results and temporaries of the largest program, data included.
       most_ticks: that ``train`` does without waiting for data.
@@ -66,7 +67,7 @@ class Engine:
     lanes: int
     in_flight: int
     strategy: Strategy
-    tallies: tuple[tally.Tally, ...]
+    online: tuple[Online, ...]
     compile_seconds: float
     bytes_per_device: int
     most_ticks: int
@@ -123,7 +124,7 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
 
         def begin(state: TrainState, fresh: jax.Array) -> TrainState:
             zero = jax.tree.map(lambda s, z: jnp.where(fresh, z, s), state.sums, no_sums())
-            observed = tally.new_epoch(program.tallies, state.observed, fresh)
+            observed = new_epoch(program.online, state.observed, fresh)
             return state._replace(sums=zero, observed=observed)
 
         run = over_lanes(strategy, lane, skip=lambda state: state.diverged_at >= 0)
@@ -212,7 +213,7 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
         lanes=size,
         in_flight=feed.in_flight,
         strategy=strategy,
-        tallies=program.tallies,
+        online=program.online,
         compile_seconds=seconds,
         bytes_per_device=max(map(_bytes, (compiled_init, compiled_train, compiled_test))),
         most_ticks=feed.most_ticks,

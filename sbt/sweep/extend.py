@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from sbt import config as configs
 from sbt import results
 from sbt.errors import UserError
-from sbt.measurements import MEASUREMENTS
+from sbt.measure.registry import MEASUREMENTS, online_in
 from sbt.sweep.grid import Grid, Run, make_grid
 
 # Sections that say how to compute, keep, measure and show what is trained, not what it is; all but
@@ -163,13 +163,11 @@ def check_finished(config: ConfigDict, earlier: ConfigDict, where: str) -> None:
       UserError: naming the field.
     """
     another = "choose another directory to train anew"
-    tallies = [
-        name for name in added_measurements(config, earlier) if MEASUREMENTS[name].function is None
-    ]
-    if tallies:
+    online = [name for name in online_in(config) if name not in earlier.measure.names]
+    if online:
         raise UserError(
             "config.measure.names",
-            f"{', '.join(tallies)} is summed up in training, and the runs of {where} are finished",
+            f"{', '.join(online)} is summed up in training, and the runs of {where} are finished",
             another,
         )
     for field in ("every", "at_start"):

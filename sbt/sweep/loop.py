@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sbt.checkpoint import Checkpoint, pack, save_weights, unpack
-from sbt.measure.labelled import Labelled
+from sbt.measure.registry import Labelled, online_in
 from sbt.parallel import hosts
 from sbt.parallel.mesh import fetch, put, take
 from sbt.sweep.arrangement import name_of
@@ -19,7 +19,6 @@ from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import Observer
 from sbt.sweep.records import Records
 from sbt.sweep.slots import first_slots, plan_of, resumed_slots, ticks_between_updates
-from sbt.sweep.task import tallies_of
 from sbt.train.state import TrainState
 
 WINDOW_SECONDS = 2.0  # between two looks at the clock, the signals and the progress display
@@ -63,8 +62,8 @@ class Loop:
             waiting = [*first, *(i for i in waiting if i not in set(first))]
         self.slots = slots or first_slots(self.cohort, waiting, lanes, rows, in_flight)
         self.lanes = make_lanes(self.cohort, self.slots.members)
-        # Which lanes' tallies began in the middle of an epoch, by tally.
-        self.partial = {name: np.zeros(lanes, bool) for name in tallies_of(self.cohort.config)}
+        # Which lanes' online measurements began in the middle of an epoch, by name.
+        self.partial = {name: np.zeros(lanes, bool) for name in online_in(self.cohort.config)}
 
     def train(self) -> None:
         """Trains to the end, from the beginning or from the checkpoint.
@@ -179,10 +178,10 @@ class Loop:
             self._write(int(self.slots.members[lane]), epoch, values, at)
         observed = jax.tree.map(lambda leaf: leaf[lanes], fetch(state.observed))
         indices = self._indices(self.slots.members[lanes])
-        for partial, tally, kept in zip(
-            self.partial.values(), self.engine.tallies, observed, strict=True
+        for partial, online, kept in zip(
+            self.partial.values(), self.engine.online, observed, strict=True
         ):
-            whole = jax.vmap(tally.summary)(kept.sums)
+            whole = jax.vmap(online.summary)(kept.sums)
             found = {name: _masked(value, partial[lanes]) for name, value in whole.items()}
             self.records.recorder.measured.record(indices, epoch + 1, found, time="epoch")
         last = epoch + 1 == self.cohort.config.epochs
@@ -211,9 +210,9 @@ class Loop:
                 if self._evaluated(epoch):
                     names += ["test_loss", "test_accuracy"]
                 self._write(int(members[lane]), epoch, dict.fromkeys(names, 0.0), int(at))
-                for tally in self.engine.tallies:
-                    found = jax.vmap(tally.summary)(
-                        jax.tree.map(lambda leaf: leaf[None], tally.empty.sums)
+                for online in self.engine.online:
+                    found = jax.vmap(online.summary)(
+                        jax.tree.map(lambda leaf: leaf[None], online.empty.sums)
                     )
                     index = self._indices(members[[lane]])
                     self.records.recorder.measured.record(index, epoch + 1, found, time="epoch")
@@ -285,18 +284,19 @@ class Loop:
         settled = saved.position["plan"]["settled"]
         like = fresh._replace(average=()) if settled else fresh
         leaves = [take(leaf, np.where(found, rows, 0)) for leaf in saved.leaves]
-        state = unpack(self._with_tallies(leaves, saved.position, rows, fresh), like)
+        state = unpack(self._with_online(leaves, saved.position, rows, fresh), like)
         if settled:
             state = state._replace(average=fresh.average)
         state = jax.tree.map(lambda new, old: put(new, old.sharding), state, fresh)
         return _merge(fresh, state, put(found, fresh.updates.sharding))
 
-    def _with_tallies(
+    def _with_online(
         self, leaves: list[Any], position: Mapping[str, Any], rows: np.ndarray, fresh: TrainState
     ) -> list[Any]:
-        """The saved leaves, with the tallies that the config names now in place of those saved.
+        """The saved leaves, with the online measurements that the config names now in place of
+        those saved.
 
-        A tally that is new begins with the next epoch: there is no value for the one in work.
+        One that is new begins with the next epoch: there is no value for the one in work.
         """
         saved = position["tallies"]
         first = len(leaves) - sum(count for _, count, _ in saved)

@@ -17,10 +17,11 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sbt.measure.registry import Found, separate_in
 from sbt.measure.trees import is_float
 from sbt.parallel.mesh import LANE_AXIS, fetch, put
 from sbt.sweep.strategy import Strategy, over_lanes
-from sbt.sweep.subject import Found, chosen, measure_run, state_shapes
+from sbt.sweep.subject import measure_run, state_shapes
 from sbt.sweep.task import Placed
 from sbt.train.state import Hyper
 
@@ -95,7 +96,7 @@ def make_observer(placed: Placed, size: int) -> Observer:
     key = put(jax.random.key(config.seed), replicated)
     started = time.perf_counter()
     programs, variables = {}, {}
-    for name in chosen(cohort.config):
+    for name in separate_in(cohort.config):
         measured = functools.partial(measure_run, task, cohort, on_cpu, name)
         variables[name] = jax.eval_shape(measured, *shapes, task.arrays, key)
         program = jax.shard_map(

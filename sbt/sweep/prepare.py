@@ -13,6 +13,7 @@ from sbt import config as configs
 from sbt import fingerprint
 from sbt.checks import validate
 from sbt.errors import UserError, nearest, shown
+from sbt.measure.registry import separate_in
 from sbt.parallel.mesh import make_mesh, prepare_devices
 from sbt.sweep import feed, subject, user_rule
 from sbt.sweep.cohort import Cohort, make_cohorts
@@ -84,9 +85,9 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
         if cohort.config.rule.name == user_rule.NAME:
             user_rule.check(cohort.config.rule, task.params(), _moves_rate(cohort))
         make_program(task, cohort, "stock")
-        feed.check(task, cohort, measured=bool(subject.chosen(cohort.config)))
+        feed.check(task, cohort, measured=bool(separate_in(cohort.config)))
         subject.check(task, cohort, on_cpu)
-    _check_tallies(config, cohorts)
+    _check_online(config, cohorts)
     _check_statistics(config, grid, any(c.facts.batch_statistics for c in cohorts))
     return Sweep(config, grid, cohorts, builder, mesh, _fingerprint(parts, cohorts[0], builder))
 
@@ -139,7 +140,7 @@ def _check_replaced(config: ConfigDict, parts: Parts) -> None:
                 )
 
 
-def _check_tallies(config: ConfigDict, cohorts: Sequence[Cohort]) -> None:
+def _check_online(config: ConfigDict, cohorts: Sequence[Cohort]) -> None:
     """Refuses a noise scale from micro-batches where every batch is a single one."""
     if "accumulated_noise_scale" in config.measure.names and not any(
         cohort.accumulates or cohort.sharding.devices > 1 for cohort in cohorts

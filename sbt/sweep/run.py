@@ -21,6 +21,7 @@ from sbt.config import given
 from sbt.data import Dataset
 from sbt.errors import telling_memory
 from sbt.files import directory_of
+from sbt.measure.registry import separate_in
 from sbt.parallel.mesh import by_lane
 from sbt.sweep import extend, user_rule
 from sbt.sweep.afterwards import measure_runs
@@ -32,7 +33,6 @@ from sbt.sweep.prepare import Sweep, prepare
 from sbt.sweep.progress import Progress, chosen_progress, si
 from sbt.sweep.records import Records, open_records
 from sbt.sweep.slots import epoch_ends, plan_of
-from sbt.sweep.subject import chosen
 from sbt.sweep.task import Parts
 
 __all__ = ["Interrupted", "run"]
@@ -225,7 +225,7 @@ def _train_cohort(records: Records, number: int, saved: Checkpoint | None) -> No
     others = [e for e in records.meta["cohorts"] if e.get("cohort", number) != number]
     records.meta["cohorts"] = sorted([*others, entry], key=lambda kept: kept["cohort"])
     observer = None
-    if chosen(cohort.config):
+    if separate_in(cohort.config):
         observer = make_observer(placed, engine.lanes)
         entry["measure"] = observer.seconds  # filled as it measures
         records.meta["compile_seconds"] += observer.compile_seconds

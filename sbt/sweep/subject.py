@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from sbt.data import purpose_key
 from sbt.errors import UserError
-from sbt.measure.labelled import Labelled
-from sbt.measurements import MEASUREMENTS, Subject
+from sbt.measure.registry import MEASUREMENTS, Found, Subject, separate_in
 from sbt.nn.conv import Implementation, lane_friendly
 from sbt.sweep.cohort import Cohort
 from sbt.sweep.engine import EVALUATION_BATCH, PRECISE_BATCHES
@@ -19,13 +18,6 @@ from sbt.train import evaluate as evaluation
 from sbt.train import step
 from sbt.train.loss import cross_entropy, is_correct
 from sbt.train.state import Hyper
-
-Found = dict[str, Labelled]  # by variable
-
-
-def chosen(config: Any) -> list[str]:
-    """Names of the measurements that a config asks for and that have programs of their own."""
-    return [name for name in config.measure.names if MEASUREMENTS[name].function is not None]
 
 
 def check(task: Task, cohort: Cohort, on_cpu: bool = True) -> dict[str, Found]:
@@ -37,7 +29,7 @@ def check(task: Task, cohort: Cohort, on_cpu: bool = True) -> dict[str, Found]:
     """
     found = {}
     shapes = state_shapes(task, cohort)
-    for name in chosen(cohort.config):
+    for name in separate_in(cohort.config):
         try:
             found[name] = jax.eval_shape(
                 functools.partial(measure_run, task, cohort, on_cpu, name),
@@ -81,7 +73,7 @@ def measure_run(
       task: data and model.
       cohort: of the run.
       on_cpu: whether it will run on a CPU, for the number of examples held at a time.
-      name: of :data:`sbt.measurements.MEASUREMENTS`.
+      name: of :data:`sbt.measure.MEASUREMENTS`.
       params: weights.
       stats: running statistics.
       hyper: of the run.
@@ -91,8 +83,7 @@ def measure_run(
     own_key = purpose_key(key, name)
     run = make_subject(task, cohort, on_cpu, params, stats, hyper, arrays, own_key)
     settings = dict(cohort.config.measure.get(name, {}))
-    function = MEASUREMENTS[name].function
-    assert function is not None
+    function = MEASUREMENTS[name].make
     return function(run, **settings)
 
 

@@ -21,6 +21,8 @@ from sbt.data import Dataset, load, make_pipeline
 from sbt.data.dataset import checked, subset
 from sbt.data.encoded import SampledSet
 from sbt.errors import UserError, shown, user_code
+from sbt.measure.online import Online, Setting
+from sbt.measure.registry import MEASUREMENTS, online_in
 from sbt.models.adapter import Model, as_model
 from sbt.models.registry import build_model
 from sbt.optim import RuleSpec, make_batch_schedule, make_rule, make_schedule
@@ -29,8 +31,6 @@ from sbt.sweep.cohort import Cohort, ModelFacts
 from sbt.train.gradient import EXTRAS, FUNCTIONS, Objective, Point, gradients
 from sbt.train.pace import Pace
 from sbt.train.step import Program
-from sbt.train.tallies import TALLIES
-from sbt.train.tally import Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -468,7 +468,6 @@ def make_program(task: Task, cohort: Cohort, convolution: Any) -> Program:
         needs=spec.needs,
         sharding=cohort.sharding,
     )
-    setting = _tally_setting(task, cohort)
     return Program(
         objective=objective,
         make_transform=make_transform,
@@ -481,20 +480,23 @@ def make_program(task: Task, cohort: Cohort, convolution: Any) -> Program:
         copies=copies,
         accumulates=cohort.accumulates,
         sharding=cohort.sharding,
-        tallies=tuple(TALLIES[name](setting) for name in tallies_of(config)),
+        online=_online(task, cohort),
     )
 
 
-def tallies_of(config: ConfigDict) -> list[str]:
-    """Names of the tallies that a config asks for, in the order of the program's."""
-    return [name for name in config.measure.names if name in TALLIES]
-
-
-def _tally_setting(task: Task, cohort: Cohort) -> Setting:
-    params, _ = jax.eval_shape(task.model.init, jax.random.key(0), task.example())
-    where = cohort.config.measure.where or None
-    n = task.num_examples
-    return Setting(params, where, cohort.examples_per_tick, n, cohort.sharding)
+def _online(task: Task, cohort: Cohort) -> tuple[Online, ...]:
+    """What training measures of itself, in the order of the config's names."""
+    if not (names := online_in(cohort.config)):
+        return ()
+    setting = Setting(
+        params=jax.eval_shape(task.model.init, jax.random.key(0), task.example())[0],
+        num_examples=task.num_examples,
+        micro_batch=cohort.examples_per_tick // cohort.sharding.devices,
+        where=cohort.config.measure.where or None,
+        mean=cohort.sharding.mean,
+        whole_batches=not cohort.sharding.local,
+    )
+    return tuple(MEASUREMENTS[name].make(setting) for name in names)
 
 
 def _pace(cohort: Cohort, spec: RuleSpec) -> Pace:

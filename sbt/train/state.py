@@ -32,7 +32,7 @@ class TrainState(NamedTuple):
       diverged_at: int32, shape (); examples consumed when the loss first was not finite, -1 while
         it is. From then on nothing in the state changes.
       sums: metrics since the start of the epoch.
-      observed: states of the program's tallies, see :mod:`sbt.train.tally`.
+      observed: states of the program's online measurements, see :mod:`sbt.measure.online`.
     """
 
     params: Any

@@ -16,8 +16,8 @@ import optax
 from jax import lax
 
 from sbt.data.order import purpose_key
+from sbt.measure.online import Online, Update, seen_tick, seen_update
 from sbt.optim import evaluation_point
-from sbt.train import tally
 from sbt.train.gradient import Averages, Objective, Point, gradients
 from sbt.train.pace import Pace, settings_at
 from sbt.train.shards import ONE_DEVICE, Sharding
@@ -43,7 +43,7 @@ class Program:
       accumulates: whether some lane needs several ticks for an update; else the accumulators are
         left out.
       sharding: of every batch over devices.
-      tallies: sums that training carries along; none, and nothing is added.
+      online: sums that training carries along; none, and nothing is added.
     """
 
     objective: Objective
@@ -57,7 +57,7 @@ class Program:
     copies: int = 1
     accumulates: bool = True
     sharding: Sharding = ONE_DEVICE
-    tallies: tuple[tally.Tally, ...] = ()
+    online: tuple[Online, ...] = ()
 
     @property
     def tick(self) -> int:
@@ -90,7 +90,7 @@ def state_from(program: Program, hyper: Hyper, params: Any, stats: Any) -> Train
         examples=zero,
         diverged_at=jnp.full((), -1, jnp.int32),
         sums=no_sums(),
-        observed=tuple(each.empty for each in program.tallies),
+        observed=tuple(each.empty for each in program.online),
     )
 
 
@@ -150,7 +150,7 @@ def micro_step(
         correct=state.sums.correct + counted * correct / program.copies,
         examples=state.sums.examples + counted * program.tick,
     )
-    observed = tally.seen_tick(program.tallies, state.observed, new.grads, loss, sound)
+    observed = seen_tick(program.online, state.observed, new.grads, loss, sound)
     state = state._replace(diverged_at=diverged_at, sums=sums, observed=observed)
 
     def update(average: Averages) -> TrainState:
@@ -162,12 +162,12 @@ def micro_step(
             (optax.apply_updates(state.params, updates), average.stats),
             state.updates + 1,
         )
-        shown = tally.Update(average.grads, state.params, params, now.learning_rate, batch_size)
+        shown = Update(average.grads, state.params, params, now.learning_rate, batch_size)
         return state._replace(
             params=params,
             stats=stats,
             opt_state=opt_state,
-            observed=tally.seen_update(program.tallies, state.observed, shown),
+            observed=seen_update(program.online, state.observed, shown),
             accumulated=jnp.zeros_like(state.accumulated),
             updates=state.updates + 1,
             examples=state.examples + batch_size * program.draws,

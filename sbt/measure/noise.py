@@ -1,4 +1,4 @@
-r"""Gradient noise scale: the batch size at which gradient and noise are of one size.
+r"""Gradient noise scale, and the critical batch size: where larger batches stop to pay.
 
 .. math:: B_{\rm simple} = \frac{\operatorname{tr}\Sigma}{|G|^2}
 
@@ -12,17 +12,23 @@ References:
   <https://arxiv.org/abs/1812.06162>`_, 2018 (appendix A)
 """
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
 from jax import lax
 from jax.typing import ArrayLike
 
 from sbt.errors import UserError
-from sbt.measure.example_gradients import Moments
+from sbt.measure.gradients import Moments, example_gradient_moments
+from sbt.measure.registry import MEASUREMENTS, Found, Labelled, Subject
 from sbt.measure.split import split_size
-from sbt.measure.trees import Where, check_finite, ravel
+from sbt.measure.trees import Where, checked_count, checked_key, leaves_of, surface, wide
+from sbt.ranges import COUNT, Range
+
+SEVERAL = Range(2, 10**6)
 
 
 class NoiseScale(NamedTuple):
@@ -48,7 +54,9 @@ def square_norm(gradient: Any, where: Where = None) -> jax.Array:
       >>> print(square_norm({'a': jnp.array([3.0]), 'b': jnp.array([4.0])}))
       25.0
     """
-    return jnp.sum(jnp.square(ravel(gradient, where)[0]))
+    leaves = leaves_of(gradient, where)
+    each = [jnp.sum(jnp.square(leaf.astype(wide(leaf.dtype)))) for leaf in leaves]
+    return jnp.sum(jnp.stack(each))
 
 
 def noise_scale_from_two(
@@ -71,7 +79,7 @@ def noise_scale_from_two(
     :math:`\operatorname{tr}\Sigma / N` is added back (:math:`\Sigma` with divisor :math:`N - 1`).
 
     The ratio of two noisy estimates is neither unbiased nor sure to be positive: average numerator
-    and denominator over steps first (:func:`update_noise_average`).
+    and denominator over steps first, as ``accumulated_noise_scale`` does in training.
 
     Args:
       small_square: :math:`|G_b|^2`, better the mean over several batches.
@@ -101,38 +109,6 @@ def noise_scale_from_two(
     return as_noise_scale(square, trace)
 
 
-def noise_scale_from_accumulation(
-    micro_squares: jax.Array,
-    mean_square: ArrayLike,
-    micro_batch: ArrayLike,
-    count: ArrayLike,
-    *,
-    population: int | None = None,
-) -> NoiseScale:
-    r"""Estimate from one accumulated update: :math:`k` micro-batch gradients and their mean.
-
-    Costs nothing but the norms. The micro-batches count as small, the SGD batch as large.
-
-    Args:
-      micro_squares: their :math:`k` squared norms, shape ``(k,)``, or the mean of them, a scalar.
-      mean_square: squared norm of the mean gradient.
-      micro_batch: :math:`g`, examples.
-      count: :math:`k`; the SGD batch is :math:`k g`.
-      population: see :func:`noise_scale_from_two`.
-
-    Examples:
-      >>> gradients = jnp.array([[2.0, 1.0], [0.0, 1.0], [1.0, 1.0]])  # three micro-batches of 4
-      >>> squares = jnp.sum(gradients**2, axis=1)
-      >>> mean_square = jnp.sum(gradients.mean(axis=0) ** 2)
-      >>> found = noise_scale_from_accumulation(squares, mean_square, 4, 3)
-      >>> print(f'{found.gradient_square:.4f} {found.covariance_trace:.4f} {found.value:.4f}')
-      1.6667 4.0000 2.4000
-    """
-    g, k = jnp.asarray(micro_batch), jnp.asarray(count)
-    small = jnp.mean(micro_squares)
-    return noise_scale_from_two(small, mean_square, g, g * k, population=population)
-
-
 def noise_scale_from_examples(moments: Moments, *, population: bool = True) -> NoiseScale:
     r"""Exact value, or an unbiased estimate, from per-example gradients.
 
@@ -155,32 +131,6 @@ def noise_scale_from_examples(moments: Moments, *, population: bool = True) -> N
         trace = trace * moments.examples / (moments.examples - 1)
         square = square - trace / moments.examples
     return as_noise_scale(square, trace)
-
-
-def noise_covariance_trace(
-    moments: Moments, batch_size: ArrayLike, *, replacement: bool = False
-) -> jax.Array:
-    r"""Trace of the covariance of a mini-batch gradient: its mean squared distance from the full.
-
-    .. math:: E|G_n - G|^2 = \frac{\operatorname{tr}\Sigma}{n}\,\frac{N - n}{N - 1}
-
-    the last factor without replacement only.
-
-    Args:
-      moments: of the per-example gradients over the split.
-      batch_size: :math:`n`, numbers of any shape.
-      replacement: whether the examples of a batch are drawn with replacement.
-
-    Examples:
-      >>> moments = Moments(jnp.zeros(2), jnp.array([3.0, 7.0]), jnp.asarray(101.0))
-      >>> print(noise_covariance_trace(moments, jnp.array([1, 101])))
-      [10.  0.]
-    """
-    n = jnp.asarray(batch_size).astype(moments.mean.dtype)
-    trace = jnp.sum(moments.variance) / n
-    if replacement:
-        return trace
-    return trace * (moments.examples - n) / jnp.maximum(moments.examples - 1, 1)
 
 
 def measure_noise_scale(
@@ -228,18 +178,18 @@ def measure_noise_scale(
     References:
       Efron & Tibshirani, An Introduction to the Bootstrap, 1993 (section 11.5)
     """
-    check_finite(params)
-    size = split_size(arrays, micro_batch)
+    size, key = split_size(arrays, micro_batch, "micro_batch"), checked_key(key)
+    for name, value in (("count", count), ("repeats", repeats)):
+        checked_count(name, value, 0)
     if count < 2 or micro_batch * count > size or repeats < 1:
         raise UserError(
             "micro_batch, count, repeats",
             f"{repeats} batches of {count} times {micro_batch} of {size} examples",
             "use at least two micro-batches, and no more examples than there are",
         )
+    at = surface(batch_loss, params, where, field="batch_loss")
     arrays = jax.tree.map(jnp.asarray, arrays)
-    point, unravel = ravel(params, where)
-    key = jax.random.key(0) if key is None else key
-    gradient = jax.grad(lambda x, batch: batch_loss(unravel(x), batch))
+    gradient = jax.grad(at.loss)
 
     def draw(i: jax.Array) -> tuple[jax.Array, jax.Array]:
         chosen = jax.random.choice(
@@ -247,10 +197,10 @@ def measure_noise_scale(
         )
 
         def add(total: Any, indices: jax.Array) -> tuple[Any, jax.Array]:
-            g = gradient(point, jax.tree.map(lambda a: a[indices], arrays))
+            g = gradient(at.point, jax.tree.map(lambda a: a[indices], arrays))
             return total + g, jnp.sum(jnp.square(g))
 
-        total, squares = lax.scan(add, jnp.zeros_like(point), chosen)
+        total, squares = lax.scan(add, jnp.zeros_like(at.point), chosen)
         return jnp.mean(squares), jnp.sum(jnp.square(total / count))
 
     squares = jnp.stack(lax.map(draw, jnp.arange(repeats)))  # shape=(2, repeats): small, large
@@ -264,3 +214,160 @@ def measure_noise_scale(
     error = jnp.sqrt((repeats - 1) * jnp.var(without)) if repeats > 1 else jnp.nan
     found = estimate(total[:, 0] / repeats)
     return found._replace(standard_error=jnp.asarray(error, found.value.dtype))
+
+
+# --- critical batch size -------------------------------------------------------------------------
+
+
+class CriticalBatch(NamedTuple):
+    """A fit of steps to a target against batch size."""
+
+    critical_batch: float  # B_crit, examples
+    min_steps: float  # S_min, updates
+    min_examples: float  # E_min
+    relative_error: float  # standard error of log B_crit; NaN for two points, inf at an end
+    residual: float  # root mean square of log S about the fit
+    used: int  # batch sizes that reached the target
+
+
+def fit_critical_batch(batch_sizes: ArrayLike, steps: ArrayLike) -> CriticalBatch:
+    r"""Fits the trade-off of steps against examples to measured steps, in relative terms.
+
+    To reach a given loss with batch size :math:`B` takes :math:`S` updates and :math:`E = B S`
+    examples, with
+
+    .. math:: \left(\frac{S}{S_{\min}} - 1\right) \left(\frac{E}{E_{\min}} - 1\right) = 1
+              \quad\Longleftrightarrow\quad S = S_{\min} + \frac{E_{\min}}{B}
+
+    and :math:`B_{\rm crit} = E_{\min} / S_{\min}`: there it takes twice the least steps and twice
+    the least examples.
+
+    Least squares of :math:`\log S`, since steps span decades. Batch sizes that never reached the
+    target (steps not finite) are left out. Learning rates should be tuned for each batch size.
+
+    If all points lie on perfect scaling (steps fall as :math:`1/B`) the critical batch is beyond
+    them, and infinite here; if larger batches save no step at all, it is 0.
+
+    Args:
+      batch_sizes: :math:`B`, examples.
+      steps: :math:`S`, updates until the target (a loss or an accuracy) is reached.
+
+    Returns:
+      The fit; plain numbers.
+
+    Raises:
+      UserError: for fewer than two batch sizes that reached the target, or numbers that are not
+        positive.
+
+    Examples:
+      >>> batch = np.array([8, 32, 128, 512, 2048])
+      >>> fit = fit_critical_batch(batch, 500 * (1 + 100 / batch))
+      >>> print(f'{fit.critical_batch:.1f} {fit.min_steps:.1f} {fit.min_examples:.0f}')
+      100.0 500.0 50000
+    """
+    b, s = (np.asarray(x, np.float64).ravel() for x in (batch_sizes, steps))
+    if b.shape != s.shape:
+        raise UserError("steps", f"{s.size} for {b.size} batch sizes", "give one for each")
+    reached = np.isfinite(s)
+    b, s = b[reached], s[reached]
+    if len(np.unique(b)) < 2:
+        raise UserError(
+            "steps",
+            f"{len(np.unique(b))} batch sizes reached the target",
+            "two are the least: choose a target that more of them reach",
+        )
+    if np.any(b <= 0) or np.any(s <= 0):
+        raise UserError("batch_sizes, steps", "not all are positive", "count examples and updates")
+    # Relative residuals are linear in the unknowns, and close to those of the logarithms.
+    linear, _ = scipy.optimize.nnls(np.stack([1 / s, 1 / (b * s)], axis=1), np.ones_like(s))
+
+    def misfit(logs: np.ndarray) -> np.ndarray:
+        return np.log(np.exp(logs[0]) + np.exp(logs[1]) / b) - np.log(s)
+
+    if np.any(linear == 0):
+        with np.errstate(divide="ignore"):
+            logs = np.log(linear)
+            critical = float(np.exp(logs[1] - logs[0]))
+        steps_end, examples_end = (float(x) for x in linear)
+        misfits = _rms(misfit(logs))
+        return CriticalBatch(critical, steps_end, examples_end, np.inf, misfits, len(b))
+    fit = scipy.optimize.least_squares(misfit, np.log(linear), xtol=1e-12, ftol=1e-12, gtol=1e-12)
+    error = np.nan
+    if len(b) > 2:
+        covariance = np.linalg.inv(fit.jac.T @ fit.jac) * np.sum(fit.fun**2) / (len(b) - 2)
+        contrast = np.array([-1.0, 1.0])
+        error = float(np.sqrt(max(contrast @ covariance @ contrast, 0)))
+    least_steps, least_examples = (float(x) for x in np.exp(fit.x))
+    critical = least_examples / least_steps
+    return CriticalBatch(critical, least_steps, least_examples, error, _rms(fit.fun), len(b))
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+# --- measured on a run ---------------------------------------------------------------------------
+
+
+@MEASUREMENTS.register(
+    "noise_scale", cost="passes over the data", source="McCandlish et al. 2018, appendix A"
+)
+def noise_scale(
+    run: Subject,
+    *,
+    micro_batch: Annotated[int, COUNT] = 8,
+    count: Annotated[int, SEVERAL] = 8,
+    repeats: Annotated[int, SEVERAL] = 16,
+) -> Found:
+    """Gradient noise scale from random batches of two sizes, with its standard error.
+
+    For any network. Where the error is not small against the value, the estimate says little: take
+    more ``repeats``, or ``gradient_moments``, which is exact.
+
+    Args:
+      run: what is measured.
+      micro_batch: examples of a small gradient.
+      count: small gradients in a large one.
+      repeats: large gradients.
+    """
+    found = measure_noise_scale(
+        run.batch_loss,
+        run.params,
+        run.split,
+        micro_batch=micro_batch,
+        count=count,
+        repeats=repeats,
+        key=run.key,
+        where=run.where,
+    )
+    error = jnp.asarray(found.standard_error)
+    return {
+        "noise_scale": Labelled(found.value, (), "examples", "gradient noise scale, estimated"),
+        "noise_scale_error": Labelled(error, (), "examples", "its standard error (jackknife)"),
+        "noise_gradient_square": Labelled(
+            found.gradient_square, (), "", "squared gradient norm, estimated from two batch sizes"
+        ),
+        "noise_covariance_trace": Labelled(
+            found.covariance_trace, (), "", "trace of the gradient covariance, from two batch sizes"
+        ),
+    }
+
+
+@MEASUREMENTS.register(
+    "gradient_moments", cost="passes over the data", source="McCandlish et al. 2018, section 2"
+)
+def gradient_moments(run: Subject) -> Found:
+    """Exact noise scale and covariance trace, from the gradients of single examples."""
+    moments = example_gradient_moments(
+        run.example_loss, run.params, run.split, chunk=run.chunk, where=run.where
+    )
+    found = noise_scale_from_examples(moments)
+    return {
+        "exact_noise_scale": Labelled(
+            found.value, (), "examples", "gradient noise scale, from single examples"
+        ),
+        "gradient_square": Labelled(found.gradient_square, (), "", "squared norm of the gradient"),
+        "covariance_trace": Labelled(
+            found.covariance_trace, (), "", "trace of the covariance of single gradients"
+        ),
+    }

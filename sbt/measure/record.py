@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sbt.measure.labelled import Labelled
+from sbt.measure.registry import Labelled
 
 MEASURED_EPOCH = "measured_epoch"
 TIMES = (MEASURED_EPOCH, "epoch")

@@ -5,18 +5,21 @@ References:
   Order Gradient <https://arxiv.org/abs/2012.08795>`_, 2020 (equations 9, 17 and 25-28, figure 2)
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from sbt.errors import UserError
-from sbt.measure.batch_gradients import folded_normal_mean
-from sbt.measure.example_gradients import Moments
+from sbt.measure.registry import MEASUREMENTS, Found, Labelled, Subject, by_layer
+from sbt.measure.spectrum import diagonal_estimate, exact_diagonal
 from sbt.measure.trees import Where, ravel, unravel_by_leaf
+from sbt.ranges import Range
 
 Statistic = Literal["median", "trimmed", "mean", "harmonic"]
+
+GROUPS = 5  # of the random vectors, left out in turn
+EXACT_PARAMETERS = 20_000  # more would take hours: two gradients each
 
 
 def curvature_radii(
@@ -166,39 +169,106 @@ def layer_radii(
     return {path: average_radius(part, statistic, trim) for path, part in parts.items()}
 
 
-def parabola_distance(gradients: jax.Array, hessian_diagonal: jax.Array) -> jax.Array:
-    r"""Distance :math:`|d_i| = |g_i / h_i|` to the minimum of each parameter's parabola.
-
-    Equations 25 and 26, with :math:`h_i = 2 a_i`; infinite without curvature. Where the curvature
-    is negative the extremum is a maximum.
-
-    Examples:
-      >>> print(parabola_distance(jnp.array([1.0, -3.0]), jnp.array([2.0, 6.0])))
-      [0.5 0.5]
-    """
-    return jnp.abs(gradients / hessian_diagonal)
+# --- measured on a run ---------------------------------------------------------------------------
 
 
-def expected_parabola_distance(
-    moments: Moments, hessian_diagonal: jax.Array, batch_size: ArrayLike
-) -> jax.Array:
-    r"""Expected :func:`parabola_distance` that a mini-batch of :math:`n` examples sees.
+@MEASUREMENTS.register("curvature_radius", cost="heavy", source="Gao & Zhong 2020, figure 2")
+def curvature_radius(
+    run: Subject,
+    *,
+    forms: tuple[Literal["parabola", "hutchinson", "exact"], ...] = ("parabola", "hutchinson"),
+    samples: Annotated[int, Range(4, 10**6)] = 20,
+    statistic: Literal["median", "trimmed", "mean", "harmonic"] = "median",
+    trim: Annotated[float, Range(0, 0.5, open_high=True)] = 0.1,
+) -> Found:
+    r"""Average curvature radius of every layer.
 
-    .. math:: E|d_i| = \frac{E|N(\mu_i, \sigma_i^2/n)|}{|h_i|} =
-              \frac{\sigma_i}{|h_i|}\sqrt{\frac{2}{\pi n}} \ \text{ for } \mu_i = 0
+    The noise of Hutchinson's estimator goes into :math:`|h_i|`, so that the radius scatters and is
+    biased, mostly towards small radii, and the more so the more of :math:`h_i` it drowns. Both are
+    estimated by the jackknife over :math:`J` groups of random vectors: with :math:`R` the radius
+    from all of them, :math:`R_{(j)}` without group :math:`j`, and :math:`\bar R` their mean,
 
-    (equation 28, whose printed form is :math:`\sqrt2` too large). Batches drawn with replacement.
+    .. math:: \text{error} = \sqrt{\tfrac{J-1}{J} \textstyle\sum_j (R_{(j)} - \bar R)^2},
+              \qquad \text{bias} = (J - 1)(\bar R - R)
+
+    The value is not corrected by the bias; where either is not small against it, take more samples.
 
     Args:
-      moments: of the per-example gradients.
-      hessian_diagonal: shape ``(n,)``, of the same parameters.
-      batch_size: :math:`n`, a number.
+      run: what is measured.
+      forms: ``parabola``, :math:`|w_i/g_i|` (Gao & Zhong, equation 17), one gradient;
+        ``hutchinson``, :math:`(1+g_i^2)^{3/2}/|h_i|` (equation 9) with the Hessian's diagonal from
+        Hutchinson's estimator; ``exact``, the same with the diagonal itself, a Hessian-vector
+        product over the split for every parameter: for small networks or single layers (``where``).
+      samples: random vectors of ``hutchinson``, a Hessian-vector product over the split each
+        (rounded up to groups of equal size).
+      statistic: see :func:`average_radius`.
+      trim: likewise.
 
-    Examples:
-      >>> moments = Moments(jnp.zeros(1), jnp.array([4.0]), jnp.asarray(1000.0))
-      >>> print(f'{expected_parabola_distance(moments, jnp.array([2.0]), 100)[0]:.4f}')
-      0.0798
+    References:
+      Efron & Tibshirani, An Introduction to the Bootstrap, 1993 (sections 11.2, 11.3, 11.5)
     """
-    n = jnp.asarray(batch_size).astype(moments.mean.dtype)
-    std = jnp.sqrt(moments.variance / n)
-    return folded_normal_mean(moments.mean, std) / jnp.abs(hessian_diagonal)
+    gradients = jax.grad(run.loss)(run.params)
+
+    def radii(diagonal: jax.Array | None) -> dict[str, LayerRadius]:
+        return layer_radii(
+            run.params, gradients, diagonal, statistic=statistic, trim=trim, where=run.where
+        )
+
+    def values(diagonal: jax.Array | None) -> jax.Array:
+        return by_layer({path: radius.value for path, radius in radii(diagonal).items()}).value
+
+    rows: dict[str, list[jax.Array]] = {"value": [], "error": [], "bias": [], "excluded": []}
+    for form in forms:
+        diagonal, error, bias = None, None, None
+        if form == "exact":
+            diagonal = _exact_diagonal(run)
+        elif form == "hutchinson":
+            groups = _diagonals(run, samples)
+            diagonal = jnp.mean(groups, axis=0)
+            count = len(groups)
+            rest = (count * diagonal - groups) / (count - 1)
+            without = jax.lax.map(values, rest)
+            mean = jnp.mean(without, axis=0)
+            error = jnp.sqrt((count - 1) * jnp.mean(jnp.square(without - mean), axis=0))
+            bias = (count - 1) * (mean - values(diagonal))
+        found = radii(diagonal)
+        value = by_layer({path: radius.value for path, radius in found.items()})
+        left_out = {path: radius.excluded / max(1, radius.size) for path, radius in found.items()}
+        rows["value"].append(value.value)
+        rows["error"].append(jnp.zeros_like(value.value) if error is None else error)
+        rows["bias"].append(jnp.zeros_like(value.value) if bias is None else bias)
+        rows["excluded"].append(by_layer(left_out).value)
+    dims = (("radius_form", tuple(forms)), *value.dims)
+
+    def stacked(name: str, words: str) -> Labelled:
+        return Labelled(jnp.stack(rows[name]), dims, "", words)
+
+    return {
+        "curvature_radius": stacked("value", f"curvature radius, {statistic} of the layer"),
+        "curvature_radius_error": stacked("error", "its standard error (jackknife)"),
+        "curvature_radius_bias": stacked("bias", "its bias (jackknife), not taken off"),
+        "curvature_radius_excluded": stacked("excluded", "share of the layer left out of it"),
+    }
+
+
+def _diagonals(run: Subject, samples: int) -> jax.Array:
+    """Independent estimates of the Hessian's diagonal from groups of random vectors, stacked."""
+    groups = min(GROUPS, samples // 2)
+
+    def estimate(group: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(run.key, group)
+        return diagonal_estimate(
+            run.loss, run.params, samples=-(-samples // groups), where=run.where, key=key
+        ).value
+
+    return jax.lax.map(estimate, jnp.arange(groups))
+
+
+def _exact_diagonal(run: Subject) -> jax.Array:
+    if run.size > EXACT_PARAMETERS:
+        raise UserError(
+            "forms",
+            f"'exact' takes a Hessian-vector product for each of {run.size} parameters",
+            f"use 'hutchinson', or select at most {EXACT_PARAMETERS} with config.measure.where",
+        )
+    return exact_diagonal(run.loss, run.params, run.where)

@@ -1,0 +1,242 @@
+"""Measurements by name: what they look at, what they give, what they cost.
+
+The other modules of this package measure any loss at any parameters. Here their functions meet a
+run of a sweep: a *measurement* is a function of a :class:`Subject` that gives named, labelled
+arrays, and its keywords are the fields of ``config.measure.<its name>``:
+
+    @MEASUREMENTS.register("weight_norm", cost="passes over the data", source="...")
+    def weight_norm(run: Subject, *, power: Annotated[float, POSITIVE] = 2.0) -> Found:
+        '''First line of what ``sbt list measurements`` says.'''
+        ...
+
+``config.measure.names`` chooses among them. One of cost ``"free"`` is made for training to carry
+along instead, see :mod:`sbt.measure.online`.
+"""
+
+import dataclasses
+import functools
+import inspect
+import math
+import typing
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from sbt.measure.split import average_over_split, over_split
+from sbt.measure.trees import Loss, Where, selected
+from sbt.ranges import Range
+
+Dimension = tuple[str, tuple[Any, ...]]  # its name, and the label of each position
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """Numbers, and what a results file has to say about them.
+
+    A tree with one leaf: it goes through ``jit``, ``vmap`` and ``lax.map``, and ``jax.eval_shape``
+    tells the labels of what a function would measure.
+
+    Attributes:
+      value: the numbers; the *last* axes are those of ``dims`` (maps add axes in front).
+      dims: the dimensions in order; none for a number.
+      units: of the numbers, empty for what has none.
+      long_name: what it is, in a few words.
+
+    Examples:
+      >>> found = jax.vmap(lambda w: Labelled(w[:2], (('rank', (1, 2)),), 'nats'))(jnp.ones((5, 3)))
+      >>> print(found.value.shape, found.dims)
+      (5, 2) (('rank', (1, 2)),)
+    """
+
+    value: jax.Array
+    dims: tuple[Dimension, ...] = dataclasses.field(default=(), metadata={"static": True})
+    units: str = dataclasses.field(default="", metadata={"static": True})
+    long_name: str = dataclasses.field(default="", metadata={"static": True})
+
+
+def by_layer(
+    values: dict[str, jax.Array], sizes: dict[str, int] | None = None, **words: str
+) -> Labelled:
+    """One number for each leaf of the parameters; with ``sizes``, a mean over all in front.
+
+    Args:
+      values: path of the leaf -> number.
+      sizes: entries of each leaf; then the first label is ``all``, the mean weighted by them.
+      words: ``units`` and ``long_name``.
+
+    Examples:
+      >>> found = by_layer({'a': jnp.asarray(1.0), 'b': jnp.asarray(4.0)}, {'a': 2, 'b': 1})
+      >>> print(found.dims, found.value)
+      (('layer', ('all', 'a', 'b')),) [2. 1. 4.]
+    """
+    names, stacked = tuple(values), jnp.stack(list(values.values()))
+    if sizes is not None:
+        weights = jnp.asarray([sizes[name] for name in names], stacked.dtype)
+        mean = jnp.sum(weights * stacked) / jnp.sum(weights)
+        names, stacked = ("all", *names), jnp.concatenate([mean[None], stacked])
+    return Labelled(stacked, (("layer", names),), **words)
+
+
+Found = dict[str, Labelled]  # by variable
+
+
+# Per-example gradients that are held at a time, as numbers (256 MB in float32).
+EXAMPLE_GRADIENT_NUMBERS = 2**26
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """Weights of a run, and its loss on the training split, as functions of the weights.
+
+    A *batch* is an int32 array of positions in the split, an *example* one position: the data stay
+    as they are stored, and what measures cuts the positions into batches.
+
+    Attributes:
+      params: the weights.
+      stats: running statistics of batch norm at these weights.
+      initial: ``() -> `` the weights that the run started from, made anew from its seed.
+      key: typed key for the measurement's own randomness, the same in every run and at every epoch:
+        all meet the same random directions and batches, so that they can be compared.
+      batch_loss: ``(params, batch) -> `` mean loss in nats.
+      example_loss: ``(params, example) -> `` loss in nats.
+      batch_metrics: ``batch -> `` mean loss in nats and accuracy, as at test time.
+      split: ``(N,)`` positions measured on.
+      batch: examples held at a time.
+      where: the parameters that count, see :data:`sbt.measure.Where`.
+    """
+
+    params: Any
+    stats: Any
+    initial: Callable[[], Any]
+    key: jax.Array
+    batch_loss: Callable[[Any, jax.Array], jax.Array]
+    example_loss: Callable[[Any, jax.Array], jax.Array]
+    batch_metrics: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+    split: jax.Array
+    batch: int
+    where: Where = None
+
+    @property
+    def loss(self) -> Loss:
+        """Mean loss over the split, differentiable to any order."""
+        return over_split(self.batch_loss, self.split, self.batch)
+
+    def evaluated(self) -> tuple[jax.Array, jax.Array]:
+        """Mean loss and accuracy over the split, as at test time."""
+        average = average_over_split(
+            lambda _, batch: self.batch_metrics(batch), self.split, self.batch
+        )
+        return average(None)
+
+    @property
+    def leaf_sizes(self) -> dict[str, int]:
+        """Path of every leaf that counts -> its number of entries."""
+        leaves = zip(selected(self.params, self.where), jax.tree.leaves(self.params))
+        return {path: math.prod(jnp.shape(leaf)) for (path, chosen), leaf in leaves if chosen}
+
+    @property
+    def size(self) -> int:
+        """Number of parameters that count."""
+        return sum(self.leaf_sizes.values())
+
+    @property
+    def chunk(self) -> int:
+        """Examples whose single gradients are held at a time."""
+        return max(1, min(self.batch, 64, EXAMPLE_GRADIENT_NUMBERS // max(1, self.size)))
+
+
+STEPS = Range(1, 10**4)
+Cost = Literal["free", "passes over the data", "heavy"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """What a setting of a measurement takes, read from the signature.
+
+    Attributes:
+      default: where nobody sets it.
+      kind: ``int``, ``float`` or ``str``, of each entry where it takes several.
+      several: whether it takes a tuple.
+      allowed: the numbers, or the names.
+    """
+
+    default: Any
+    kind: type
+    several: bool
+    allowed: Range | tuple[str, ...]
+
+
+def _option(default: Any, annotation: Any) -> Option:
+    """Of ``Annotated[int, Range]``, ``Literal[...]``, or a tuple of either."""
+    ranges = [
+        extra for extra in getattr(annotation, "__metadata__", ()) if isinstance(extra, Range)
+    ]
+    inner = annotation.__origin__ if ranges else annotation
+    several = typing.get_origin(inner) is tuple
+    item = typing.get_args(inner)[0] if several else inner
+    if ranges:
+        return Option(default, item, several, ranges[0])
+    return Option(default, str, several, typing.get_args(item))
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One measurement.
+
+    Attributes:
+      make: ``(run, **settings) -> {variable: Labelled}``, pure; its keywords with their defaults
+        are the settings. Of cost ``free``: see :mod:`sbt.measure.online`.
+      cost: ``free``: sums that training carries along, recorded every epoch; ``passes over the
+        data``: tens of gradients of the split; ``heavy``: hundreds, or products with the Hessian.
+      source: paper and place.
+    """
+
+    make: Callable[..., Any]
+    cost: Cost
+    source: str
+
+    @functools.cached_property
+    def defaults(self) -> dict[str, Any]:
+        """Names of the settings with their defaults."""
+        return {name: option.default for name, option in self.fields.items()}
+
+    @functools.cached_property
+    def fields(self) -> dict[str, Option]:
+        """Names of the settings with what they take."""
+        parameters = inspect.signature(self.make).parameters.values()
+        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        return {p.name: _option(p.default, p.annotation) for p in keywords}
+
+    @property
+    def about(self) -> str:
+        """First line of its documentation."""
+        return (inspect.getdoc(self.make) or "").partition("\n")[0]
+
+
+class Registry(dict[str, Measurement]):
+    """Measurements by name."""
+
+    def register(self, name: str, *, cost: Cost, source: str) -> Callable[[Any], Any]:
+        """Gives a function a name; a decorator that returns the function itself."""
+
+        def decorate(make: Any) -> Any:
+            self[name] = Measurement(make, cost, source)
+            return make
+
+        return decorate
+
+
+MEASUREMENTS = Registry()
+
+
+def online_in(config: Any) -> list[str]:
+    """Names of the measurements of a config that training carries along, in their order."""
+    return [name for name in config.measure.names if MEASUREMENTS[name].cost == "free"]
+
+
+def separate_in(config: Any) -> list[str]:
+    """Names of the measurements of a config that have programs of their own."""
+    return [name for name in config.measure.names if MEASUREMENTS[name].cost != "free"]
