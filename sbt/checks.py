@@ -7,22 +7,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sbt.config import FIELDS, NAMED_SECTIONS, fields_of, taken, unknown_field
+from sbt.config import FIELDS, SECTIONS, taken, unknown_field
 from sbt.data.source import SYNTHETIC
 from sbt.errors import UserError, nearest, shown
 from sbt.measure.registry import MEASUREMENTS, Option
 from sbt.models.registry import build_model
-from sbt.optim import make_batch_schedule, make_rule, make_schedule
-from sbt.optim.schedules import check_shape
-from sbt.ranges import Range, check_fields, check_number, plain
-from sbt.train.gradient import OBJECTIVE_RANGES
-from sbt.train.pace import MOMENTUM_RANGES, NOISE_RANGES
-
-TABLE_RANGES = {
-    "momentum_schedule": MOMENTUM_RANGES,
-    "noise": NOISE_RANGES,
-    "objective": OBJECTIVE_RANGES,
-}
+from sbt.ranges import Range, check_number
 
 # A directory below runs/, and part of file names.
 NAME = re.compile(r"(?!\.)[^/\\:*?\"<>|\s](?:[^/\\:*?\"<>|]{0,98}[^/\\:*?\"<>|\s.])?")
@@ -55,7 +45,7 @@ def validate(config: ConfigDict) -> None:
         "engine.strategy", strategy, "is unknown", "use auto, measure, vmap, map or map:LANES",
     )  # fmt: skip
     check_data(config.data)
-    for section in NAMED_SECTIONS:
+    for section in SECTIONS:
         check_section(section, config[section])
     validate_measure(config.measure)
 
@@ -117,62 +107,15 @@ def check_section(section: str, fields: Mapping[str, Any]) -> None:
     """Refuses what a section with a name cannot take under that name.
 
     Args:
-      section: of :data:`sbt.config.NAMED_SECTIONS`.
+      section: of :data:`sbt.config.SECTIONS`.
       fields: its ``name`` and fields.
 
     Raises:
       UserError: an unknown name, a field that it does not have, a value that the field cannot take.
     """
-    known = fields_of(section, fields["name"])
-    given = {name: value for name, value in fields.items() if name != "name"}
-    for name, value in given.items():
-        if name not in known:
-            raise unknown_field(f"config.{section}.{name}", name, known)
-        if section in ("model", "rule"):
-            _check_kind(f"config.{section}.{name}", plain(value), known[name])
-    if section == "rule":
-        make_rule(fields)
-    elif section == "schedule":
-        make_schedule(fields)
-    elif section == "batch_schedule":
-        make_batch_schedule(fields)
-    elif section == "model":
-        build_model(fields, num_classes=2)
-    else:
-        values = check_fields(f"config.{section}", given, known, TABLE_RANGES[section])
-        check_shape(f"config.{section}", values)
-        if section == "noise" and fields["name"] == "exp" and values["epochs"] == 0:
-            raise UserError(
-                "config.noise.epochs", "0 epochs, and 'exp' multiplies once in each", "give more"
-            )
-
-
-def _check_kind(field: str, value: Any, default: Any) -> None:
-    """Refuses a value that cannot stand where the default does, whatever takes it."""
-    if default is None or (value is None and "config.rule." in field):  # what may be left out
-        infinite = isinstance(value, float) and not math.isfinite(value)
-        good = not infinite and not isinstance(value, Mapping | ConfigDict)
-        wanted = "a number or a text"
-    elif isinstance(default, bool):
-        good, wanted = isinstance(value, bool), "True or False"
-    elif isinstance(default, str):
-        good, wanted = isinstance(value, str), f"a text, such as {default!r}"
-    elif isinstance(default, int | float):
-        whole = isinstance(default, int) and "config.rule." in field  # what a rule counts
-        several = (tuple,) if field.endswith(".factor") else ()  # one for each drop
-        kinds = (int,) if whole else (int, float, *several)
-        good = isinstance(value, kinds) and not isinstance(value, bool)
-        good = good and not (isinstance(value, int) and whole and not 0 <= value < 2**31)
-        wanted = f"a {'whole ' * whole}number, such as {default}"
-    else:
-        good, wanted = isinstance(value, tuple | int | float), f"a tuple, such as {default}"
-    finite = all(math.isfinite(item) for item in _items(value) if isinstance(item, float))
-    if not (good and finite):
-        raise UserError(field, f"{shown(value)} does not fit", f"give {wanted}")
-
-
-def _items(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
+    SECTIONS[section].configured(fields)
+    if section == "model":
+        build_model(fields, num_classes=2)  # some refuse combinations when they are made
 
 
 # What acts only under a condition: fields, what has to hold, of which fields, and in words.
@@ -221,10 +164,17 @@ def check_effects(config: ConfigDict, varied: Set[str]) -> None:
         because = ", ".join(f"{path} is {_get(config, path)!r}" for path in deciding)
         for path in fields:
             value = _get(config, path)
-            if path in varied or value != FIELDS[path].default:
+            if path in varied or value != _default(path):
                 what = "is swept, but has" if path in varied else f"{value!r} has"
                 problem = f"{what} no effect where {because}"
                 raise UserError(f"config.{path}", problem, f"{remedy}, or leave it out")
+
+
+def _default(path: str) -> Any:
+    if path in FIELDS:
+        return FIELDS[path].default
+    section, _, leaf = path.partition(".")
+    return SECTIONS[section].named(FIELDS[f"{section}.name"].default).values[leaf]
 
 
 def _get(config: ConfigDict, path: str) -> Any:

@@ -11,7 +11,6 @@ name (those of a rule, a model, a schedule, a measurement) stand where that is d
 """
 
 import contextlib
-import dataclasses
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -19,85 +18,51 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from sbt.choice import Field, Registry
 from sbt.data.imagenet import AUGMENTATIONS as STREAMED_AUGMENTATIONS
 from sbt.data.pipeline import AUGMENTATIONS, NORMALIZATIONS
 from sbt.errors import UserError, nearest, shown
 from sbt.measure import MEASUREMENTS
-from sbt.models.registry import model_fields
+from sbt.models import MODELS
 from sbt.nn.conv import IMPLEMENTATIONS
-from sbt.optim import make_batch_schedule, make_rule, make_schedule
-from sbt.ranges import BELOW_ONE, COUNT, FRACTION, NON_NEGATIVE, POSITIVE, Range, check_number
-from sbt.schedules import SCALINGS
-from sbt.train.gradient import OBJECTIVES, SAMPLES
-from sbt.train.pace import MOMENTUM_SCHEDULES, NOISE
+from sbt.optim import RULES
+from sbt.ranges import BELOW_ONE, COUNT, FRACTION, NON_NEGATIVE, POSITIVE, Range
+from sbt.schedules import BATCH_SCHEDULES, MOMENTUM_SCHEDULES, NOISE, SCALINGS, SCHEDULES
+from sbt.train.objective import OBJECTIVES, SAMPLES
 
 VOCABULARY = ("batch_size", "base_lr", "seed", "momentum", "weight_decay")
 
 # Sections whose fields depend on the name chosen in them.
-NAMED_SECTIONS = (
-    "model",
-    "rule",
-    "schedule",
-    "batch_schedule",
-    "momentum_schedule",
-    "noise",
-    "objective",
-)
-# Those whose names are a plain table of parameters.
-TABLES: dict[str, Mapping[str, Mapping[str, Any]]] = {
+SECTIONS: dict[str, Registry] = {
+    "model": MODELS,
+    "rule": RULES,
+    "schedule": SCHEDULES,
+    "batch_schedule": BATCH_SCHEDULES,
     "momentum_schedule": MOMENTUM_SCHEDULES,
     "noise": NOISE,
     "objective": OBJECTIVES,
+    "sample": SAMPLES,
 }
-OPEN_SECTIONS = (*NAMED_SECTIONS, "data", "sweep", "follow")
+OPEN_SECTIONS = (*SECTIONS, "data", "sweep", "follow")
 
 
 # --- fields --------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """What a field of the config is.
-
-    Attributes:
-      default: its value where nobody sets it; a field whose default is None may be None.
-      about: its meaning, in a line.
-      kind: ``int``, ``float``, ``bool``, ``str`` or ``tuple``.
-      allowed: the numbers or the names that it takes; None: all of its kind.
-    """
-
-    default: Any
-    about: str
-    kind: type
-    allowed: Range | tuple[str, ...] | None = None
-
-    @property
-    def takes(self) -> str:
-        """What it takes, in words that follow "give"."""
-        words = {int: "a whole number", float: "a number", str: "a text", tuple: "a tuple"}
-        if self.kind is bool:
-            text = "True or False"
-        elif isinstance(self.allowed, tuple):
-            text = f"one of {', '.join(self.allowed)}"
-        else:
-            text = f"{words[self.kind]} {self.allowed or ''}".strip()
-        return f"{text}, or None" if self.default is None else text
-
-
 def _whole(default: int | None, about: str, allowed: Range = COUNT) -> Field:
-    return Field(default, about, int, allowed)
+    return Field(default, int, allowed, about, default is None)
 
 
 def _number(default: float | None, about: str, allowed: Range = NON_NEGATIVE) -> Field:
-    return Field(default, about, float, allowed)
+    return Field(default, float, allowed, about, default is None)
 
 
 def _text(default: str | None, about: str, allowed: tuple[str, ...] | None = None) -> Field:
-    return Field(default, about, str, allowed)
+    return Field(default, str, allowed, about, default is None)
 
 
 def _switch(default: bool, about: str) -> Field:
-    return Field(default, about, bool)
+    return Field(default, bool, about=about)
 
 
 WORKERS, SEED = Range(0, 1024), Range(0, 2**32 - 1)
@@ -139,12 +104,7 @@ FIELDS: dict[str, Field] = {
     "momentum_schedule.name": _text("constant", "onecycle: low while η is high; and its fields"),
     "noise.name": _text("none", "Sato & Iiduka's schedules of η, m and β; and their fields"),
     "objective.name": _text("standard", "or adversarial, stability; and their fields"),
-    "sample.name": _text("all", "leaves out the smallest losses (loss) or any (random)", SAMPLES),
-    "sample.fraction": _number(0.0, "of every batch that is left out ...", BELOW_ONE),
-    "sample.until": _number(1.0, "... up to this progress", FRACTION),
-    "sample.average": _text(
-        "kept", "divide by the examples kept, or by the whole batch", ("kept", "batch")
-    ),
+    "sample.name": _text("all", "leaves out the smallest losses (loss) or any (random)"),
     "skip_impossible": _switch(False, "leaves grid points with b > m out, or refuses the grid"),
     "evaluate.every": _whole(1, "epochs between evaluations; the last is always evaluated"),
     "evaluate.batch": _whole(None, "examples per evaluation step; None: by platform"),
@@ -166,7 +126,7 @@ FIELDS: dict[str, Field] = {
     "parallel.local_from": _number(
         0.0, "progress from which on; before it gradients are averaged", FRACTION
     ),
-    "measure.names": Field((), "what is measured on the runs, see `sbt list`", tuple),
+    "measure.names": Field((), tuple, about="what is measured on the runs, see `sbt list`"),
     "measure.every": _whole(1, "epochs between measurements; the last is always measured"),
     "measure.at_start": _switch(False, "also measure the initial weights, as epoch 0"),
     "measure.examples": _whole(None, "the first so many of the training set; None: all"),
@@ -262,7 +222,7 @@ def complete(config: Mapping[str, Any] | ConfigDict) -> Config:
     _fill(full, given(config), "config")
     varied = [axis for axis, values in full.sweep.items() if values is not None]
     swept = {locate_name(axis).partition(".")[0] for axis in (*varied, *full.follow)}
-    for section in NAMED_SECTIONS:
+    for section in SECTIONS:
         if section in swept:
             continue  # its fields belong to each of the names
         for name, value in fields_of(section, full[section].name).items():
@@ -298,22 +258,12 @@ def given(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 
 
 def fields_of(section: str, name: str) -> dict[str, Any]:
-    """The fields, with defaults, of a named section such as ``model`` under some name."""
-    if not isinstance(name, str):
-        raise UserError(f"config.{section}.name", f"{shown(name)} is not a name", "give a text")
-    if section == "rule":
-        spec, _ = make_rule({"name": name})
-        return {**spec.hyperparameters, **spec.options}
-    if section == "schedule":
-        return dict(make_schedule({"name": name}).parameters)
-    if section == "batch_schedule":
-        return dict(make_batch_schedule({"name": name}).parameters)
-    if section in TABLES:
-        if name not in TABLES[section]:
-            remedy = nearest(name, TABLES[section])
-            raise UserError(f"config.{section}.name", f"{shown(name)} is unknown", remedy)
-        return dict(TABLES[section][name])
-    return model_fields(name)
+    """The fields, with defaults, of a named section such as ``model`` under some name.
+
+    Raises:
+      UserError: there is no such name; with the nearest ones.
+    """
+    return SECTIONS[section].named(name).values
 
 
 def taken(path: str, value: Any) -> Any:
@@ -326,23 +276,11 @@ def taken(path: str, value: Any) -> Any:
     Raises:
       UserError: it is of another type, out of range, or not one of the field's names.
     """
-    field, where = FIELDS[path], f"config.{path}"
-    if value is None and field.default is None:
-        return None
-    if isinstance(field.allowed, Range):
-        try:
-            number = check_number(where, value, field.allowed, whole=field.kind is int)
-        except UserError as error:
-            raise UserError(where, error.problem, f"give {field.takes}") from None
-        return field.kind(number)
-    if isinstance(field.allowed, tuple) and isinstance(value, str) and value not in field.allowed:
-        raise UserError(where, f"{shown(value)} is unknown", nearest(value, field.allowed))
-    if not isinstance(value, field.kind):
-        kinds = {bool: "True or False", str: "a text", tuple: "a tuple"}
-        raise UserError(where, f"{shown(value)} is not {kinds[field.kind]}", f"give {field.takes}")
+    where = f"config.{path}"
+    value = FIELDS[path].taken(where, value)
     if isinstance(value, str) and any(unicodedata.category(c) in _unfit(path) for c in value):
         problem = f"{shown(value)} holds characters that do not belong in a text"
-        raise UserError(where, problem, f"give {field.takes}")
+        raise UserError(where, problem, f"give {FIELDS[path].takes}")
     return value
 
 
@@ -443,7 +381,7 @@ def _fill_section(config: Config, key: str, value: Any, field: str) -> None:
     if not isinstance(value, dict):
         remedy = f"set its fields, such as {field}.{next(iter(config[key]), 'base_lr')}"
         raise UserError(field, f"is a section, not {shown(value)}", remedy)
-    if "name" in value and key in NAMED_SECTIONS:
+    if "name" in value and key in SECTIONS:
         config[key] = Config()  # another name has other fields
     _fill(config[key], value, field)
 
@@ -453,24 +391,8 @@ def unknown_field(field: str, name: object, known: Any) -> UserError:
     return UserError(field, "is not a field", nearest(str(name), map(str, known)))
 
 
-def chosen_fields(config: ConfigDict, section: str) -> dict[str, Any]:
-    """The parameters of what a section of :data:`TABLES` names, with the config's values."""
-    defaults = TABLES[section][config[section].name]
-    return {name: config[section].get(name, value) for name, value in defaults.items()}
-
-
 # Axes named after a section choose the section's name: sweep.rule = ("sgd", "sngm").
-SECTION_AXES = {
-    "rule": "rule.name",
-    "model": "model.name",
-    "schedule": "schedule.name",
-    "batch_schedule": "batch_schedule.name",
-    "momentum_schedule": "momentum_schedule.name",
-    "noise": "noise.name",
-    "objective": "objective.name",
-    "sample": "sample.name",
-    "dataset": "data.name",
-}
+SECTION_AXES = {section: f"{section}.name" for section in SECTIONS} | {"dataset": "data.name"}
 
 
 def locate_name(axis: str) -> str:

@@ -9,21 +9,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sbt.config import TABLES
+from sbt.choice import Choice
+from sbt.config import SECTIONS as CONFIG_SECTIONS
 from sbt.errors import UserError, nearest
 from sbt.experiment import experiments
 from sbt.measure import MEASUREMENTS
 from sbt.models.registry import describe_models
-from sbt.optim import (
-    BATCH_SCHEDULES,
-    RULES,
-    SCHEDULES,
-    RuleSpec,
-    make_batch_schedule,
-    make_schedule,
-)
-from sbt.optim.schedules import WARMUP_DEFAULTS
-from sbt.train.gradient import SAMPLE_PARAMETERS, SAMPLES
 
 WIDEST_NAME = 28  # columns; longer names have a line of their own
 Entries = Iterator[tuple[str, tuple[str, ...]]]  # a name, and the lines that say what it is
@@ -90,46 +81,33 @@ def _models() -> Entries:
         yield model.name, (f"{model.parameters:,} parameters; {model.source}",)
 
 
-def _rules() -> Entries:
-    for name, spec in RULES.items():
-        numbers = _numbers(spec.hyperparameters)
-        yield name, (numbers, *_options(spec), spec.source)
+def _chosen(section: str) -> Callable[[], Entries]:
+    """The choices of a section of the config: numbers, options, needs and source."""
+
+    def entries() -> Entries:
+        for name, choice in CONFIG_SECTIONS[section].items():
+            yield name, (_numbers(choice.numbers), *_options(choice), choice.source)
+
+    return entries
 
 
-def _options(spec: RuleSpec) -> Iterator[str]:
+def _options(choice: Choice) -> Iterator[str]:
     """One option a line, its default first; then what the rule asks of the training step."""
-    for option, default in spec.options.items():
-        others = [value for value in spec.choices.get(option, ()) if value != default]
+    for option, default in choice.options.items():
+        field = choice.fields[option]
+        names: tuple[Any, ...] = field.allowed if isinstance(field.allowed, tuple) else ()
+        if field.kind is bool:
+            names = (False, True)
+        others = [value for value in names if value != default]
         yield f"{option}={'|'.join(map(str, (default, *others)))}"
-    if spec.needs:
-        yield f"needs {', '.join(sorted(spec.needs)).replace('_', ' ')}"
+    if choice.needs:
+        yield f"needs {', '.join(sorted(choice.needs)).replace('_', ' ')}"
 
 
 def _measurements() -> Entries:
     for name, measurement in MEASUREMENTS.items():
         about = f"{measurement.about.rstrip('.')}; {measurement.cost}"
         yield name, (about, _numbers(measurement.defaults), measurement.source)
-
-
-def _schedules() -> Entries:
-    for name in SCHEDULES:
-        fields = make_schedule({"name": name}).parameters
-        yield name, (_numbers({k: v for k, v in fields.items() if k not in WARMUP_DEFAULTS}),)
-    yield "each of them", (_numbers(WARMUP_DEFAULTS),)
-
-
-def _batch_schedules() -> Entries:
-    for name in BATCH_SCHEDULES:
-        yield name, (_numbers(make_batch_schedule({"name": name}).parameters),)
-
-
-def _samples() -> Entries:
-    for name in SAMPLES:
-        yield name, (_numbers({} if name == "all" else SAMPLE_PARAMETERS),)
-
-
-def _table(section: str) -> Callable[[], Entries]:
-    return lambda: ((name, (_numbers(fields),)) for name, fields in TABLES[section].items())
 
 
 def _numbers(fields: Mapping[str, Any]) -> str:
@@ -139,23 +117,25 @@ def _numbers(fields: Mapping[str, Any]) -> str:
     )
 
 
+_TITLES = {
+    "rule": "Update rules (config.rule.name) and their numbers, all sweepable",
+    "schedule": "Learning rates over time (config.schedule.name)",
+    "batch_schedule": "Batch sizes over time (config.batch_schedule.name)",
+    "sample": "Which examples of a batch count (config.sample.name)",
+}
 # Name on the command line -> heading, and what stands under it.
 SECTIONS: dict[str, tuple[str, Callable[[], Entries]]] = {
     "experiments": ("Experiments: sbt run NAME", _experiments),
     "models": ("Models (config.model.name)", _models),
-    "rules": ("Update rules (config.rule.name) and their numbers, all sweepable", _rules),
     "measurements": ("Measurements (config.measure.names) and their settings", _measurements),
-    "schedules": ("Learning rates over time (config.schedule.name)", _schedules),
-    "batch_schedules": (
-        "Batch sizes over time (config.batch_schedule.name)",
-        _batch_schedules,
-    ),
-    "samples": ("Which examples of a batch count (config.sample.name)", _samples),
     **{
         f"{section}s": (
-            f"{section.replace('_', ' ').capitalize()} (config.{section}.name)",
-            _table(section),
+            _TITLES.get(
+                section, f"{section.replace('_', ' ').capitalize()} (config.{section}.name)"
+            ),
+            _chosen(section),
         )
-        for section in TABLES
+        for section in CONFIG_SECTIONS
+        if section != "model"
     },
 }

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from sbt.config import (
     FIELDS,
     LONGEST_TEXT,
-    NAMED_SECTIONS,
     OPEN_SECTIONS,
+    SECTIONS,
     Config,
     complete,
     fields_of,
@@ -64,7 +64,7 @@ def _set(config: Config, path: str, text: str) -> None:
         section[leaf] = axis(text)
     elif path in FIELDS:
         value = _of_kind(text, FIELDS[path].kind)
-        if name in NAMED_SECTIONS and value != section[leaf]:
+        if name in SECTIONS and value != section[leaf]:
             config[name] = {"name": value, **fields_of(name, value)}
         else:
             section[leaf] = value
@@ -74,7 +74,7 @@ def _set(config: Config, path: str, text: str) -> None:
     elif leaf in section:
         section[leaf] = _of_kind(text, type(section[leaf]))
     elif name in OPEN_SECTIONS:  # checked with the data, or the names of a sweep
-        if name in NAMED_SECTIONS and not _swept(config, name):
+        if name in SECTIONS and not _swept(config, name):
             raise unknown_field(f"--config.{path}", leaf, section)
         section[leaf] = value_of(text)
     else:

@@ -4,19 +4,15 @@ A parameter carries its range in its annotation,
 
     def poly(progress, power: Annotated[ArrayLike, POSITIVE] = 1.0): ...
 
-and :func:`ranges_of` reads it from there, so that a config's values are refused in plain words
+and :mod:`sbt.choice` reads it from there, so that a config's values are refused in plain words
 before anything compiles. The functions themselves check nothing: their arguments may be traced.
 """
 
 import dataclasses
-import inspect
 import itertools
 import math
-import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from typing import Any
-
-import jax
 
 from sbt.errors import UserError, nearest, shown
 
@@ -102,48 +98,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-def check_fields(
-    where: str,
-    given: Mapping[str, Any],
-    defaults: Mapping[str, Any],
-    ranges: Mapping[str, Range],
-    several: Collection[str] = (),
-) -> dict[str, Any]:
-    """The fields of a named function, such as a schedule, with what is not given at its default.
-
-    Args:
-      where: the section, as the user writes it: ``config.schedule``.
-      given: some of the fields.
-      defaults: all of them. A field takes what its default is: a truth value, a whole number, or a
-        number (which is returned as a float).
-      ranges: numbers that they take; any finite one where a field has no range.
-      several: fields that also take a tuple of numbers.
-
-    Raises:
-      UserError: an unknown field (with the nearest names), or a value that a field does not take.
-        Traced values are the caller's affair.
-    """
-    values = dict(defaults)
-    for name, written in given.items():
-        field, value = f"{where}.{name}", plain(written)
-        if name not in defaults:
-            raise UserError(field, "is not a field here", nearest(str(name), map(str, defaults)))
-        default, allowed = defaults[name], ranges.get(name, ANY)
-        if isinstance(value, jax.core.Tracer):
-            values[name] = value
-        elif isinstance(default, bool):
-            if not isinstance(value, bool):
-                raise UserError(field, f"{shown(value)} is not a truth value", "give True or False")
-            values[name] = value
-        elif name in several and (isinstance(value, tuple | list) or hasattr(value, "ndim")):
-            values[name] = tuple(float(check_number(field, x, allowed)) for x in value)
-        else:
-            whole = isinstance(default, int)
-            number = check_number(field, value, allowed, whole=whole)
-            values[name] = number if whole else float(number)
-    return values
-
-
 def check_name(field: str, name: Any, known: Collection[str]) -> None:
     """Refuses a name that nothing has.
 
@@ -165,26 +119,3 @@ def check_rising(field: str, values: Any) -> None:
             raise UserError(
                 field, f"{after!r} does not come after {before!r}", "give rising numbers, each once"
             )
-
-
-def ranges_of(make: Callable[..., Any]) -> dict[str, Range]:
-    """The ranges annotated at the parameters of a function, or the fields of a dataclass.
-
-    Args:
-      make: a function, or a class such as a Flax module's.
-
-    Returns:
-      Parameter name -> its :class:`Range`; parameters without one are left out.
-    """
-    if dataclasses.is_dataclass(make):
-        annotations = {field.name: field.type for field in dataclasses.fields(make)}
-    else:
-        parameters = inspect.signature(make).parameters
-        annotations = {name: parameter.annotation for name, parameter in parameters.items()}
-    found = {}
-    for name, annotation in annotations.items():
-        for part in (annotation, *typing.get_args(annotation)):  # Annotated[...] | None
-            for extra in getattr(part, "__metadata__", ()):
-                if isinstance(extra, Range):
-                    found[name] = extra
-    return found

@@ -9,11 +9,9 @@ import pytest
 
 from sbt import config as configs
 from sbt.checks import validate
-from sbt.config import FIELDS, NAMED_SECTIONS, TABLES, complete, from_json, to_json
+from sbt.config import FIELDS, SECTIONS, complete, from_json, to_json
 from sbt.errors import UserError
 from sbt.measure import MEASUREMENTS
-from sbt.models.registry import MODELS
-from sbt.optim import BATCH_SCHEDULES, RULES, SCHEDULES
 from sbt.overrides import apply_overrides
 from sbt.ranges import Range
 from sbt.sweep.grid import make_grid
@@ -128,16 +126,13 @@ def test_a_field_takes_any_text_of_the_command_line_or_says_why_not():
 
 def own_fields():
     """(section, name, field) of every field that depends on a name."""
-    names = {"model": MODELS, "rule": RULES, "schedule": SCHEDULES, **TABLES}
-    names["batch_schedule"] = BATCH_SCHEDULES
-    assert set(names) == set(NAMED_SECTIONS)
-    for section, known in names.items():
+    for section, known in SECTIONS.items():
         for name in known:
             for field in configs.fields_of(section, name):
                 yield section, name, field
 
 
-@pytest.mark.parametrize("section", NAMED_SECTIONS)
+@pytest.mark.parametrize("section", SECTIONS)
 def test_the_name_of_a_section(section):
     for value in HOSTILE:
         for config in ({section: {"name": value}}, {section: value}, {"sweep": {section: value}}):

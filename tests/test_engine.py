@@ -22,7 +22,7 @@ from reference import MLP, AlexNet, ConvNet, ResNet8, distance
 
 from sbt.data import augment_keys, from_arrays, pad_crop_flip, purpose_key
 from sbt.nn.conv import IMPLEMENTATIONS
-from sbt.optim import evaluation_point, make_rule
+from sbt.optim import RULES, evaluation_point
 from sbt.parallel.mesh import make_mesh
 
 EPOCHS = 21  # the least that holds 32 updates of 64 examples
@@ -337,7 +337,7 @@ def test_augmentation_follows_the_example_not_the_batch():
 def test_a_rule_that_looks_elsewhere_for_its_gradient():
     """All micro-batches of an update take their gradients at the point that the rule asks for."""
     data, lane = dataset(), {"batch_size": 8, "base_lr": 2.0**-4, "seed": 3}
-    _, make = make_rule({"name": "extrap_sgd", "momentum": 0.9})
+    make = RULES.configured({"name": "extrap_sgd", "momentum": 0.9})
     with precision(jnp.float64):
         config = {"epochs": 9, "rule": {"name": "extrap_sgd", "momentum": 0.9}}
         program = trainer([lane], config, 2, module=MLP64)

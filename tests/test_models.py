@@ -12,7 +12,7 @@ from jax import lax
 
 from sbt.errors import UserError
 from sbt.models.adapter import as_model
-from sbt.models.registry import MODELS, build_model, describe_models
+from sbt.models.registry import INPUT_SHAPE, MODELS, build_model, describe_models
 
 # Trainable parameters for the standard data, from the papers' reference sheets and public ports.
 COUNTS = {
@@ -100,15 +100,15 @@ def test_every_model_is_counted():
 )
 def test_counts_of_variants(name, fields, classes, expected):
     module = build_model({"name": name, **fields}, classes)
-    assert count(module, MODELS[name].input_shape) == expected
+    assert count(module, MODELS[name].facts.get("input_shape", INPUT_SHAPE)) == expected
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_logits_have_the_number_of_classes_and_statistics_only_batch_norm(name):
-    spec = MODELS[name]
+    shape = MODELS[name].facts.get("input_shape", INPUT_SHAPE)
     module = build_model({"name": name}, 7)
-    variables = shapes_of(module, spec.input_shape)
-    x = jax.ShapeDtypeStruct((4, *spec.input_shape), jnp.float32)
+    variables = shapes_of(module, shape)
+    x = jax.ShapeDtypeStruct((4, *shape), jnp.float32)
     y = jax.eval_shape(functools.partial(module.apply, train=False), variables, x)
     assert (y.shape, y.dtype) == ((4, 7), jnp.float32)
     assert ("batch_stats" in variables) == (module.norm.startswith("batch"))
@@ -453,13 +453,13 @@ def test_norms_other_than_batch_have_no_statistics():
     ("config", "field", "hint"),
     [
         ({"name": "resnet23"}, "config.model.name", "resnet20"),
-        ({"name": "transformer"}, "config.model.name", "Known: convnet"),
+        ({"name": "transformer"}, "config.model.name", "Known: alexnet"),
         ({}, "config.model.name", "Known"),
         ({"name": "alexnet", "nrom": "batch"}, "config.model.nrom", "norm"),
         ({"name": "resnet20", "depth": 32}, "config.model.depth", "stands for 20"),
         ({"name": "alexnet", "num_classes": 5}, "config.model.num_classes", "data"),
         ({"name": "alexnet", "bn_batch": 5}, "config.model.bn_batch", "config.bn_batch"),
-        ({"name": "c1", "dropout": "0.5"}, "config.model.dropout", "0.5"),
+        ({"name": "c1", "dropout": "0.5"}, "config.model.dropout", "at least 0 and below 1"),
         ({"name": "resnet8", "zero_last_scale": 1}, "config.model.zero_last_scale", "False"),
         ({"name": "mlp", "hidden": 64}, "config.model.hidden", "(64, 64)"),
     ],

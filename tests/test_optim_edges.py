@@ -8,7 +8,7 @@ import pytest
 
 from sbt import optim
 from sbt.errors import UserError
-from sbt.optim import RULES, evaluation_point, make_rule
+from sbt.optim import RULES, evaluation_point
 from sbt.optim.curvature import median
 
 NAMES = sorted(RULES)
@@ -27,8 +27,8 @@ def extras(name, grads, params):
 
 def updated(name, grads, params, learning_rate=0.1, hyperparameters=None, updates=1):
     """The params after some updates by the same gradient."""
-    _, make = make_rule({"name": name})
-    rule = make(learning_rate, hyperparameters)
+    make = RULES.configured({"name": name})
+    rule = make(learning_rate, **(hyperparameters or {}))
     state = rule.init(params)
     for _ in range(updates):
         evaluation_point(rule, params, state, jax.random.key(0))
@@ -39,7 +39,7 @@ def updated(name, grads, params, learning_rate=0.1, hyperparameters=None, update
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_two_leaves_of_a_fresh_state_share_a_buffer(name):
-    _, make = make_rule({"name": name})
+    make = RULES.configured({"name": name})
     params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
     leaves = jax.tree.leaves((params, make(0.1).init(params)))
     buffers = [leaf.unsafe_buffer_pointer() for leaf in leaves]
@@ -72,8 +72,8 @@ def test_a_leaf_without_entries_changes_nothing(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_derivatives_with_respect_to_hyperparameters_are_finite_at_a_zero_gradient(name):
-    spec, _ = make_rule({"name": name})
-    hyperparameters = {k: jnp.float32(v) for k, v in spec.hyperparameters.items() if k != "seed"}
+    spec = RULES.configured({"name": name})
+    hyperparameters = {k: jnp.float32(v) for k, v in spec.numbers.items() if k != "seed"}
     params = {"kernel": jnp.ones((2, 2)), "zeros": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
     still = jax.tree.map(jnp.zeros_like, params)
 
@@ -148,7 +148,7 @@ def test_the_median_of_nothing_is_no_number():
 def test_the_radius_of_cblr_has_a_ceiling():
     w, g, h = jnp.asarray([1.0, 1.0]), jnp.asarray([0.0, 10.0]) + 0.1, jnp.asarray([2.0, 2.0])
     for ceiling, bound in ((None, np.inf), (3.0, 3.0)):
-        _, make = make_rule({"name": "cblr", "radius_ceiling": ceiling})
+        make = RULES.configured({"name": "cblr", "radius_ceiling": ceiling})
         updates, _ = (rule := make(0.5)).update(g, rule.init(w), w, hessian_diagonal=h)
         radius = np.minimum((1 + np.asarray(g) ** 2) ** 1.5 / 2, bound)
         np.testing.assert_allclose(updates, -0.5 * radius * g, rtol=1e-6)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from sbt.optim import RULES, evaluation_point, make_rule
+from sbt.optim import RULES, evaluation_point
 
 TARGET = {"kernel": np.array([[1.0, -2.0], [0.5, 3.0], [-1.0, 1.5]]), "bias": np.array([0.7, -0.4])}
 CURVATURE = {"kernel": np.array([[1.0, 0.3]] * 3), "bias": np.array([0.5, 1.0])}
@@ -101,7 +101,7 @@ def types(tree):
 @every_rule
 def test_converges_on_a_quadratic_at_some_learning_rate(name):
     """Lanes of six learning rates over five decades, decayed linearly to 0: the best arrives."""
-    _, make = make_rule({"name": name})
+    make = RULES.configured({"name": name})
     steps = 400
 
     def run(peak):
@@ -119,8 +119,8 @@ def test_converges_on_a_quadratic_at_some_learning_rate(name):
 @every_rule
 def test_traced_hyperparameters_under_vmap_equal_single_runs(name, x64):
     """One lane per hyperparameter, in which that one differs; single runs take Python numbers."""
-    spec, make = make_rule({"name": name})
-    hyper = dict(spec.hyperparameters)
+    make = spec = RULES.configured({"name": name})
+    hyper = dict(spec.numbers)
     lanes = [(0.1, hyper), (0.03, hyper)]
     lanes += [(0.05, hyper | {k: v / 2 if v else 0.1}) for k, v in hyper.items()]
     steps = 3
@@ -128,13 +128,13 @@ def test_traced_hyperparameters_under_vmap_equal_single_runs(name, x64):
     @jax.jit
     @jax.vmap
     def together(rate, hyper):
-        return trajectory(name, lambda i: make(rate, hyper), steps, start())[0]
+        return trajectory(name, lambda i: make(rate, **hyper), steps, start())[0]
 
     rates = jnp.array([rate for rate, _ in lanes])
     stacked = {k: jnp.array([h[k] for _, h in lanes]) for k in hyper}
     ours = together(rates, stacked)
     for lane, (rate, values) in enumerate(lanes):
-        rule = make(rate, values)
+        rule = make(rate, **values)
         single, _ = trajectory(name, lambda i, rule=rule: rule, steps, start())
         assert_trees_close(jax.tree.map(lambda x, lane=lane: x[lane], ours), single, 1e-9)
     assert not np.allclose(ours["kernel"][0], ours["kernel"][1])
@@ -142,7 +142,7 @@ def test_traced_hyperparameters_under_vmap_equal_single_runs(name, x64):
 
 @every_rule
 def test_schedule_equals_rebuilding_with_its_values(name, x64):
-    _, make = make_rule({"name": name})
+    make = RULES.configured({"name": name})
     rates = jnp.array([0.1, 0.02, 0.07, 0.05])
     scheduled = make(lambda count: rates[count])
     ours, _ = trajectory(name, lambda i: scheduled, 4, start())
@@ -152,12 +152,12 @@ def test_schedule_equals_rebuilding_with_its_values(name, x64):
 
 @every_rule
 def test_chains_with_optax_and_takes_inject_hyperparams(name):
-    spec, make = make_rule({"name": name})
+    make = spec = RULES.configured({"name": name})
     params, extra = start(), extra_args(name, start())
     rule = make(0.1)
     chained = optax.chain(optax.clip_by_global_norm(1e6), make(0.1), optax.scale(2.0))
     injected = optax.inject_hyperparams(spec.make, static_args=tuple(spec.options))(
-        0.1, **spec.hyperparameters, **spec.options
+        0.1, **spec.numbers, **spec.options
     )
     states = [r.init(params) for r in (rule, chained, injected)]
     for _ in range(2):
@@ -171,14 +171,14 @@ def test_chains_with_optax_and_takes_inject_hyperparams(name):
         assert_trees_close(jax.tree.map(lambda x: 2 * x, u), twice, 1e-6)
         assert_trees_close(u, same, 1e-5)
         params = optax.apply_updates(params, u)
-    assert set(spec.hyperparameters) <= set(injected_state.hyperparams)
+    assert set(spec.numbers) <= set(injected_state.hyperparams)
     assert_trees_close(optax.tree.map_params(rule, lambda x: x, states[0]), states[0], 0)
 
 
 @every_rule
 def test_accumulation_equals_the_big_batch(name):
     """optax.MultiSteps over micro-batches of different minima, against their mean gradient."""
-    _, make = make_rule({"name": name})
+    make = RULES.configured({"name": name})
     rule, shifts = make(0.1), [0.5, -1.0, 0.25, 0.25]
     many = optax.MultiSteps(rule, len(shifts))
     big, small = start(), start()
@@ -203,30 +203,30 @@ def one_step_of(name, many, rule, params, state, key, shift):
 @pytest.mark.parametrize("config", VARIANTS, ids=lambda c: "-".join(map(str, c.values())))
 def test_types_are_stable_and_independent_of_the_hyperparameters(config, dtype):
     """Traced float32 hyperparameters: updates keep the gradient's dtype, the state its types."""
-    spec, make = make_rule(config)
+    make = spec = RULES.configured(config)
     params = start(dtype)
 
     def step(rate, hyper, key):
-        rule = make(rate, hyper)
+        rule = make(rate, **hyper)
         state = rule.init(params)
         point = evaluation_point(rule, params, state, key)
         extra = extra_args(config["name"], params)
         updates, new = rule.update(gradient(point), state, params, **extra)
         return updates, state, new, point
 
-    traced = {k: jnp.float32(v) for k, v in spec.hyperparameters.items()}
+    traced = {k: jnp.float32(v) for k, v in spec.numbers.items()}
     shapes = jax.eval_shape(step, jnp.float32(0.1), traced, jax.random.key(0))
     updates, state, new, point = shapes
     assert types(updates) == types(point) == types(params)
     assert types(state) == types(new)
-    constant = make(0.0, dict.fromkeys(spec.hyperparameters, 0.0)).init(params)
+    constant = make(0.0, **dict.fromkeys(spec.numbers, 0.0)).init(params)
     assert jax.tree.structure(constant) == jax.tree.structure(state)
     assert types(constant) == types(state)
 
 
 @pytest.mark.parametrize("config", NO_MASKS, ids=lambda c: "-".join(map(str, c.values())))
 def test_jit_changes_nothing(config, x64):
-    _, make = make_rule(config)
+    make = RULES.configured(config)
     rule = make(0.1)
     step = functools.partial(one_step, config["name"], rule)
     compiled = jax.jit(step)
@@ -238,7 +238,7 @@ def test_jit_changes_nothing(config, x64):
 
 @every_rule
 def test_masked_leaves_are_left_alone(name):
-    _, make = make_rule({"name": name})
+    make = RULES.configured({"name": name})
     params, rule = start(), make(0.1)
     mask = {"kernel": True, "bias": False}
     masked = optax.masked(rule, mask, mask_compatible_extra_args=True)
@@ -256,7 +256,7 @@ def test_masked_leaves_are_left_alone(name):
 
 @every_rule
 def test_a_nan_stays_in_its_lane(name):
-    _, make = make_rule({"name": name})
+    make = RULES.configured({"name": name})
     rule = make(0.1)
 
     @jax.jit
@@ -278,7 +278,7 @@ def test_a_nan_stays_in_its_lane(name):
 @pytest.mark.parametrize("weights, slope", [(0.0, 1.0), (1.0, 0.0), (0.0, 0.0)])
 @every_rule
 def test_zero_weights_and_zero_gradients_stay_finite(name, weights, slope):
-    _, make = make_rule({"name": name})
+    make = RULES.configured({"name": name})
     rule, params = make(0.1), start(scale=weights)
     state = rule.init(params)
     for key in keys(3):

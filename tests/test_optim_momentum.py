@@ -458,7 +458,7 @@ def test_every_rule_of_the_family_is_registered():
     assert set(RULES_MOMENTUM) <= set(optim.RULES)
     for name, spec in RULES_MOMENTUM.items():
         assert "arXiv" in spec.source, name
-    spec, make = optim.make_rule({"name": "multistage_shb", "total_updates": STEPS})
-    assert spec.hyperparameters["total_updates"] == STEPS
-    points, _ = path(make(0.2, {"condition_number": 4.0}))
+    make = spec = optim.RULES.configured({"name": "multistage_shb", "total_updates": STEPS})
+    assert spec.numbers["total_updates"] == STEPS
+    points, _ = path(make(0.2, condition_number=4.0))
     np.testing.assert_allclose(points, path(optim.multistage_shb(0.2, STEPS, 4.0))[0])

@@ -117,7 +117,7 @@ def test_sngm_baselines(variant, worker):
         assert one.schedule.name == ("steps" if name == "sgd" else "poly")
         assert one.schedule.get("power", None) == (None if name == "sgd" else 1.1)
     assert len(seen) == 6 * len(config.sweep.batch_size)
-    steps = sbt.optim.make_schedule({"name": "steps"}).parameters
+    steps = sbt.schedules.SCHEDULES.configured({"name": "steps"}).values
     assert steps["factor"] == 0.1 and tuple(steps["drops"]) == (80 / 160, 120 / 160)
 
 

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import pytest
 
+from sbt.choice import fields_of
 from sbt.errors import UserError, shown
-from sbt.ranges import ANY, BELOW_ONE, COUNT, FRACTION, POSITIVE, Range, check_number, ranges_of
+from sbt.ranges import ANY, BELOW_ONE, COUNT, FRACTION, POSITIVE, Range, check_number
 
 
 def test_ranges_stand_in_the_annotations_of_functions_and_of_dataclasses():
@@ -17,8 +18,11 @@ def test_ranges_stand_in_the_annotations_of_functions_and_of_dataclasses():
         width: Annotated[int, COUNT] = 8
         classes: int = 10
 
-    assert ranges_of(shape) == {"power": POSITIVE}
-    assert ranges_of(Net) == {"width": COUNT}
+    def ranges(make):
+        return {name: field.allowed for name, field in fields_of(make).items()}
+
+    assert ranges(shape) == {"power": POSITIVE, "base": None}
+    assert ranges(Net) == {"width": COUNT, "classes": None}
 
 
 @pytest.mark.parametrize(

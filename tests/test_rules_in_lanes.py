@@ -24,15 +24,16 @@ from sbt.config import complete
 from sbt.data import augment_keys, epoch_order, from_arrays, pad_crop_flip, purpose_key
 from sbt.errors import UserError
 from sbt.models.adapter import Model
-from sbt.optim import RULES, make_batch_schedule, make_schedule
-from sbt.optim.smoothing_degree import degree_of_smoothing
+from sbt.optim import RULES
 from sbt.parallel.mesh import make_mesh
+from sbt.schedules import BATCH_SCHEDULES, SCHEDULES
+from sbt.schedules.noise import degree_of_smoothing
 from sbt.sweep.engine import make_engine
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.prepare import prepare
 from sbt.sweep.strategy import Strategy
 from sbt.sweep.task import Parts, place
-from sbt.train.gradient import OBJECTIVES
+from sbt.train.objective import OBJECTIVES
 
 N, TESTED, CLASSES, EPOCHS = 50, 10, 3, 3  # no batch size divides N: batches span epochs
 BUDGET = N * EPOCHS
@@ -756,18 +757,14 @@ def test_copies_of_a_batch_augmented_each_anew(x64, strategy):
 def numbers():
     """(section, name, numeric field, value) of everything that a config can select."""
     for name, spec in sorted(RULES.items()):
-        yield from (("rule", name, field, v) for field, v in spec.hyperparameters.items())
-    for section, names, make in (
-        ("schedule", ("steps", "poly", "cosine", "triangular", "onecycle"), make_schedule),
-        ("batch_schedule", ("small_first", "adabatch", "smith"), make_batch_schedule),
+        yield from (("rule", name, field, v) for field, v in spec.numbers.items())
+    for section, names, registry in (
+        ("schedule", ("steps", "poly", "cosine", "triangular", "onecycle"), SCHEDULES),
+        ("batch_schedule", ("small_first", "adabatch", "smith"), BATCH_SCHEDULES),
+        ("objective", tuple(OBJECTIVES), OBJECTIVES),
     ):
         for name in names:
-            parameters = make({"name": name}).parameters
-            yield from (
-                (section, name, f, v) for f, v in parameters.items() if isinstance(v, float)
-            )
-    for name, fields in OBJECTIVES.items():
-        yield from (("objective", name, field, value) for field, value in fields.items())
+            yield from ((section, name, f, v) for f, v in registry[name].numbers.items())
     yield from (("sample", "loss", field, 0.5) for field in ("fraction", "until"))
 
 

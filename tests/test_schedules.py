@@ -12,11 +12,9 @@ import optax
 import pytest
 
 from sbt.errors import UserError
-from sbt.optim import batch_schedules
-from sbt.optim import noise_schedules as noise
-from sbt.optim import schedules as S
-from sbt.optim.batch_schedules import make_batch_schedule
-from sbt.optim.schedules import make_schedule
+from sbt.schedules import BATCH_SCHEDULES, NOISE, SCHEDULES, Settings, micro_batches, noise
+from sbt.schedules import lr as S
+from sbt.schedules.momentum import onecycle_momentum
 
 POINTS = [0.0, 0.01, 0.05, 0.3, 0.45, 0.5, 0.62, 0.75, 0.9, 0.99, 1.0]
 
@@ -39,7 +37,7 @@ CLOSED_FORMS = {
         lambda p: 2.0 * min(1.0, 0.1 + 0.9 * p / 0.4),
     ),
     "1cycle momentum": (
-        S.onecycle_momentum,
+        onecycle_momentum,
         {"rise": 0.3, "fall": 0.75},
         lambda p: np.interp(p, [0, 0.3, 0.75, 1], [0.95, 0.85, 0.95, 0.95]),
     ),
@@ -99,7 +97,7 @@ def test_agrees_with_optax(power, end):
 
 
 def test_adapter_as_the_learning_rate_of_an_optimizer():
-    schedule = S.as_optax(make_schedule({"name": "steps", "warmup": 0.25}), 8)
+    schedule = S.as_optax(SCHEDULES.configured({"name": "steps", "warmup": 0.25}), 8)
     rule = optax.sgd(lambda count: 2.0 * schedule(count))
     state, steps = rule.init(jnp.zeros(())), []
     for _ in range(8):
@@ -142,24 +140,25 @@ def test_config_with_warm_up():
             "warmup_start": 1 / 32,
         }
     )
-    schedule = make_schedule(config)
+    schedule = SCHEDULES.configured(config)
     progress = [0.0, 0.025, 0.05, 0.49, 0.5, 0.75]
     np.testing.assert_allclose(
         [schedule(p) for p in progress], [1 / 32, 33 / 64, 1, 1, 0.1, 0.01], rtol=1e-6
     )
-    assert make_schedule({})(0.7) == 1
+    assert SCHEDULES.configured({})(0.7) == 1
 
 
 def test_decay_may_start_after_the_warm_up():
-    schedule = make_schedule({"name": "poly", "power": 1, "warmup": 0.2, "after_warmup": True})
+    poly = {"name": "poly", "power": 1, "warmup": 0.2}
+    schedule = SCHEDULES.configured(poly | {"after_warmup": True})
     np.testing.assert_allclose(schedule(jnp.array([0.2, 0.6, 1.0])), [1.0, 0.5, 0.0], atol=1e-6)
-    together = make_schedule({"name": "poly", "power": 1, "warmup": 0.2})
+    together = SCHEDULES.configured(poly)
     np.testing.assert_allclose(together(jnp.array([0.2, 0.6, 1.0])), [0.8, 0.4, 0.0], atol=1e-6)
 
 
 def test_lanes_of_different_batch_sizes_share_a_legw_program():
     """Warm-up stated at 128 examples; the root of k is the learning rate's own scaling."""
-    schedule = make_schedule({"warmup": 0.01, "warmup_start": 0.0, "warmup_batch": 128})
+    schedule = SCHEDULES.configured({"warmup": 0.01, "warmup_start": 0.0, "warmup_batch": 128})
     sizes, progress = jnp.array([128, 256, 1024]), jnp.array([0.005, 0.01, 0.04, 0.2])
     ours = jax.jit(jax.vmap(lambda m: schedule(progress, batch_size=m)))(sizes)
     for row, ratio in zip(ours, [1, 2, 8]):
@@ -173,10 +172,10 @@ def test_lanes_of_different_batch_sizes_share_a_legw_program():
 
 
 def test_overrides_are_traced_and_checked():
-    schedule = make_schedule({"name": "poly", "power": 2, "warmup": 0.1})
+    schedule = SCHEDULES.configured({"name": "poly", "power": 2, "warmup": 0.1})
     assert all(
         isinstance(v, float)
-        for k, v in schedule.parameters.items()
+        for k, v in schedule.values.items()
         if not k.startswith(("after", "warmup_b"))
     )
     powers, warmups = jnp.array([1.0, 2.0, 1.0]), jnp.array([0.0, 0.0, 0.5])
@@ -205,7 +204,7 @@ def test_overrides_are_traced_and_checked():
 )
 def test_mistakes_in_a_config_are_refused(config, named):
     with pytest.raises(UserError, match=named):
-        make_schedule(config)
+        SCHEDULES.configured(config)
 
 
 # --- batch size -----------------------------------------------------------------------------------
@@ -213,21 +212,21 @@ def test_mistakes_in_a_config_are_refused(config, named):
 
 def test_small_first_epoch_is_the_papers():
     """8192 examples at 0.05, but 512 at 0.005 in the first of 100 epochs; micro-batches of 128."""
-    schedule = make_batch_schedule({"name": "small_first"})
+    schedule = BATCH_SCHEDULES.configured({"name": "small_first"})
     progress = jnp.array([0.0, 0.009, 0.01, 0.5])
-    batch = 128 * schedule(progress, accumulation=64)
+    batch = 128 * micro_batches(64, schedule(progress).batch)
     np.testing.assert_array_equal(batch, [512, 512, 8192, 8192])
-    rates = 0.05 * schedule.learning_rate(progress, accumulation=64)
+    rates = 0.05 * schedule(progress).learning_rate
     np.testing.assert_allclose(rates, [0.005, 0.005, 0.05, 0.05], rtol=1e-6)
 
 
 def test_adabatch_keeps_the_rate_per_example_of_the_fixed_batch():
-    schedule = make_batch_schedule({"name": "adabatch"})
+    schedule = BATCH_SCHEDULES.configured({"name": "adabatch"})
     for epoch in range(100):
         progress = jnp.float32(epoch) / 100
         stairs = epoch // 20
-        assert schedule(progress, accumulation=3) == 3 * 2**stairs
-        rate = schedule.learning_rate(progress, accumulation=3)
+        assert micro_batches(3, schedule(progress).batch) == 3 * 2**stairs
+        rate = schedule(progress).learning_rate
         np.testing.assert_allclose(rate, 0.75**stairs, rtol=1e-6)
         np.testing.assert_allclose(rate / 2**stairs, 0.375**stairs, rtol=1e-6)
 
@@ -235,24 +234,24 @@ def test_adabatch_keeps_the_rate_per_example_of_the_fixed_batch():
 @pytest.mark.parametrize("largest", [0, 5, 10, 25, 1000])
 def test_smith_noise_scale_does_not_depend_on_who_changes(largest):
     """Learning rate over batch size falls by 5 at epochs 60, 120, 160 of 200 whatever the limit."""
-    schedule = make_batch_schedule({"name": "smith", "largest": largest})
+    schedule = BATCH_SCHEDULES.configured({"name": "smith", "largest": largest})
     for epoch in (0, 59, 60, 119, 120, 159, 160, 199):
         progress = jnp.float32(epoch) / 200
         drops = (epoch >= 60) + (epoch >= 120) + (epoch >= 160)
-        count = schedule(progress, accumulation=4)
+        count = micro_batches(4, schedule(progress).batch)
         growth = min(5**drops, largest or 5**drops)
         assert count == 4 * growth and count.dtype == jnp.int32
-        rate = schedule.learning_rate(progress, accumulation=4)
+        rate = schedule(progress).learning_rate
         np.testing.assert_allclose(rate / growth, 5.0**-drops, rtol=1e-6)
 
 
 def test_batch_schedules_take_lanes_and_traced_parameters():
-    schedule = make_batch_schedule({"name": "small_first", "until": 0.5})
+    schedule = BATCH_SCHEDULES.configured({"name": "small_first", "until": 0.5})
     counts, ratios = jnp.array([1, 8, 64]), jnp.array([0.5, 0.25, 1 / 16])
-    small = jax.vmap(lambda k, r: schedule(0.1, accumulation=k, ratio=r))(counts, ratios)
+    small = jax.vmap(lambda k, r: micro_batches(k, schedule(0.1, ratio=r).batch))(counts, ratios)
     np.testing.assert_array_equal(small, [1, 2, 4])
-    assert make_batch_schedule({})(0.3, accumulation=7) == 7
-    assert set(batch_schedules.BATCH_SCHEDULES) == {"constant", "small_first", "adabatch", "smith"}
+    assert micro_batches(7, BATCH_SCHEDULES.configured({})(0.3).batch) == 7
+    assert set(BATCH_SCHEDULES) == {"constant", "small_first", "adabatch", "smith"}
 
 
 @pytest.mark.parametrize(
@@ -266,7 +265,7 @@ def test_batch_schedules_take_lanes_and_traced_parameters():
 )
 def test_mistakes_in_a_batch_schedule_are_refused(config, named):
     with pytest.raises(UserError, match=named):
-        make_batch_schedule(config)
+        BATCH_SCHEDULES.configured(config)
 
 
 # --- noise ----------------------------------------------------------------------------------------
@@ -314,14 +313,13 @@ def test_unchanged_smoothing_gives_back_the_momentum(form, beta, x64):
 def test_graduated_methods_follow_the_epoch_by_epoch_recursion(name, form, x64):
     """delta_{m+1} = ((M - m) / (M - m + 1))^p delta_m, checked from the settings themselves."""
     epochs, power = 25, 0.9
-    start = noise.NoiseSettings(0.1, 256.0, 0.9)
+    start = Settings(0.1, 256.0, 0.9)
     delta = float(noise.degree_of_smoothing(*start, form=form, **RESNET))
     reachable = 0.0
     if name == "beta":  # no momentum smooths less than SGD at the same learning rate
         reachable = float(noise.degree_of_smoothing(0.1, 256.0, 0.0, form=form, **RESNET))
     for m in range(epochs):
-        now = noise.noise_settings(
-            name,
+        now = NOISE[name](
             (m + 0.5) / epochs,
             start,
             form=form,
@@ -339,11 +337,14 @@ def test_graduated_methods_follow_the_epoch_by_epoch_recursion(name, form, x64):
 
 
 def test_other_noise_schedules():
-    start = noise.NoiseSettings(0.1, 256.0, 0.9)
-    settings = functools.partial(noise.noise_settings, start=start, epochs=200, **RESNET)
+    start = Settings(0.1, 256.0, 0.9)
+
+    def settings(name, progress, **fields):
+        return NOISE.named(name)(progress, start, **({"epochs": 200, **RESNET, **fields}))
+
     for epoch in (0, 1, 100, 199):
         progress = jnp.float32(epoch) / 200
-        assert settings("constant", progress).learning_rate == np.float32(0.1)
+        assert NOISE["none"](progress, start).learning_rate == 0.1
         cosine = 0.05 * (1 + math.cos(math.pi * epoch / 200))
         np.testing.assert_allclose(
             settings("cosine", progress).learning_rate, cosine, rtol=2e-5, atol=1e-8
@@ -368,8 +369,8 @@ def test_variance_from_the_measured_critical_batch():
 
 def test_noise_settings_in_lanes():
     def delta(momentum):
-        start = noise.NoiseSettings(jnp.float32(0.1), jnp.float32(256), momentum)
-        now = noise.noise_settings("beta", 0.5, start, epochs=0, **RESNET)
+        start = Settings(jnp.float32(0.1), jnp.float32(256), momentum)
+        now = NOISE["beta"](0.5, start, epochs=0, **RESNET)
         return noise.degree_of_smoothing(*now, **RESNET)
 
     betas = jnp.array([0.5, 0.9])

@@ -16,7 +16,7 @@ import reference
 import sbt
 from sbt import fingerprint, optim
 from sbt.errors import UserCodeError, UserError
-from sbt.optim import RULES, make_rule
+from sbt.optim import RULES
 from sbt.sweep import user_rule
 
 
@@ -167,7 +167,7 @@ schedule_free_adamw schedule_free_sgd simplified_ademamix sophia
 ALIASES = [
     *(getattr(optax, name) for name in OPTAX.split()),
     *(getattr(optax.contrib, name) for name in CONTRIB.split()),
-    *(s.make for _, s in sorted(RULES.items()) if "total_updates" not in s.hyperparameters),
+    *(s.make for _, s in sorted(RULES.items()) if "total_updates" not in s.numbers),
 ]
 PARAMS = {
     "Dense_0": {
@@ -185,8 +185,8 @@ def checked(rule, fields=None):
         user_rule.known(rule),
     ):
         config = user_rule.section(fields or {})
-        spec, _ = make_rule(config)
-        json.dumps({**spec.hyperparameters, **spec.options})
+        spec = RULES.configured(config)
+        json.dumps({**spec.numbers, **spec.options})
         user_rule.check(config, PARAMS)
         return spec
 
@@ -198,8 +198,8 @@ def test_every_alias_of_optax_and_every_rule_of_ours_may_be_passed(rule):
 
 def test_whole_numbers_and_what_json_cannot_hold_are_not_swept():
     spec = checked(optax.adafactor)
-    assert "min_dim_size_to_factor" in spec.options and "decay_rate" in spec.hyperparameters
-    assert "dtype_momentum" not in {**spec.options, **spec.hyperparameters}
+    assert "min_dim_size_to_factor" in spec.options and "decay_rate" in spec.numbers
+    assert "dtype_momentum" not in {**spec.options, **spec.numbers}
     assert "ns_steps" in checked(optax.contrib.muon).options
 
 
@@ -211,7 +211,7 @@ def branches(learning_rate, momentum=0.5, scale=2.0):
 
 def test_a_number_that_a_rule_has_to_know_is_an_option():
     spec = checked(branches)
-    assert dict(spec.hyperparameters) == {"scale": 2.0} and spec.options == {"momentum": 0.5}
+    assert dict(spec.numbers) == {"scale": 2.0} and spec.options == {"momentum": 0.5}
 
 
 def with_update(update):
@@ -264,4 +264,4 @@ def test_a_field_that_a_rule_does_not_have_or_take_is_refused(fields, words):
 
     with pytest.raises(UserError, match=words):
         checked(rule, fields)
-    assert checked(rule, {"name": "sgd", "decay_mask": "all"}).hyperparameters["momentum"] == 0.9
+    assert checked(rule, {"name": "sgd", "decay_mask": "all"}).numbers["momentum"] == 0.9

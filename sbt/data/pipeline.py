@@ -130,6 +130,35 @@ def make_pipeline(
     return arrays, batch_fn
 
 
+def with_copies(batches: Batches, copies: int) -> Batches:
+    """Batch augmentation (Hoffer et al. 2019): several copies of each training example.
+
+    Every copy is augmented on its own. The gradient is then averaged over all inputs, while
+    learning rate, schedule and number of updates stay those of the batch: m counts its examples.
+    Copies follow each other batch by batch (all examples, then all again), so that any m
+    consecutive inputs, such as a micro-batch that shares batch statistics, are of different
+    examples.
+
+    Args:
+      batches: from :func:`make_pipeline`.
+      copies: M, inputs made of each example; 1 changes nothing.
+    """
+    if copies == 1:
+        return batches
+
+    def copied(arrays, indices, epochs, key, train: bool, *, augmented: bool | None = None):
+        if not train or augmented is False:
+            return batches(arrays, indices, epochs, key, train, augmented=augmented)
+        made = [
+            batches(arrays, indices, epochs, jax.random.fold_in(key, copy), True)
+            for copy in range(copies)
+        ]
+        x, labels = zip(*made, strict=True)
+        return jnp.concatenate(x), jnp.concatenate(labels)
+
+    return copied
+
+
 def eval_batches(num_examples: int, batch: int, multiple: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Index batches that cover 0 .. num_examples-1 once; the last is filled up with weight 0.
 

@@ -7,9 +7,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sbt.models.classifier import PAD_1, Classifier, flatten, images, max_pool
+from sbt.models.classifier import PAD_1, Classifier, Rate, flatten, images, max_pool
+from sbt.models.registry import MODELS
 
 
+@MODELS.register(
+    "alexnet",
+    source="Masters & Luschi 2018, arXiv:1804.07612, Figs 1, 5, 6",
+    about="reduced AlexNet",
+)
 class ReducedAlexNet(Classifier):
     """The reduced AlexNet of Masters & Luschi 2018, section 3.1.
 
@@ -43,6 +49,11 @@ class ReducedAlexNet(Classifier):
         return self.logits(layers, x)
 
 
+@MODELS.register(
+    "alexnet_dropout",
+    source="Gao & Zhong 2020, arXiv:2012.08795",
+    about="AlexNet for 32x32 images, with dropout",
+)
 class AlexNet(Classifier):
     """AlexNet with dropout for 32x32 images, a stand-in for the one of Gao & Zhong 2020.
 
@@ -59,7 +70,7 @@ class AlexNet(Classifier):
       dropout: rate before each of the two hidden dense layers.
     """
 
-    dropout: float = 0.5
+    dropout: Rate = 0.5
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:

@@ -1,7 +1,7 @@
 """What the model families share: their common fields, their layers, their initialisers."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from sbt.errors import UserError
 from sbt.nn import pool
 from sbt.nn.norm import MOMENTUM, accumulation_dtype, make_norm
+from sbt.ranges import BELOW_ONE, Range
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 """He et al. 2015b: N(0, 2 / fan_in), the gain being that of ReLU; the plain normal distribution of
@@ -18,6 +19,12 @@ the paper, where ``nn.initializers.he_normal`` cuts it at two standard deviation
 PAD_1 = ((1, 1), (1, 1))
 """One pixel on every side. Equals SAME for a 3x3 kernel at stride 1; at stride 2, XLA's SAME pads
 an even size on the right only, which shifts the grid by a pixel."""
+
+# Fields of models, by the numbers that they take.
+SIZE = Range(1, 2**16)
+Size = Annotated[int, SIZE]
+Sizes = Annotated[Sequence[int], SIZE]
+Rate = Annotated[float, BELOW_ONE]  # dropout and the like
 
 
 class Layers(NamedTuple):
@@ -59,8 +66,8 @@ class Classifier(nn.Module):
     num_classes: int = 10
     norm: str = "none"
     bn_batch: int | None = None
-    bn_momentum: float = MOMENTUM
-    bn_epsilon: float = 1e-5
+    bn_momentum: Rate = MOMENTUM
+    bn_epsilon: Rate = 1e-5
     bn_eval: str = "running"
     bn_axis_name: str | None = None
     dtype: Any = jnp.float32

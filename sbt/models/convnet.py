@@ -1,13 +1,15 @@
 """Small networks: a convolutional net for 8x8 digits, and a multi-layer perceptron."""
 
-from collections.abc import Sequence
-
 import flax.linen as nn
 import jax
 
-from sbt.models.classifier import Classifier, flatten, images, max_pool
+from sbt.models.classifier import Classifier, Sizes, flatten, images, max_pool
+from sbt.models.registry import MODELS
 
 
+@MODELS.register(
+    "convnet", source="sbt", about="two convolutions, for 8x8 digits", input_shape=(8, 8, 1)
+)
 class ConvNet(Classifier):
     """conv 3x3 -> norm -> ReLU -> max-pool 2x2, for each width in ``channels``; dense to logits.
 
@@ -18,7 +20,7 @@ class ConvNet(Classifier):
       channels: widths of the convolutions; each halves height and width.
     """
 
-    channels: Sequence[int] = (8, 16)
+    channels: Sizes = (8, 16)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -29,6 +31,9 @@ class ConvNet(Classifier):
         return self.logits(layers, flatten(x))
 
 
+@MODELS.register(
+    "mlp", source="sbt", about="multi-layer perceptron, for 8x8 digits", input_shape=(8, 8, 1)
+)
 class MLP(Classifier):
     """Flattened input, ``hidden`` dense layers with norm and ReLU, dense to logits.
 
@@ -38,7 +43,7 @@ class MLP(Classifier):
       hidden: widths of the hidden layers.
     """
 
-    hidden: Sequence[int] = (64, 64)
+    hidden: Sizes = (64, 64)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:

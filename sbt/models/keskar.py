@@ -6,26 +6,43 @@ statistics of the batch at evaluation too (there 5000 examples); epsilon is 1e-6
 Keras version of the time (the paper gives none).
 """
 
-from collections.abc import Sequence
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 
-from sbt.models.classifier import Classifier, Layers, flatten, images, max_pool
+from sbt.models.classifier import Classifier, Layers, Rate, Size, flatten, images, max_pool
+from sbt.models.registry import MODELS
 from sbt.models.vgg import VGG16
+from sbt.ranges import BELOW_ONE
 
 glorot_uniform = nn.initializers.glorot_uniform()
 
 
 class _Keskar(Classifier):
     norm: str = "batch"
-    bn_epsilon: float = 1e-6
+    bn_epsilon: Rate = 1e-6
     bn_eval: str = "batch"
 
     def keras_layers(self, train: bool) -> Layers:
         return self.layers(train, bias=True, kernel_init=glorot_uniform)
 
 
+@MODELS.register(
+    "f2",
+    source="Keskar et al. 2017, arXiv:1609.04836",
+    about="seven dense layers, TIMIT",
+    fixed={"depth": 7},
+    input_shape=(1, 1, 360),
+    num_classes=1973,
+)
+@MODELS.register(
+    "f1",
+    source="Keskar et al. 2017, arXiv:1609.04836",
+    about="five dense layers, MNIST",
+    fixed={"depth": 5},
+    input_shape=(28, 28, 1),
+)
 class FullyConnected(_Keskar):
     """F1 and F2: flattened input, hidden layers of 512 (dense -> norm -> ReLU), dense to logits.
 
@@ -37,8 +54,8 @@ class FullyConnected(_Keskar):
       width: of each; the paper's 512, or less where time is short.
     """
 
-    depth: int = 5
-    width: int = 512
+    depth: Size = 5
+    width: Size = 512
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -49,6 +66,15 @@ class FullyConnected(_Keskar):
         return self.logits(layers, x)
 
 
+@MODELS.register(
+    "c3",
+    source="Keskar et al. 2017, arXiv:1609.04836",
+    about="AlexNet-like, CIFAR-100",
+    num_classes=100,
+)
+@MODELS.register(
+    "c1", source="Keskar et al. 2017, arXiv:1609.04836", about="AlexNet-like, CIFAR-10"
+)
 class ShallowConv(_Keskar):
     """C1 (10 classes) and C3 (100 classes), the AlexNet-like network.
 
@@ -61,7 +87,7 @@ class ShallowConv(_Keskar):
       dropout: rate after each hidden dense layer.
     """
 
-    dropout: float = 0.5
+    dropout: Rate = 0.5
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -76,6 +102,13 @@ class ShallowConv(_Keskar):
         return self.logits(layers, x)
 
 
+@MODELS.register(
+    "c4",
+    source="Keskar et al. 2017, arXiv:1609.04836",
+    about="VGG-like, CIFAR-100",
+    num_classes=100,
+)
+@MODELS.register("c2", source="Keskar et al. 2017, arXiv:1609.04836", about="VGG-like, CIFAR-10")
 class DeepConv(_Keskar):
     """C2 (10 classes) and C4 (100 classes), the VGG-like network.
 
@@ -90,8 +123,8 @@ class DeepConv(_Keskar):
       dropout: rate in front of and after the hidden dense layer.
     """
 
-    conv_dropout: Sequence[float] = (0.3, 0.4)
-    dropout: float = 0.5
+    conv_dropout: Annotated[tuple[float, float], BELOW_ONE] = (0.3, 0.4)
+    dropout: Rate = 0.5
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:

@@ -1,6 +1,5 @@
 """Residual networks: the CIFAR family of He et al. 2015a, ResNet-18 for CIFAR, ResNet-50."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from sbt.errors import UserError
-from sbt.models.classifier import PAD_1, Classifier, Layers, images
+from sbt.models.classifier import PAD_1, Classifier, Layers, Size, Sizes, images
+from sbt.models.registry import MODELS
 from sbt.nn.pool import global_mean, max_pool
 from sbt.nn.relu import relu
 
@@ -93,6 +93,37 @@ class ResNet(Classifier):
     zero_last_scale: bool = False
 
 
+@MODELS.register(
+    "resnet56",
+    source="He et al. 2015, arXiv:1512.03385",
+    about="CIFAR ResNet, n = 9",
+    fixed={"depth": 56},
+)
+@MODELS.register(
+    "resnet44",
+    source="He et al. 2015, arXiv:1512.03385",
+    about="CIFAR ResNet, n = 7",
+    fixed={"depth": 44},
+)
+@MODELS.register(
+    "resnet32",
+    source="Masters & Luschi 2018, arXiv:1804.07612, Figs 4, 7-11, 13, 17, 18; "
+    "He et al. 2015, arXiv:1512.03385",
+    about="CIFAR ResNet, n = 5",
+    fixed={"depth": 32},
+)
+@MODELS.register(
+    "resnet20",
+    source="Masters & Luschi 2018, arXiv:1804.07612, Fig. 3; He et al. 2015, arXiv:1512.03385",
+    about="CIFAR ResNet, n = 3",
+    fixed={"depth": 20},
+)
+@MODELS.register(
+    "resnet8",
+    source="Masters & Luschi 2018, arXiv:1804.07612, Fig. 2; He et al. 2015, arXiv:1512.03385",
+    about="CIFAR ResNet, n = 1",
+    fixed={"depth": 8},
+)
 class CifarResNet(ResNet):
     """The 6n+2-layer family of He et al. 2015a for 32x32 images.
 
@@ -108,8 +139,8 @@ class CifarResNet(ResNet):
         (no parameters; the paper's choice for CIFAR), ``"B"`` is a 1x1 convolution and norm.
     """
 
-    depth: int = 20
-    width: int = 16
+    depth: Size = 20
+    width: Size = 16
     shortcut: str = "A"
 
     @nn.compact
@@ -135,6 +166,11 @@ class CifarResNet(ResNet):
         return self.logits(layers, global_mean(x))
 
 
+@MODELS.register(
+    "resnet18",
+    source="Gao & Zhong 2020, arXiv:2012.08795, Fig. 16",
+    about="ResNet-18 with a CIFAR stem",
+)
 class CifarResNet18(ResNet):
     """ResNet-18 as commonly trained on 32x32 images: a 3x3 stride-1 stem and no first pool.
 
@@ -153,6 +189,13 @@ class CifarResNet18(ResNet):
         return self.logits(layers, global_mean(x))
 
 
+@MODELS.register(
+    "resnet50",
+    source="Masters & Luschi 2018, arXiv:1804.07612, Figs 12, 14; He et al. 2015, arXiv:1512.03385",
+    about="ImageNet ResNet-50",
+    input_shape=(224, 224, 3),
+    num_classes=1000,
+)
 class ResNet50(ResNet):
     """ResNet-50 for 224x224 images (He et al. 2015a).
 
@@ -167,7 +210,7 @@ class ResNet50(ResNet):
     """
 
     num_classes: int = 1000
-    stages: Sequence[int] = (3, 4, 6, 3)
+    stages: Sizes = (3, 4, 6, 3)
     strided: str = "1x1"
 
     @nn.compact
@@ -185,7 +228,7 @@ class ResNet50(ResNet):
         return self.logits(layers, global_mean(x))
 
 
-def _checked(field: str, value: str, known: Sequence[str]) -> str:
+def _checked(field: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         raise UserError(
             f"config.model.{field}", f"unknown value {value!r}", f"Use {' or '.join(known)}."

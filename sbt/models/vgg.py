@@ -4,11 +4,15 @@ import flax.linen as nn
 import jax
 
 from sbt.models.classifier import Classifier, flatten, images, max_pool
+from sbt.models.registry import MODELS
 
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Configuration D of Simonyan & Zisserman 2014: widths of the 3x3 convolutions between pools."""
 
 
+@MODELS.register(
+    "vgg16", source="Simonyan & Zisserman 2014, arXiv:1409.1556", about="VGG-16 for CIFAR"
+)
 class CifarVGG16(Classifier):
     """VGG-16 for 32x32 images: thirteen convolutions and a single dense layer.
 

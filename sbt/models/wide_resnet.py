@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 
 from sbt.errors import UserError
-from sbt.models.classifier import PAD_1, Classifier, Layers, images
+from sbt.models.classifier import PAD_1, Classifier, Layers, Rate, Size, images
+from sbt.models.registry import MODELS
 from sbt.nn.pool import global_mean
 
 
@@ -39,6 +40,18 @@ class PreActivationBlock(nn.Module):
         return x + conv(y, self.width, 3, padding=PAD_1)
 
 
+@MODELS.register(
+    "wrn28_10",
+    source="Zagoruyko & Komodakis 2016, arXiv:1605.07146",
+    about="wide ResNet",
+    fixed={"depth": 28, "widen": 10},
+)
+@MODELS.register(
+    "wrn16_4",
+    source="Zagoruyko & Komodakis 2016, arXiv:1605.07146",
+    about="wide ResNet",
+    fixed={"depth": 16, "widen": 4},
+)
 class WideResNet(Classifier):
     """WRN-depth-widen of Zagoruyko & Komodakis 2016, arXiv:1605.07146.
 
@@ -55,9 +68,9 @@ class WideResNet(Classifier):
     """
 
     norm: str = "batch"
-    depth: int = 16
-    widen: int = 4
-    dropout: float = 0.0
+    depth: Size = 16
+    widen: Size = 4
+    dropout: Rate = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:

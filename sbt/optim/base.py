@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sbt.choice import Names
 from sbt.errors import UserError, shown
 from sbt.ranges import BELOW_ONE, FRACTION, NON_NEGATIVE, POSITIVE, Range
 
@@ -25,7 +26,8 @@ Fraction = Annotated[Scalar, FRACTION]
 AtLeastOne = Annotated[Scalar, Range(1)]
 HalfAtMost = Annotated[Scalar, Range(0, 0.5, open_low=True)]
 Schedule = Callable[[Any], Any]
-Mask = Any  # a tree of bools (or a prefix), a callable from params to one, 'all', 'kernels' or None
+# A tree of bools (or a prefix), a callable from params to one, 'all', 'kernels' or None (all).
+Mask = Annotated[Any, Names("all", "kernels")]
 Norm = Literal["global", "layer"]
 
 

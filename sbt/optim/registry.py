@@ -1,127 +1,73 @@
-"""The update rules that a config can name, with their sweepable hyperparameters.
-
-Every family that lives elsewhere brings a dictionary of its own; this module is where they meet.
-"""
+"""The update rules that a config can name: functions ``rule(learning_rate, **fields)``."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from sbt.choice import Registry
+from sbt.optim.adam import adam
 from sbt.optim.clars import clars
+from sbt.optim.conservative import conservative
 from sbt.optim.curvature import cblr, mclr
 from sbt.optim.extrap_sgd import extrap_sgd
+from sbt.optim.hoffer import hoffer_sgd
 from sbt.optim.lamb import lamb
 from sbt.optim.layerwise import lars, percent_delta
-from sbt.optim.momentum_registry import RULES_MOMENTUM
+from sbt.optim.random_scaling import exponentiated_o2nc, randomly_scaled_sgdm
 from sbt.optim.sgd import sgd
+from sbt.optim.shb import normalized_shb, shb
+from sbt.optim.shb_exponential import exponential_shb, mix_shb
+from sbt.optim.shb_stages import accelerated_shb, multistage_shb
+from sbt.optim.smoothout import smoothout_sgd
 from sbt.optim.sngm import sngm
-from sbt.optim.spec import DECAY_MASK, RuleSpec, rename_mask
+from sbt.optim.spec import rename_mask
+from sbt.optim.svag import svag
 
 _GAO_ZHONG = "Gao and Zhong 2020, arXiv 2012.08795"
-_DECAY = {"momentum": 0.0, "weight_decay": 0.0}
+_DANG = "Dang, Babanezhad and Vaswani 2024, arXiv 2401.06738"
+_ZHANG = "Zhang and Cutkosky 2024, arXiv 2405.09742"
+
+RULES: Final = Registry("rule")
 
 
-def _spec(
+def _add(
     rule: Callable[..., Any],
     source: str,
-    hyperparameters: Mapping[str, float],
-    *,
-    decay_mask: str = "all",
-    ratio_mask: str | None = None,
-    needs: tuple[str, ...] = (),
-    options: Mapping[str, Any] | None = None,
-    **choices: tuple[Any, ...],
-) -> RuleSpec:
-    """A spec whose options default to the first of their choices."""
-    options = {name: values[0] for name, values in choices.items()} | dict(options or {})
-    masks = {"decay_mask": decay_mask} | ({"ratio_mask": ratio_mask} if ratio_mask else {})
-    optional = {"momentum"} | ({"weight_decay"} if rule in (sgd, sngm) else set())
-    return RuleSpec(
-        make=rename_mask(rule),
-        hyperparameters=hyperparameters,
-        options={**options, **masks},
-        source=source,
-        needs=frozenset(needs),
-        choices={**choices, **dict.fromkeys(masks, DECAY_MASK)},
-        optional=frozenset(optional & set(hyperparameters)),
-    )
+    *needs: str,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    RULES.register(rule.__name__, source=source, needs=needs, defaults=defaults)(rename_mask(rule))
 
 
-RULES_GRADIENT: Final[dict[str, RuleSpec]] = {
-    "sgd": _spec(
-        sgd,
-        "Masters and Luschi 2018, arXiv 1804.07612, equations 1-6",
-        _DECAY,
-        nesterov=(False, True),
-    ),
-    "sngm": _spec(
-        sngm,
-        "Zhao et al. 2020, arXiv 2007.13985, algorithm 1",
-        {"momentum": 0.9, "weight_decay": 0.0},
-        decay=("coupled", "decoupled"),
-        norm=("global", "layer"),
-    ),
-    "lars": _spec(
-        lars,
-        "You, Gitman and Ginsburg 2017, arXiv 1708.03888, algorithm 1",
-        {**_DECAY, "momentum": 0.9, "trust_coefficient": 0.001, "fallback_ratio": 1.0},
-        decay_mask="kernels",
-        ratio_mask="kernels",
-        form=("paper", "optax"),
-        nesterov=(False, True),
-    ),
-    "lamb": _spec(
-        lamb,
-        "You et al. 2019, arXiv 1904.00962, algorithm 2",
-        {
-            "b1": 0.9,
-            "b2": 0.999,
-            "eps": 1e-6,
-            "weight_decay": 0.0,
-            "phi_min": 0.0,
-            "phi_max": 10.0,
-        },
-        decay_mask="kernels",
-        ratio_mask="kernels",
-        phi=("identity", "clamp"),
-    ),
-    "percent_delta": _spec(
-        percent_delta,
-        f"Abu-El-Haija 2017, arXiv 1708.07227; {_GAO_ZHONG}, equation 24",
-        {**_DECAY, "weight_floor": 1e-6, "fallback_ratio": 1.0},
-        decay_mask="kernels",
-        ratio_mask="kernels",
-    ),
-    "clars": _spec(
-        clars,
-        "Huo, Gu and Huang 2021, arXiv 2002.01576",
-        {**_DECAY, "momentum": 0.9, "trust_coefficient": 0.001, "fallback_ratio": 1.0},
-        decay_mask="kernels",
-        ratio_mask="kernels",
-        needs=("example_norms",),
-    ),
-    "extrap_sgd": _spec(
-        extrap_sgd,
-        "Lin et al. 2020, arXiv 2006.05720",
-        {**_DECAY, "extrapolation": 1.0},
-        nesterov=(True, False),
-    ),
-    "cblr": _spec(
-        cblr,
-        f"{_GAO_ZHONG}, equations 9-11",
-        {**_DECAY, "ema_decay": 0.0, "curvature_floor": 1e-3, "fallback_radius": 1.0},
-        needs=("hessian_diagonal",),
-        options={"radius_ceiling": None},
-    ),
-    "mclr": _spec(
-        mclr,
-        f"{_GAO_ZHONG}, equations 20-22",
-        {**_DECAY, "fallback_ratio": 1.0},
-        decay_mask="kernels",
-        ratio_mask="kernels",
-        reading=("magnitudes", "ratio", "signed"),
-        decay_form=("sum", "inside"),
-        median_kind=("midpoint", "lower"),
-    ),
-}
-
-RULES: Final[dict[str, RuleSpec]] = {**RULES_GRADIENT, **RULES_MOMENTUM}
+_add(sgd, "Masters and Luschi 2018, arXiv 1804.07612, equations 1-6")
+_add(sngm, "Zhao et al. 2020, arXiv 2007.13985, algorithm 1")
+_add(lars, "You, Gitman and Ginsburg 2017, arXiv 1708.03888, algorithm 1")
+_add(lamb, "You et al. 2019, arXiv 1904.00962, algorithm 2")
+_add(
+    percent_delta,
+    f"Abu-El-Haija 2017, arXiv 1708.07227; {_GAO_ZHONG}, equation 24",
+    defaults={"momentum": 0.0},
+)
+_add(clars, "Huo, Gu and Huang 2021, arXiv 2002.01576", "example_norms")
+_add(extrap_sgd, "Lin et al. 2020, arXiv 2006.05720")
+_add(cblr, f"{_GAO_ZHONG}, equations 9-11", "hessian_diagonal", defaults={"momentum": 0.0})
+_add(mclr, f"{_GAO_ZHONG}, equations 20-22", defaults={"momentum": 0.0})
+_add(adam, "Kingma and Ba 2015, arXiv 1412.6980, algorithm 1")
+_add(shb, _DANG)
+_add(
+    normalized_shb,
+    "Wang et al. 2024, arXiv 2307.15196, equation 3; Sato and Iiduka 2024, arXiv 2402.02325",
+)
+_add(accelerated_shb, _DANG)
+_add(multistage_shb, _DANG, defaults={"total_updates": 1000.0})
+_add(exponential_shb, _DANG, defaults={"total_updates": 1000.0})
+_add(mix_shb, _DANG, defaults={"total_updates": 1000.0})
+_add(randomly_scaled_sgdm, _ZHANG)
+_add(exponentiated_o2nc, _ZHANG)
+_add(
+    svag,
+    "Li, Malladi and Arora 2021, arXiv 2102.12470; Wang et al. 2024, arXiv 2307.15196",
+    "second_gradient",
+)
+_add(hoffer_sgd, "Hoffer, Hubara and Soudry 2017, arXiv 1705.08741")
+_add(smoothout_sgd, "Wen et al. 2018, arXiv 1805.07898")
+_add(conservative, "Keskar et al. 2017, arXiv 1609.04836, appendix E", "grad_fn")

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from sbt.errors import UserError
 from sbt.optim import base
-from sbt.optim.schedule_shapes import as_progress, reached
+from sbt.schedules.lr import as_progress, reached
 
 Choice = Literal["loss", "random"]
 Average = Literal["kept", "batch"]

@@ -9,13 +9,11 @@ from ml_collections import ConfigDict
 from sbt.config import (
     OPEN_SECTIONS,
     SECTION_AXES,
-    TABLES,
-    chosen_fields,
+    SECTIONS,
     locate_name,
     unknown_field,
 )
 from sbt.errors import UserError, shown
-from sbt.optim import make_batch_schedule, make_rule, make_schedule
 
 MOST_RUNS = 10**6
 # What a sweep has once, for all of its runs.
@@ -97,17 +95,10 @@ def _locate(config: ConfigDict, axis: str, where: str) -> str:
 
 def _leaf_fields(config: ConfigDict) -> Iterator[tuple[str, str]]:
     """(path, leaf name) of what may be swept inside sections."""
-    spec, _ = make_rule(config.rule)
-    for name in (*spec.hyperparameters, *spec.options):
-        yield f"rule.{name}", name
-    for name in make_schedule(config.schedule).parameters:
-        yield f"schedule.{name}", name
-    for name in make_batch_schedule(config.batch_schedule).parameters:
-        yield f"batch_schedule.{name}", name
-    for section in TABLES:
-        for name in chosen_fields(config, section):
+    for section, registry in SECTIONS.items():
+        for name in registry.configured(config[section]).fields:
             yield f"{section}.{name}", name
-    for section in ("model", "data", "sample", "evaluate"):
+    for section in ("data", "evaluate"):
         for name in config[section]:
             if name != "name":
                 yield f"{section}.{name}", name

@@ -8,9 +8,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sbt.errors import UserError
-from sbt.optim import make_batch_schedule, make_rule
+from sbt.optim import RULES
+from sbt.schedules import BATCH_SCHEDULES
 from sbt.sweep.grid import Grid, Run, by_static_settings, with_settings
-from sbt.train.gradient import FUNCTIONS
+from sbt.train.extras import FUNCTIONS, draws
 from sbt.train.shards import ONE_DEVICE, Sharding
 
 # Above this many examples a larger micro-batch no longer makes an example cheaper.
@@ -135,11 +136,11 @@ def make_cohorts(
         config = with_settings(grid.config, dict(static))
         facts = facts_of(config)
         sizes = [run.settings.get("batch_size", config.batch_size) for run in runs]
-        needs = make_rule(config.rule)[0].needs
-        draws = _draws(config)
+        needs = RULES.named(config.rule.name).needs
+        drawn = draws(needs)
         for m in sizes:
-            if m * draws > facts.num_examples:
-                pair = f" in each of the two batches of {config.rule.name!r}" * (draws > 1)
+            if m * drawn > facts.num_examples:
+                pair = f" in each of the two batches of {config.rule.name!r}" * (drawn > 1)
                 raise UserError(
                     "config.batch_size",
                     f"{m} examples{pair} are more than the {facts.num_examples} of the training "
@@ -198,18 +199,13 @@ def make_cohort(
         config=config,
         micro_batch=micro_batch,
         examples_per_tick=examples_per_tick,
-        draws=_draws(config),
+        draws=draws(RULES.named(config.rule.name).needs),
         runs=tuple(runs),
         batch_sizes=tuple(run.settings.get("batch_size", config.batch_size) for run in runs),
         facts=facts,
         sharding=sharding_of(config),
         synchronous=synchronous,
     )
-
-
-def _draws(config: ConfigDict) -> int:
-    """Batches that one update draws."""
-    return 2 if "second_gradient" in make_rule(config.rule)[0].needs else 1
 
 
 def sharding_of(config: ConfigDict) -> Sharding:
@@ -222,7 +218,7 @@ def _check_growth(config: ConfigDict, runs: Sequence[Run], sizes: Sequence[int])
     """Refuses batches that grow beyond what a counter of examples holds."""
     if config.batch_schedule.name == "constant":
         return
-    schedule, section = make_batch_schedule(config.batch_schedule), "batch_schedule."
+    schedule, section = BATCH_SCHEDULES.configured(config.batch_schedule), "batch_schedule."
     last: dict[tuple[tuple[str, Any], ...], float] = {}
     for run, m in zip(runs, sizes, strict=True):
         own = tuple(
@@ -232,7 +228,7 @@ def _check_growth(config: ConfigDict, runs: Sequence[Run], sizes: Sequence[int])
         )
         if own not in last:
             fields = {path.removeprefix(section): value for path, value in own}
-            last[own] = float(schedule.growth(1.0, **fields))
+            last[own] = float(schedule(1.0, **fields).batch)
         if not m * last[own] < 2**31:
             raise UserError(
                 "config.batch_schedule",
@@ -246,7 +242,7 @@ def _first_batch(config: ConfigDict, run: Run, m: int) -> int:
     schedule = config.batch_schedule
     if schedule.name != "small_first":
         return m
-    default = make_batch_schedule(schedule).parameters["ratio"]
+    default = BATCH_SCHEDULES.configured(schedule).values["ratio"]
     return max(1, round(m * run.settings.get("batch_schedule.ratio", default)))
 
 

@@ -64,7 +64,7 @@ def _value(config: ConfigDict, settings: Mapping[str, Any], path: str) -> Any:
         return config[section]
     if leaf in config[section]:
         return config[section][leaf]
-    if section not in configs.NAMED_SECTIONS:
+    if section not in configs.SECTIONS:
         return None
     name = settings.get(f"{section}.name", config[section].name)
     return configs.fields_of(section, name).get(leaf)

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from sbt import config as configs
 from sbt.checks import check_batches, check_data, check_effects, check_section
 from sbt.errors import UserError, shown
-from sbt.optim import make_batch_schedule, make_rule, make_schedule
 from sbt.sweep.axes import assign, axes_of, locate
 
 
@@ -62,7 +61,7 @@ def with_settings(config: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict
     copy = config.copy_and_resolve_references()
     for path, value in sorted(settings.items(), key=lambda item: not item[0].endswith(".name")):
         section, _, leaf = path.partition(".")
-        if leaf == "name" and section in configs.NAMED_SECTIONS:
+        if leaf == "name" and section in configs.SECTIONS:
             copy[section] = _of_name(copy[section], section, value)
         assign(copy, path, value)
     return copy
@@ -155,7 +154,7 @@ def _is_name(path: str) -> bool:
 def _has(settings: Mapping[str, Any], path: str) -> bool:
     """Whether what a run chooses by name (its rule, its schedule) has the field at ``path``."""
     section, _, leaf = path.partition(".")
-    if _is_name(path) or section not in configs.NAMED_SECTIONS:
+    if _is_name(path) or section not in configs.SECTIONS:
         return True
     name = settings.get(f"{section}.name")
     return name is None or leaf in configs.fields_of(section, name)
@@ -166,7 +165,7 @@ def _varied_names(
 ) -> tuple[Any, ...]:
     """The rules (schedules, ...) that the section of ``path`` takes in a sweep; () if but one."""
     section = path.partition(".")[0]
-    if _is_name(path) or section not in configs.NAMED_SECTIONS:
+    if _is_name(path) or section not in configs.SECTIONS:
         return ()
     for axis, swept in paths.items():
         if swept == f"{section}.name":
@@ -213,7 +212,7 @@ def _check_value(
     try:
         if path in configs.FIELDS:
             configs.taken(path, value)
-        if section in configs.NAMED_SECTIONS:
+        if section in configs.SECTIONS:
             name = {**(beside or {}), path: value}.get(f"{section}.name", config[section].name)
             check_section(section, {**_of_name(config[section], section, name), leaf: value})
         elif section == "data":
@@ -251,23 +250,12 @@ def _batch_problem(m: int, g: int | None, b: int | None) -> UserError | None:
 
 def traced_paths(config: ConfigDict) -> frozenset[str]:
     """Paths whose numbers are traced, and the label of a case; any other swept field separates."""
-    spec, _ = make_rule(config.rule)
-    sections = {
-        "rule": spec.hyperparameters,
-        "schedule": make_schedule(config.schedule).parameters,
-        "batch_schedule": make_batch_schedule(config.batch_schedule).parameters,
-        **{section: configs.chosen_fields(config, section) for section in configs.TABLES},
-        "sample": config.sample,
-    }
-    return frozenset(
-        ["batch_size", "base_lr", "seed", "case"]
-        + [
-            f"{section}.{name}"
-            for section, fields in sections.items()
-            for name, value in fields.items()
-            if isinstance(value, float)
-        ]
-    )
+    numbers = [
+        f"{section}.{name}"
+        for section, registry in configs.SECTIONS.items()
+        for name in registry.configured(config[section]).numbers
+    ]
+    return frozenset(["batch_size", "base_lr", "seed", "case", *numbers])
 
 
 def by_static_settings(grid: Grid) -> dict[tuple[tuple[str, Any], ...], list[Run]]:

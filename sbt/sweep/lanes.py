@@ -1,7 +1,7 @@
 """What tells the lanes of a pass apart, and how their states lie on the mesh."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,7 @@ from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sbt.config import chosen_fields
-from sbt.optim import make_batch_schedule, make_rule, make_schedule
+from sbt.config import SECTIONS
 from sbt.parallel.mesh import DATA_AXIS, LANE_AXIS
 from sbt.sweep.cohort import Cohort, settings_array
 from sbt.train.shards import Sharding
@@ -49,30 +48,25 @@ def make_lanes(cohort: Cohort, runs: np.ndarray | Sequence[int], size: int = 0) 
         every = settings_array(cohort, path, default)
         return np.asarray([every[i] for i in chosen], kind)
 
-    def numbers(section: str, defaults: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        numeric = {name: value for name, value in defaults.items() if isinstance(value, float)}
-        return {name: values(f"{section}.{name}", v, dtype) for name, v in numeric.items()}
-
+    numbers = {
+        section: {
+            name: values(f"{section}.{name}", value, dtype)
+            for name, value in registry.configured(config[section]).numbers.items()
+        }
+        for section, registry in SECTIONS.items()
+    }
     seeds = values("seed", config.seed, np.uint32)
     slots = np.searchsorted(np.asarray(seeds_of(cohort)), seeds).astype(np.int32)
     sizes = values("batch_size", config.batch_size, np.int32)
-    rule = numbers("rule", make_rule(config.rule)[0].hyperparameters)
-    if "total_updates" in rule and "rule.total_updates" not in cohort.runs[0].settings:
+    if "total_updates" in numbers["rule"] and "rule.total_updates" not in cohort.runs[0].settings:
         # Multi-stage rules divide a number of updates; in a sweep it is the budget's.
-        rule["total_updates"] = (cohort.total_examples // (sizes * cohort.draws)).astype(dtype)
+        updates = cohort.total_examples // (sizes * cohort.draws)
+        numbers["rule"]["total_updates"] = updates.astype(dtype)
     hyper = Hyper(
         key=jax.vmap(jax.random.key)(seeds),
         batch_size=sizes,
         base_lr=values("base_lr", config.base_lr, dtype),
-        rule=rule,
-        schedule=numbers("schedule", make_schedule(config.schedule).parameters),
-        batch_schedule=numbers(
-            "batch_schedule", make_batch_schedule(config.batch_schedule).parameters
-        ),
-        momentum_schedule=numbers("momentum_schedule", chosen_fields(config, "momentum_schedule")),
-        noise=numbers("noise", chosen_fields(config, "noise")),
-        objective=numbers("objective", chosen_fields(config, "objective")),
-        sample=numbers("sample", config.sample),
+        **{section: found for section, found in numbers.items() if section in Hyper._fields},
     )
     return Lanes(hyper, slots, members >= 0)
 

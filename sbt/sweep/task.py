@@ -17,19 +17,25 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from sbt import config as configs
+from sbt.choice import Choice
 from sbt.data import Dataset, load, make_pipeline
 from sbt.data.dataset import checked, subset
 from sbt.data.encoded import SampledSet
+from sbt.data.pipeline import with_copies
 from sbt.errors import UserError, shown, user_code
 from sbt.measure.online import Online, Setting
 from sbt.measure.registry import MEASUREMENTS, online_in
 from sbt.models.adapter import Model, as_model
 from sbt.models.registry import build_model
-from sbt.optim import RuleSpec, make_batch_schedule, make_rule, make_schedule
+from sbt.optim import RULES
 from sbt.parallel.mesh import DATA_AXIS, LANE_AXIS, put
+from sbt.schedules import BATCH_SCHEDULES, MOMENTUM_SCHEDULES, NOISE, SCHEDULES
 from sbt.sweep.cohort import Cohort, ModelFacts
-from sbt.train.gradient import EXTRAS, FUNCTIONS, Objective, Point, gradients
-from sbt.train.pace import Pace
+from sbt.train.extras import EXTRAS, FUNCTIONS
+from sbt.train.gradient import Objective, gradients
+from sbt.train.objective import OBJECTIVES, SAMPLES, Batch
+from sbt.train.settings import Schedules
+from sbt.train.state import Hyper
 from sbt.train.step import Program
 
 
@@ -374,8 +380,8 @@ def model_facts(task: Task, batch: int) -> ModelFacts:
     objective = Objective(task.model, "stock")
 
     def step(params: Any, stats: Any, x: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
-        point = Point(stats, x, labels, key, jnp.zeros(()), {}, {})
-        return gradients(objective, params, point)
+        batch = Batch(x, labels, key, jnp.zeros(()))
+        return gradients(objective, Hyper(key, 0, 0.0), params, stats, batch)
 
     def draws(key: jax.Array) -> Any:
         return task.model.apply(_zeros(params), _zeros(stats), _zeros(x), key, True)[0]
@@ -412,8 +418,8 @@ def make_program(task: Task, cohort: Cohort, convolution: Any) -> Program:
       UserError: parts of the config that do not go together.
     """
     config = cohort.config
-    spec, make_transform = make_rule(config.rule)
-    unknown = spec.needs - EXTRAS
+    rule = RULES.configured(config.rule)
+    unknown = rule.needs - set(EXTRAS)
     if unknown:
         raise UserError(
             "config.rule.name",
@@ -445,14 +451,14 @@ def make_program(task: Task, cohort: Cohort, convolution: Any) -> Program:
             f"{cohort.sharding.devices} devices see a part each",
             "set it to 1: lanes accumulate batches of any size",
         )
-    if cohort.sharding.local and spec.needs & FUNCTIONS:
+    if cohort.sharding.local and rule.needs & FUNCTIONS:
         raise UserError(
             "config.parallel.local_steps",
             f"{config.rule.name!r} takes gradients of the whole batch, local SGD of its parts",
             "set it to 1, or choose another rule",
         )
     pieces = cohort.examples_per_tick // (cohort.micro_batch * cohort.sharding.devices)
-    if pieces > 1 and (spec.needs - {"value"} or cohort.facts.batch_statistics or copies > 1):
+    if pieces > 1 and (rule.needs - {"value"} or cohort.facts.batch_statistics or copies > 1):
         raise UserError(
             "config.micro_batch",
             f"{cohort.micro_batch} does not do for a rule that needs the whole batch at once",
@@ -461,22 +467,20 @@ def make_program(task: Task, cohort: Cohort, convolution: Any) -> Program:
     objective = Objective(
         model=task.model,
         convolution=convolution,
-        name=config.objective.name,
-        sample=config.sample.name,
-        average=config.sample.average,
+        wrapper=OBJECTIVES.configured(config.objective),
+        sample=SAMPLES.configured(config.sample),
         pieces=pieces,
-        needs=spec.needs,
+        needs=rule.needs,
         sharding=cohort.sharding,
     )
     return Program(
         objective=objective,
-        make_transform=make_transform,
-        pace=_pace(cohort, spec),
-        batches=task.batches,
+        make_transform=lambda learning_rate, numbers: rule(learning_rate, **numbers),
+        schedules=_schedules(cohort, rule),
+        batches=with_copies(task.batches, copies),
         num_examples=task.num_examples,
         total_examples=cohort.total_examples,
         micro_batch=cohort.examples_per_tick,
-        draws=cohort.draws,
         copies=copies,
         accumulates=cohort.accumulates,
         sharding=cohort.sharding,
@@ -499,7 +503,7 @@ def _online(task: Task, cohort: Cohort) -> tuple[Online, ...]:
     return tuple(MEASUREMENTS[name].make(setting) for name in names)
 
 
-def _pace(cohort: Cohort, spec: RuleSpec) -> Pace:
+def _schedules(cohort: Cohort, rule: Choice) -> Schedules:
     """The schedules of a cohort."""
     config = cohort.config
     name, noise = config.momentum_schedule.name, config.noise.name
@@ -507,7 +511,7 @@ def _pace(cohort: Cohort, spec: RuleSpec) -> Pace:
         ("momentum_schedule", name != "constant"),
         ("noise", noise in ("lr-batch", "beta", "lr-beta")),
     ):
-        if active and "momentum" not in spec.hyperparameters:
+        if active and "momentum" not in rule.numbers:
             raise UserError(
                 f"config.{section}.name",
                 f"moves the momentum, and {config.rule.name!r} has no numeric one here",
@@ -520,13 +524,12 @@ def _pace(cohort: Cohort, spec: RuleSpec) -> Pace:
             f"{noise!r} moves learning rate, batch size and momentum together",
             "leave schedule, batch_schedule and momentum_schedule constant",
         )
-    constant = config.batch_schedule.name == "constant"
-    return Pace(
-        schedule=make_schedule(config.schedule),
+    return Schedules(
         micro_batch=cohort.examples_per_tick,
         lr_scaling=config.lr_scaling,
-        batch_schedule=None if constant else make_batch_schedule(config.batch_schedule),
-        momentum_schedule=name,
-        noise=noise,
+        learning_rate=SCHEDULES.configured(config.schedule),
+        batch=BATCH_SCHEDULES.configured(config.batch_schedule),
+        momentum=MOMENTUM_SCHEDULES.configured(config.momentum_schedule),
+        noise=NOISE.configured(config.noise),
         noise_form="nshb" if config.rule.name == "normalized_shb" else "shb",
     )

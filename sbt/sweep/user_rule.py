@@ -6,6 +6,7 @@ are copies of hyperparameters (``optax.inject_hyperparams``), to be renewed at e
 """
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import re
@@ -18,9 +19,10 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from sbt.choice import Choice, Field, fields_of
 from sbt.errors import UserError, nearest, shown, user_code
-from sbt.optim import RULES, RuleSpec, base
-from sbt.ranges import ANY, ranges_of
+from sbt.optim import RULES, base
+from sbt.ranges import ANY
 
 NAME = "own"
 FIELD = "rule (your own)"
@@ -49,7 +51,7 @@ _UNTRACEABLE = (
 # --- from a function to what the registry knows of rules ------------------------------------------
 
 
-def spec_of(rule: MakeRule) -> RuleSpec:
+def choice_of(rule: MakeRule) -> Choice:
     """What the registry would say of a function ``rule(learning_rate, **hyperparameters)``.
 
     Parameters with a fractional number as default are hyperparameters: they can be swept and arrive
@@ -60,38 +62,30 @@ def spec_of(rule: MakeRule) -> RuleSpec:
     Raises:
       UserError: it is not such a function, or a parameter has no default.
     """
-    numbers: dict[str, float] = {}
-    options: dict[str, Any] = {}
+    fields: dict[str, Field] = {}
+    ranges = {name: field.allowed for name, field in fields_of(rule).items()}
     for parameter in _parameters(rule)[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        default = parameter.default
+        name, default = parameter.name, parameter.default
         if default is parameter.empty:
             remedy = "give it a default; sbt supplies the learning rate alone"
-            raise UserError(FIELD, f"parameter {parameter.name!r} has no default", remedy)
+            raise UserError(FIELD, f"parameter {name!r} has no default", remedy)
         if isinstance(default, np.ndarray | np.generic | jax.Array) and np.ndim(default) == 0:
             with contextlib.suppress(TypeError, ValueError):
                 default = np.asarray(default).item()
         if isinstance(default, float) and abs(default) < float(jnp.finfo(jnp.float32).max):
-            numbers[parameter.name] = default
+            fields[name] = Field(default, float, ranges.get(name) or ANY)
+        elif isinstance(default, bool | int) and _fits_json(default):
+            fields[name] = Field(default, type(default), ranges.get(name))
         elif _fits_json(default):
-            options[parameter.name] = default
-    ranges = dict.fromkeys(numbers, ANY) | ranges_of(rule)
-    spec = RuleSpec(
-        make=rule,
-        hyperparameters=numbers,
-        options=options,
-        source="your own",
-        choices={k: (False, True) for k, v in options.items() if isinstance(v, bool)},
-        ranges={k: v for k, v in ranges.items() if k in numbers or k in options},
-    )
+            fields[name] = Field(default, object, optional=True)
+    choice = Choice("rule", NAME, rule, fields, "your own")
     # A net of two layers shows what most rules want; those that are made for one network (masks,
     # labels) fail on it, and are judged on that network.
-    static, needs = _wants(spec)
-    kept = {k: v for k, v in numbers.items() if k not in static}
-    given = {k: v for k, v in numbers.items() if k in static} | options
+    static, needs = _wants(choice)
     make = functools.partial(_made, rule, needs)
-    return RuleSpec(make, kept, given, spec.source, needs, spec.choices, ranges=spec.ranges)
+    return dataclasses.replace(choice, make=make, needs=needs, static=static)
 
 
 def _parameters(rule: Any) -> list[inspect.Parameter]:
@@ -132,10 +126,10 @@ def section(rule_config: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(rule_config, Mapping | ConfigDict):
         raise UserError("config.rule", f"{shown(rule_config)} is not a section", "give a mapping")
-    fields = {**RULES[NAME].hyperparameters, **RULES[NAME].options}
+    fields = RULES[NAME].fields
     named = rule_config.get("name")
     other = RULES[named] if isinstance(named, str) and named in RULES else None
-    defaults = {**other.hyperparameters, **other.options} if other else {}
+    defaults = other.values if other else {}
     found = {"name": NAME}
     for key in rule_config:
         if key in fields:
@@ -154,7 +148,7 @@ def known(rule: MakeRule | None) -> Iterator[None]:
         yield
         return
     before = RULES.get(NAME)  # of a call around this one
-    RULES[NAME] = spec_of(rule)
+    RULES[NAME] = choice_of(rule)
     try:
         yield
     finally:
@@ -280,18 +274,18 @@ def _trace(
     return jax.eval_shape(one, scalar, dict.fromkeys(traced, scalar), params), takes
 
 
-def _wants(spec: RuleSpec) -> tuple[frozenset[str], frozenset[str]]:
+def _wants(rule: Choice) -> tuple[frozenset[str], frozenset[str]]:
     """Numbers that have to be known when tracing, and the extra arguments that an update needs."""
-    numbers, params = dict(spec.hyperparameters), _two_layers()
+    numbers, params = rule.numbers, _two_layers()
 
     takes = True
 
     def works(needs: frozenset[str], static: frozenset[str]) -> Any:
         nonlocal takes
         traced = {k: v for k, v in numbers.items() if k not in static}
-        fixed = dict(spec.options) | {k: v for k, v in numbers.items() if k in static}
+        fixed = rule.options | {k: v for k, v in numbers.items() if k in static}
         try:
-            _, takes = _trace(spec.make, needs, traced, fixed, params)
+            _, takes = _trace(rule.make, needs, traced, fixed, params)
         except _UNTRACEABLE:
             return None
         except Exception:  # of any kind, in the user's code: told when the network is known
@@ -386,12 +380,9 @@ def check(rule_config: Mapping[str, Any], params: Any, varied: str = "") -> None
     Raises:
       UserError: naming what is wrong with the rule, and UserCodeError where its own code raises.
     """
-    spec = RULES[NAME]
-    rule, needs = spec.make.args  # type: ignore[attr-defined]
-    fields = {**spec.hyperparameters, **spec.options}
-    fields |= {k: v for k, v in rule_config.items() if k in fields}
-    traced = {k: v for k, v in fields.items() if k in spec.hyperparameters}
-    fixed = {k: v for k, v in fields.items() if k not in traced}
+    choice = RULES.configured(rule_config)
+    rule, needs = choice.make.args  # type: ignore[attr-defined]
+    traced, fixed = choice.numbers, choice.options
     try:
         with user_code(FIELD):
             (state, updates, after), _ = _trace(rule, needs, traced, fixed, params)

@@ -66,13 +66,13 @@ class Hyper(NamedTuple):
     key: jax.Array
     batch_size: Number
     base_lr: Number
-    rule: Mapping[str, Number]
-    schedule: Mapping[str, Number]
-    batch_schedule: Mapping[str, Number]
-    momentum_schedule: Mapping[str, Number]
-    noise: Mapping[str, Number]
-    objective: Mapping[str, Number]
-    sample: Mapping[str, Number]
+    rule: Mapping[str, Number] = {}
+    schedule: Mapping[str, Number] = {}
+    batch_schedule: Mapping[str, Number] = {}
+    momentum_schedule: Mapping[str, Number] = {}
+    noise: Mapping[str, Number] = {}
+    objective: Mapping[str, Number] = {}
+    sample: Mapping[str, Number] = {}
 
 
 def no_sums() -> Sums:

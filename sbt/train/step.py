@@ -18,8 +18,10 @@ from jax import lax
 from sbt.data.order import purpose_key
 from sbt.measure.online import Online, Update, seen_tick, seen_update
 from sbt.optim import evaluation_point
-from sbt.train.gradient import Averages, Objective, Point, gradients
-from sbt.train.pace import Pace, settings_at
+from sbt.train import extras
+from sbt.train.gradient import Averages, Objective, drawn_gradients
+from sbt.train.objective import Batch
+from sbt.train.settings import Schedules, settings_at
 from sbt.train.shards import ONE_DEVICE, Sharding
 from sbt.train.state import Hyper, Sums, TrainState, no_sums
 
@@ -32,14 +34,14 @@ class Program:
       objective: model, loss and what is made of them.
       make_transform: ``(learning_rate, hyperparameters) -> optax transformation``; called while
         tracing, at every update, with that update's values.
-      pace: how learning rate, batch size and momentum follow from progress.
-      batches: ``(arrays, indices, epochs, key, train) -> (x, labels)``.
+      schedules: how learning rate, batch size and momentum follow from progress.
+      batches: ``(arrays, indices, epochs, key, train) -> (x, labels)``; in training, the examples
+        ``copies`` times, each copy augmented on its own.
       num_examples: N, size of the training set.
       total_examples: the training budget, epochs times N.
       micro_batch: examples per tick that count towards m: g on each device that shares the run, or
         m where a tick is a whole batch.
-      draws: batches that one update draws; 2 for rules that compare two gradients.
-      copies: inputs made of each example, each augmented on its own.
+      copies: inputs made of each example.
       accumulates: whether some lane needs several ticks for an update; else the accumulators are
         left out.
       sharding: of every batch over devices.
@@ -48,16 +50,20 @@ class Program:
 
     objective: Objective
     make_transform: Callable[..., optax.GradientTransformation]
-    pace: Pace
+    schedules: Schedules
     batches: Callable[..., tuple[jax.Array, jax.Array]]
     num_examples: int
     total_examples: int
     micro_batch: int
-    draws: int = 1
     copies: int = 1
     accumulates: bool = True
     sharding: Sharding = ONE_DEVICE
     online: tuple[Online, ...] = ()
+
+    @property
+    def draws(self) -> int:
+        """Batches that one update draws; 2 for rules that compare two gradients."""
+        return extras.draws(self.objective.needs)
 
     @property
     def tick(self) -> int:
@@ -74,11 +80,13 @@ def progress_of(program: Program, hyper: Hyper, examples: jax.Array) -> jax.Arra
 def state_from(program: Program, hyper: Hyper, params: Any, stats: Any) -> TrainState:
     """The state of a run that starts from given weights, before its first example."""
     # At the settings of the first update: a rule may keep them in its state.
-    first = settings_at(program.pace, hyper, jnp.zeros_like(hyper.base_lr))
+    first = settings_at(program.schedules, hyper, jnp.zeros_like(hyper.base_lr))
     transform = program.make_transform(first.learning_rate, first.rule)
     average: Any = ()
     if program.accumulates:
-        average = jax.tree.map(jnp.zeros_like, Averages(params, stats, _extras(program, params)))
+        average = jax.tree.map(
+            jnp.zeros_like, Averages(params, stats, extras.zeros(program.objective.needs, params))
+        )
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         params=params,
@@ -92,19 +100,6 @@ def state_from(program: Program, hyper: Hyper, params: Any, stats: Any) -> Train
         sums=no_sums(),
         observed=tuple(each.empty for each in program.online),
     )
-
-
-def _extras(program: Program, params: Any) -> dict[str, Any]:
-    """Extra arguments that accumulate, at their shapes."""
-    needs = program.objective.needs
-    extras: dict[str, Any] = {
-        name: params for name in ("hessian_diagonal", "second_gradient") if name in needs
-    }
-    if "example_norms" in needs:
-        extras["example_norms"] = jax.tree.map(lambda p: jnp.zeros((), p.dtype), params)
-    if "value" in needs:
-        extras["value"] = jnp.zeros((), jnp.result_type(float))
-    return extras
 
 
 def micro_step(
@@ -128,14 +123,13 @@ def micro_step(
       key: for the model's own randomness (dropout), fresh at every tick.
     """
     progress = progress_of(program, hyper, state.examples)
-    now = settings_at(program.pace, hyper, progress)
+    now = settings_at(program.schedules, hyper, progress)
     transform = optax.with_extra_args_support(program.make_transform(now.learning_rate, now.rule))
     batch_size = now.batch_size
     rule_key = jax.random.fold_in(purpose_key(hyper.key, "rule"), state.updates)
     at = evaluation_point(transform, state.params, state.opt_state, rule_key)
-    new, loss, correct = _draws(
-        program, at, Point(state.stats, x, labels, key, progress, hyper.objective, hyper.sample)
-    )
+    batch = Batch(x, labels, key, progress)
+    new, loss, correct = drawn_gradients(program.objective, hyper, at, state.stats, batch)
     loss, correct = program.sharding.metrics(loss, correct)
 
     g = program.micro_batch
@@ -191,26 +185,6 @@ def micro_step(
     return lax.cond(sound & (count * g >= batch_size), lambda: update(average), lambda: state)
 
 
-def _draws(program: Program, params: Any, point: Point) -> tuple[Averages, jax.Array, jax.Array]:
-    """Gradients of the tick's examples; of two halves, where the rule compares two batches."""
-    if program.draws == 1:
-        return gradients(program.objective, params, point)
-    half = point.x.shape[0] // 2
-    first, second = (
-        gradients(program.objective, params, point._replace(x=x, labels=labels, key=key))
-        for x, labels, key in (
-            (point.x[:half], point.labels[:half], point.key),
-            (point.x[half:], point.labels[half:], jax.random.fold_in(point.key, 4)),
-        )
-    )
-    stats = jax.tree.map(lambda a, b: (a + b) / 2, first[0].stats, second[0].stats)
-    extras = {**first[0].extras, "second_gradient": second[0].grads}
-    if "value" in extras:
-        extras["value"] = (first[1] + second[1]) / 2
-    averages = Averages(first[0].grads, stats, extras)
-    return averages, (first[1] + second[1]) / 2, first[2] + second[2]
-
-
 def train(
     program: Program,
     state: TrainState,
@@ -247,23 +221,9 @@ def train(
         indices = lax.dynamic_slice_in_dim(order, start - base, size)
         epochs = epoch + (start + jnp.arange(size, dtype=jnp.int32)) // n
         indices, epochs = (program.sharding.own(a, program.draws) for a in (indices, epochs))
-        x, labels = _inputs(program, hyper, arrays, indices, epochs)
+        x, labels = program.batches(arrays, indices, epochs, hyper.key, True)
         key = jax.random.fold_in(purpose_key(hyper.key, "dropout"), epoch)
         key = program.sharding.own_key(jax.random.fold_in(key, start))
         return micro_step(program, state, hyper, x, labels, key)
 
     return lax.fori_loop(0, ticks, tick, state)
-
-
-def _inputs(
-    program: Program, hyper: Hyper, arrays: Any, indices: jax.Array, epochs: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The tick's inputs; with copies, all examples, then all again, each augmented anew."""
-    if program.copies == 1:
-        return program.batches(arrays, indices, epochs, hyper.key, True)
-    copies = [
-        program.batches(arrays, indices, epochs, jax.random.fold_in(hyper.key, copy), True)
-        for copy in range(program.copies)
-    ]
-    x, labels = zip(*copies, strict=True)
-    return jnp.concatenate(x), jnp.concatenate(labels)

@@ -1,4 +1,4 @@
-r"""The degree to which gradient noise smooths the objective (Sato & Iiduka, 2024), and inverses.
+r"""Gradient noise: the degree to which it smooths the objective, and schedules of it.
 
 In their view the noise of the search direction smooths the objective,
 :math:`\hat f_\delta(x) = E_u f(x - \delta u)`, by a *degree of smoothing* :math:`\delta`, a length
@@ -17,19 +17,58 @@ momentum, NSHB is :func:`sbt.optim.normalized_shb`.
 
 All functions take numbers or traced scalars.
 
+Implicit graduated optimisation lowers :math:`\delta` along :math:`\delta(p) = \delta_0 (1-p)^q`,
+:math:`p` being progress (the paper's factors :math:`\gamma_m = ((M-m)/(M-m+1))^q` multiply to
+this). The schedules below, :data:`NOISE`, differ in which of learning rate, batch size and momentum
+brings it about:
+
+==============  ================================================================================
+``none``        nothing changes
+``lr``          :math:`\eta = \eta_0 (1-p)^q`
+``lr-batch``    :math:`b = b_0 (1-p)^{-q\cdot{\rm balance}}`, :math:`\eta` solved from
+                :math:`\delta`
+``beta``        :math:`\beta` solved from :math:`\delta`; 0 once even that smooths too much
+``lr-beta``     :math:`\eta = \eta_0 (1-p)^{q/2}`, :math:`\beta` solved from :math:`\delta`
+``cosine``      :math:`\eta = \eta_0 (1 + \cos \pi p) / 2`
+``exp``         :math:`\eta` times ``power`` every epoch
+==============  ================================================================================
+
+In the authors' code the factor of the first epoch is :math:`(M/(M+1))^q`, one epoch off the text;
+here :math:`\delta` falls as the text says, together with ``lr``. Their code makes a new optimiser
+every epoch, which empties the momentum buffer: a choice of the caller here.
+
+>>> start = Settings(jnp.asarray(0.1), jnp.asarray(256.0), jnp.asarray(0.9))
+>>> for name in ("lr", "lr-batch", "beta", "lr-beta"):
+...     now = NOISE[name](0.5, start, variance=25.318, gradient_bound=1.77)
+...     delta = degree_of_smoothing(*now, variance=25.318, gradient_bound=1.77)
+...     print(name, *(f"{x:.4g}" for x in (*now, delta)))
+lr 0.05359 256 0.9 0.872
+lr-batch 0.05398 477.7 0.9 0.872
+beta 0.1 256 0.8264 0.872
+lr-beta 0.0732 256 0.8677 0.872
+
 References:
   Sato and Iiduka, `Role of Momentum in Smoothing Objective Function and Generalizability of Deep
   Neural Networks <https://arxiv.org/abs/2402.02325>`_, 2024 (v4 is retitled "Momentum Does Not
   Reduce Stochastic Noise in Stochastic Gradient Descent")
 """
 
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from sbt.choice import Registry
 from sbt.errors import UserError, shown
+from sbt.ranges import COUNT, NON_NEGATIVE, POSITIVE
+from sbt.schedules import lr as curves
+from sbt.schedules.lr import as_progress, poly, reached
+from sbt.schedules.settings import Settings
+
+# The authors' exponents of batch growth, by batch size at the start.
+BATCH_BALANCE = {16: 1.503, 32: 1.335, 64: 1.169, 128: 1.0, 256: 0.8354, 512: 2 / 3, 1024: 0.5}
 
 Form = Literal["sgd", "shb", "nshb"]
 
@@ -218,3 +257,139 @@ def variance_from_critical_batch(
     if form == "shb":
         return b * epsilon**2 * beta * (1 - beta) ** 2 / (eta * (beta * beta - beta + 1))
     raise UserError("form", f"no inversion is known for {form!r}", "use 'sgd' or 'shb'")
+
+
+def in_epochs(
+    method: Callable[..., Settings],
+    progress: ArrayLike,
+    start: Settings,
+    *,
+    variance: Annotated[ArrayLike, POSITIVE] = 25.0,
+    gradient_bound: Annotated[ArrayLike, NON_NEGATIVE] = 0.0,
+    form: Form = "shb",
+    power: Annotated[ArrayLike, POSITIVE] = 0.9,
+    epochs: Annotated[ArrayLike, NON_NEGATIVE] = 0.0,
+    balance: Annotated[ArrayLike, NON_NEGATIVE] = 1.0,
+    largest_batch: Annotated[ArrayLike, COUNT] = 50_000.0,
+) -> Settings:
+    r"""Learning rate, batch size and momentum at some progress, under one of the paper's methods.
+
+    Args:
+      method: one of this module.
+      progress: fraction of the budget.
+      start: the values at progress 0.
+      variance: :math:`C^2`.
+      gradient_bound: :math:`K`.
+      form: of the momentum.
+      power: :math:`q`; for ``exp`` the factor of an epoch.
+      epochs: :math:`M`: progress is rounded down to whole epochs; 0 leaves it continuous (and is
+        not for ``exp``).
+      balance: exponent of the batch growth over :math:`q`; the authors' values are in
+        :data:`BATCH_BALANCE`.
+      largest_batch: bound on the batch size, at most the number of training examples.
+
+    Returns:
+      The settings; the batch size is not rounded.
+
+    Raises:
+      UserError: for another ``form``.
+    """
+    p = as_progress(progress)
+
+    def cast(value: ArrayLike) -> jax.Array:
+        return jnp.asarray(value).astype(p.dtype)
+
+    m = cast(epochs)
+    following = jnp.round(p * m)
+    whole = following - jnp.where(reached(p * m, following), 0, 1)
+    p = jnp.where(m > 0, whole / jnp.where(m > 0, m, 1), p)
+    return method(
+        p,
+        Settings(*map(cast, start)),
+        power=cast(power),
+        epochs=m,
+        balance=cast(balance),
+        largest_batch=cast(largest_batch),
+        constants={"variance": variance, "gradient_bound": gradient_bound, "form": form},
+    )
+
+
+NOISE = Registry(
+    "noise", shared=in_epochs, elsewhere={"form": "It follows from config.rule.name."},
+    default="none",
+)  # fmt: skip
+_SOURCE = "Sato and Iiduka 2024, arXiv 2402.02325"
+
+
+def _check_epochs(where: str, values: Mapping[str, Any]) -> None:
+    if values["epochs"] == 0:
+        problem = "0 epochs, and 'exp' multiplies once in each"
+        raise UserError(f"{where}.epochs", problem, "give more")
+
+
+@NOISE.register("none", alone=True)
+def none(progress: ArrayLike, start: Settings) -> Settings:
+    """Nothing changes."""
+    return start
+
+
+def _scaled_rate(start: Settings, multiplier: jax.Array) -> Settings:
+    return start._replace(learning_rate=start.learning_rate * multiplier)
+
+
+@NOISE.register("lr", source=_SOURCE)
+def lr(progress: jax.Array, start: Settings, *, power: Any, **_: Any) -> Settings:
+    return _scaled_rate(start, poly(progress, power))
+
+
+@NOISE.register("cosine", source=_SOURCE)
+def cosine(progress: jax.Array, start: Settings, **_: Any) -> Settings:
+    return _scaled_rate(start, curves.cosine(progress))
+
+
+@NOISE.register(
+    "exp",
+    source=_SOURCE,
+    check=_check_epochs,
+    defaults={"power": 0.99, "epochs": 200.0},
+)
+def exp(progress: jax.Array, start: Settings, *, power: Any, epochs: Any, **_: Any) -> Settings:
+    return _scaled_rate(start, curves.exponential(progress, power**epochs))
+
+
+@NOISE.register("lr-batch", source=_SOURCE)
+def lr_batch(
+    progress: jax.Array,
+    start: Settings,
+    *,
+    power: Any,
+    balance: Any,
+    largest_batch: Any,
+    constants: dict[str, Any],
+    **_: Any,
+) -> Settings:
+    delta = degree_of_smoothing(*start, **constants) * poly(progress, power)
+    left = poly(progress, power * balance)
+    batch = jnp.minimum(start.batch_size / jnp.where(left > 0, left, 1e-30), largest_batch)
+    rate = learning_rate_for_smoothing(delta, batch, start.momentum, **constants)
+    return Settings(rate, batch, start.momentum)
+
+
+@NOISE.register("beta", source=_SOURCE)
+def beta(
+    progress: jax.Array, start: Settings, *, power: Any, constants: dict[str, Any], **_: Any
+) -> Settings:
+    delta = degree_of_smoothing(*start, **constants) * poly(progress, power)
+    momentum = momentum_for_smoothing(delta, start.learning_rate, start.batch_size, **constants)
+    return start._replace(momentum=momentum)
+
+
+@NOISE.register("lr-beta", source=_SOURCE)
+def lr_beta(
+    progress: jax.Array, start: Settings, *, power: Any, constants: dict[str, Any], **_: Any
+) -> Settings:
+    delta = degree_of_smoothing(*start, **constants) * poly(progress, power)
+    rate = start.learning_rate * poly(progress, power / 2)
+    safe = jnp.where(rate > 0, rate, start.learning_rate)
+    momentum = momentum_for_smoothing(delta, safe, start.batch_size, **constants)
+    return Settings(rate, start.batch_size, momentum)

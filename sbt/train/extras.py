@@ -1,0 +1,126 @@
+"""What a rule may ask for beyond the gradient: for each need, one record."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sbt.optim.base import l2_norm
+from sbt.optim.clars import mean_example_norms
+from sbt.train.objective import Batch
+from sbt.train.shards import Sharding
+
+
+class Seen(NamedTuple):
+    """What there is to compute an extra from, at a tick.
+
+    Attributes:
+      params: the weights.
+      batch: the tick's examples.
+      stats: running statistics before it.
+      loss: ``(params, batch) -> `` scalar.
+      value: of the loss.
+      grads: its gradient.
+      sharding: of the batch over devices.
+    """
+
+    params: Any
+    batch: Batch
+    stats: Any
+    loss: Callable[[Any, Batch], jax.Array]
+    value: jax.Array
+    grads: Any
+    sharding: Sharding
+
+    def gradient(self, params: Any) -> Any:
+        """Of the same batch elsewhere."""
+        return jax.grad(lambda p: self.loss(p, self.batch))(params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Extra:
+    """A further argument of a rule's ``update``.
+
+    Attributes:
+      compute: its value at a tick; means over the ticks of a batch accumulate. None: a gradient of
+        another batch, see ``draws``.
+      zeros: the params to zeros of its shape, for that mean. None: it is a function of the params,
+        and the whole batch has to be there at once.
+      draws: batches that an update draws for it.
+    """
+
+    compute: Callable[[Seen], Any] | None
+    zeros: Callable[[Any], Any] | None
+    draws: int = 1
+
+
+def _scalars(params: Any) -> Any:
+    return jax.tree.map(lambda p: jnp.zeros((), p.dtype), params)
+
+
+def _like(params: Any) -> Any:
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+def _example_norms(seen: Seen) -> Any:
+    """Mean per-example gradient norm of every layer.
+
+    With batch statistics an example alone has no gradient of its own; then it is the norm of the
+    micro-batch's, whose mean over micro-batches accumulation takes.
+    """
+    if jax.tree.leaves(seen.stats):
+        return jax.tree.map(l2_norm, seen.grads)
+
+    def loss(params: Any, examples: tuple[jax.Array, jax.Array]) -> jax.Array:
+        x, labels = examples
+        return seen.loss(params, seen.batch._replace(x=x, labels=labels))
+
+    return mean_example_norms(loss, seen.params, (seen.batch.x, seen.batch.labels))
+
+
+def _hessian_diagonal(seen: Seen) -> Any:
+    """One Hutchinson sample, v * Hv with random signs v; the update averages over micro-batches."""
+    leaves, structure = jax.tree.flatten(seen.params)
+    keys = jax.random.split(jax.random.fold_in(seen.batch.key, 1), len(leaves))
+    signs = jax.tree.unflatten(
+        structure,
+        [
+            jax.random.rademacher(k, leaf.shape, leaf.dtype)
+            for k, leaf in zip(keys, leaves, strict=True)
+        ],
+    )
+    product = jax.jvp(seen.gradient, (seen.params,), (signs,))[1]
+    return jax.tree.map(jnp.multiply, signs, product)
+
+
+EXTRAS: Mapping[str, Extra] = {
+    "value": Extra(lambda seen: seen.value, lambda _: jnp.zeros((), jnp.result_type(float))),
+    "example_norms": Extra(_example_norms, _scalars),
+    "hessian_diagonal": Extra(_hessian_diagonal, _like),
+    "second_gradient": Extra(None, _like, draws=2),
+    "value_fn": Extra(
+        lambda seen: lambda params, *_: seen.sharding.mean(seen.loss(params, seen.batch)), None
+    ),
+    "grad_fn": Extra(
+        lambda seen: lambda params, *_: seen.sharding.mean(seen.gradient(params)), None
+    ),
+}
+# Functions of the params, on a batch that has to be there at once.
+FUNCTIONS = frozenset(name for name, extra in EXTRAS.items() if extra.zeros is None)
+
+
+def draws(needs: Iterable[str]) -> int:
+    """Batches that one update draws; 2 for rules that compare two gradients."""
+    return max((EXTRAS[name].draws for name in needs if name in EXTRAS), default=1)
+
+
+def zeros(needs: Iterable[str], params: Any) -> dict[str, Any]:
+    """The extras that accumulate, empty."""
+    return {n: extra.zeros(params) for n, extra in EXTRAS.items() if n in needs and extra.zeros}
+
+
+def computed(needs: Iterable[str], seen: Seen) -> dict[str, Any]:
+    """The extras of a tick."""
+    return {n: extra.compute(seen) for n, extra in EXTRAS.items() if n in needs and extra.compute}

@@ -1,0 +1,159 @@
+"""What is minimised: the mean loss of a batch, and the wrappers that turn it into another.
+
+An objective is a function from a loss to a loss. So is a sample rule, which weighs the examples of
+a batch before their losses are averaged. Adding one takes a function and nothing else.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from sbt.choice import Registry
+from sbt.optim import base
+from sbt.optim.remedies import adversarial_loss, stability_loss
+from sbt.optim.sample_rule import discard_weights
+from sbt.ranges import BELOW_ONE, FRACTION
+
+# Inputs to logits and running statistics as the batch leaves them.
+Forward = Callable[[jax.Array], tuple[jax.Array, Any]]
+# Logits and labels to the loss of each example.
+ExampleLoss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Batch(NamedTuple):
+    """A batch, and where in training it is evaluated.
+
+    Attributes:
+      x: ``(n, ...)`` inputs.
+      labels: ``(n,)``.
+      key: for dropout and the like, fresh at every tick.
+      progress: fraction of the budget.
+    """
+
+    x: jax.Array
+    labels: jax.Array
+    key: jax.Array
+    progress: jax.Array
+
+
+# A loss of a batch: its value, and ``(logits, statistics)`` of the forward pass.
+Loss = Callable[[Forward, Batch], tuple[jax.Array, tuple[jax.Array, Any]]]
+# Losses of a batch, its progress and key to the weights of the examples; None: their mean.
+Sample = Callable[[jax.Array, jax.Array, jax.Array], jax.Array | None]
+
+
+# --- which examples of a batch count --------------------------------------------------------------
+
+SAMPLES = Registry("sample", default="all")
+_Left = Annotated[ArrayLike, BELOW_ONE]
+_Until = Annotated[ArrayLike, FRACTION]
+_Average = Literal["kept", "batch"]
+
+
+@SAMPLES.register("all")
+def all_examples(
+    losses: jax.Array,
+    progress: jax.Array,
+    key: jax.Array,
+    fraction: _Left = 0.0,
+    until: _Until = 1.0,
+    average: _Average = "kept",
+) -> None:
+    """Every example counts, and counts the same."""
+
+
+@SAMPLES.register("loss", source="Gao and Zhong 2020, arXiv 2012.08795, section 3.1")
+def largest_losses(
+    losses: jax.Array,
+    progress: jax.Array,
+    key: jax.Array,
+    fraction: _Left = 0.0,
+    until: _Until = 1.0,
+    average: _Average = "kept",
+) -> jax.Array:
+    """All but the examples of smallest loss."""
+    return discard_weights(losses, fraction, progress, until, average=average)
+
+
+@SAMPLES.register("random", source="Gao and Zhong 2020, arXiv 2012.08795, section 3.1")
+def random_examples(
+    losses: jax.Array,
+    progress: jax.Array,
+    key: jax.Array,
+    fraction: _Left = 0.0,
+    until: _Until = 1.0,
+    average: _Average = "kept",
+) -> jax.Array:
+    """All but as many examples drawn at random, the control."""
+    return discard_weights(
+        losses, fraction, progress, until, choice="random", key=key, average=average
+    )
+
+
+def sample_weights(losses: jax.Array, batch: Batch, sample: Sample) -> jax.Array | None:
+    """Weights of the examples of a batch, in the dtype of their losses."""
+    weights = sample(losses, batch.progress, jax.random.fold_in(batch.key, 3))
+    return None if weights is None else weights.astype(losses.dtype)
+
+
+def batch_loss(example_loss: ExampleLoss, sample: Sample) -> Loss:
+    """The mean loss of the examples that count."""
+
+    def loss(forward: Forward, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        logits, stats = forward(batch.x)
+        losses = example_loss(logits, batch.labels)
+        weights = sample_weights(losses, batch, sample)
+        value = jnp.mean(losses) if weights is None else jnp.sum(weights * losses)
+        return value, (logits, stats)
+
+    return loss
+
+
+# --- what becomes of the loss ---------------------------------------------------------------------
+
+OBJECTIVES = Registry("objective", default="standard")
+
+
+@OBJECTIVES.register("standard")
+def standard(loss: Loss) -> Loss:
+    """The loss itself."""
+    return loss
+
+
+@OBJECTIVES.register("adversarial", source="Goodfellow et al. 2015, arXiv 1412.6572")
+def adversarial(
+    loss: Loss, epsilon: base.NonNegative = 0.1, clean_weight: base.Fraction = 0.5
+) -> Loss:
+    """Adversarial training, see :func:`sbt.optim.adversarial_loss`."""
+
+    def wrapped(forward: Forward, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        _, aux = loss(forward, batch)
+        value = adversarial_loss(
+            lambda x: loss(forward, batch._replace(x=x))[0],
+            batch.x,
+            epsilon=epsilon,
+            clean_weight=clean_weight,
+        )
+        return value, aux
+
+    return wrapped
+
+
+@OBJECTIVES.register("stability", source="Zheng et al. 2016, arXiv 1604.04326")
+def stability(
+    loss: Loss, deviation: base.NonNegative = 0.04, weight: base.NonNegative = 0.01
+) -> Loss:
+    """Stability training, see :func:`sbt.optim.stability_loss`."""
+
+    def wrapped(forward: Forward, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        value, aux = loss(forward, batch)
+        keys = jax.random.split(jax.random.fold_in(batch.key, 2), batch.x.shape[0])
+        term = stability_loss(
+            lambda x: jax.nn.log_softmax(forward(x)[0]), batch.x, keys, deviation, weight
+        )
+        return value + term, aux
+
+    return wrapped

@@ -1,0 +1,73 @@
+"""Learning rate, batch size and momentum of an update, from the progress at its start."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from sbt.schedules import settings
+from sbt.schedules.batch import BATCH_SCHEDULES
+from sbt.schedules.lr import SCHEDULES
+from sbt.schedules.momentum import MOMENTUM_SCHEDULES
+from sbt.schedules.noise import NOISE
+from sbt.schedules.scaling import Scaling, scaled_learning_rate
+from sbt.train.state import Hyper
+
+
+class Schedules(NamedTuple):
+    """The schedules of a program: choices, with their options.
+
+    Attributes:
+      micro_batch: examples per tick that count towards m.
+      lr_scaling: how η follows from η̃, see :func:`sbt.schedules.scaled_learning_rate`.
+      learning_rate: of :data:`sbt.schedules.SCHEDULES`.
+      batch: of :data:`sbt.schedules.BATCH_SCHEDULES`.
+      momentum: of :data:`sbt.schedules.MOMENTUM_SCHEDULES`.
+      noise: of :data:`sbt.schedules.NOISE`.
+      noise_form: form of the momentum, see :mod:`sbt.schedules.noise`.
+    """
+
+    micro_batch: int
+    lr_scaling: Scaling = "linear"
+    learning_rate: Callable[..., jax.Array] = SCHEDULES["constant"]
+    batch: Any = BATCH_SCHEDULES["constant"]
+    momentum: Any = MOMENTUM_SCHEDULES["constant"]
+    noise: Any = NOISE["none"]
+    noise_form: str = "shb"
+
+    def moves(self, hyper: Hyper) -> list[settings.Move]:
+        """What is done to a run's settings, in order; schedules that stand still do nothing."""
+        g = self.micro_batch
+        found = [settings.scale_rate(self.learning_rate, **hyper.schedule)]
+        if self.batch.name != "constant":
+            found.append(settings.grow_batch(self.batch, g, **hyper.batch_schedule))
+        if self.momentum.name != "constant":
+            found.append(settings.move_momentum(self.momentum, **hyper.momentum_schedule))
+        if self.noise.name != "none":
+            noise = {"form": self.noise_form, **hyper.noise}
+            found.append(settings.move_noise(self.noise, g, **noise))
+        return found
+
+
+class Now(NamedTuple):
+    """What holds for one update."""
+
+    learning_rate: jax.Array  # mean form
+    batch_size: jax.Array  # int32, a multiple of the micro-batch
+    rule: Mapping[str, Any]  # numeric hyperparameters of the rule
+
+
+def settings_at(schedules: Schedules, hyper: Hyper, progress: jax.Array) -> Now:
+    """The settings of the update that begins at this progress.
+
+    η̃ and m of the run give η (Masters & Luschi 2018, section 2: η = m η̃); then the schedules move
+    η, m and β, each from where the one before it left them.
+    """
+    peak = scaled_learning_rate(hyper.base_lr, hyper.batch_size, schedules.lr_scaling)
+    now = settings.Settings(peak, hyper.batch_size, hyper.rule.get("momentum"))
+    for move in schedules.moves(hyper):
+        now = move(progress, now)
+    rule = dict(hyper.rule)
+    if "momentum" in rule:
+        rule["momentum"] = now.momentum
+    return Now(now.learning_rate, now.batch_size, rule)
