@@ -143,7 +143,10 @@ FIELDS: dict[str, Field] = {
     "report.last_epochs": _whole(5, "reported accuracy: median over the evaluations in these"),
     "report.margin": _number(0.05, "stable range: within this much of the best cell", BELOW_ONE),
     "report.curves_base_lr": _number(None, "learning curves at this η̃; None: the best", POSITIVE),
-    "report.figure": _text("", "the paper's figure that this reproduces, such as fig01"),
+    "report.figure": _text("", "what this reproduces, such as 'Masters & Luschi 2018, Fig. 1' ..."),
+    "report.caption": _text("", "... and what it shows, in words"),
+    "report.claims": Field((), tuple, about="held against the results: (best_batch(2, 4),)"),
+    "report.protocol": Field((), tuple, about="what the source trained: (('epochs', 82),)"),
 }
 
 

@@ -238,7 +238,7 @@ NOBODY_MEANS = [
     ("evaluate.statistics", "no batch norm", {"evaluate": {"statistics": "precise"}}),
     ("report.margin", "5", {"report": {"margin": 5}}),
     ("report.margin", "1", {"report": {"margin": 1}}),
-    ("report.figure", "'fig99'", {"report": {"figure": "fig99"}}),
+    ("report.claims", "'best_bach'", {"report": {"claims": (("best_bach", {"sizes": (2,)}),)}}),
     ("report.curves_base_lr", "0.5", {"report": {"curves_base_lr": 0.5}}),
     ("parallel.local_from", "2", {"parallel": {"local_from": 2}}),
     ("parallel.local_from", "local_steps is 1", {"parallel": {"local_from": 0.5}}),

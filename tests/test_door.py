@@ -428,9 +428,9 @@ def test_the_same_network_with_other_operations_is_another(tmp_path):
 
 
 def test_reports_name_the_users_own_parts():
-    from sbt.report import dataset
+    from sbt.report import View
 
-    ds = train(Net(), rule=scaled)
-    assert dataset.setting(ds, "model.name") == "Net (own module)"
-    assert dataset.setting(ds, "data.name") == "own arrays (24 examples)"
-    assert "scaled" in dataset.setting(ds, "rule.name")
+    view = View(train(Net(), rule=scaled))
+    assert view.setting("model.name") == "Net (own module)"
+    assert view.setting("data.name") == "own arrays (24 examples)"
+    assert "scaled" in view.setting("rule.name")

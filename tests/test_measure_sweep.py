@@ -21,7 +21,7 @@ from sbt.data import load
 from sbt.errors import UserError
 from sbt.measure import MEASUREMENTS, Labelled
 from sbt.measure.record import MARK, Measured
-from sbt.report import measured_figures, write_report
+from sbt.report import View, measured_figures, write_report
 from sbt.sweep.afterwards import measure_runs
 from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
@@ -305,7 +305,7 @@ def test_a_resumed_sweep_keeps_what_was_measured(measured, tmp_path):
 
 def test_the_report_shows_what_was_measured(measured, tmp_path):
     dataset = measured[1].sel(base_lr=[2.0**-7])
-    drawings = {drawing.name: drawing for drawing in measured_figures(dataset)}
+    drawings = {drawing.name: drawing for drawing in measured_figures(View(dataset))}
     assert {"measured_sharpness", "measured_parameter_stride"} <= set(drawings)
     assert "measured_hessian_trace_error" not in drawings
     left, right = drawings["measured_hessian_trace"].figure.axes

@@ -1,6 +1,7 @@
 """Selection, verdicts, figures and pages of a report, against cases worked out by hand."""
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -11,24 +12,27 @@ from html.parser import HTMLParser
 import matplotlib
 import numpy as np
 import pytest
+import toy
 import xarray as xr
 from PIL import Image
 
 from sbt import files, report
+from sbt.config import to_json
 from sbt.errors import UserError
 from sbt.report import (
-    choose,
-    dataset,
+    FAILS,
+    HOLDS,
+    ONE_SEED,
+    OPEN,
+    View,
+    claims,
     markup,
-    paper,
-    paper_checks,
     scales,
     style,
-    summary,
     tables,
-    verdict,
+    view,
 )
-from sbt.report.verdict import FAILS, HOLDS, ONE_SEED, OPEN
+from sbt.report.claims import CIFAR10, CLAIMS, Protocol
 
 NAN = np.nan
 CHANCE = 0.1
@@ -92,7 +96,7 @@ def surface(sizes=8, rates=9, seeds=3, key=0, best=0.9, **extra):
 
 def test_spread_skips_missing_seeds_and_keeps_empty_cells_empty():
     values = xr.DataArray([[0.1, 0.5, NAN], [NAN, NAN, NAN]], dims=("cell", "seed"))
-    found = summary.spread(values)
+    found = view.spread(values)
     np.testing.assert_allclose(found["median"], [0.3, NAN])
     np.testing.assert_allclose(found["low"], [0.1, NAN])
     np.testing.assert_allclose(found["high"], [0.5, NAN])
@@ -100,14 +104,14 @@ def test_spread_skips_missing_seeds_and_keeps_empty_cells_empty():
 
 
 def test_spread_of_many_seeds_is_the_10_to_90_percent_band():
-    found = summary.spread(xr.DataArray(np.arange(11) / 10, dims="seed"))
+    found = view.spread(xr.DataArray(np.arange(11) / 10, dims="seed"))
     assert float(found["low"]) == pytest.approx(0.1)
     assert float(found["high"]) == pytest.approx(0.9)
-    assert "10–90 %" in summary.spread_words(xr.Dataset({"a": ("seed", np.zeros(11))}))
+    assert "10–90 %" in view.spread_words(11)
 
 
 def test_spread_without_a_seed_axis():
-    found = summary.spread(xr.DataArray([0.2, 0.4], dims="cell"))
+    found = view.spread(xr.DataArray([0.2, 0.4], dims="cell"))
     np.testing.assert_array_equal(found["low"], found["high"])
 
 
@@ -118,7 +122,7 @@ def test_best_over_lr_by_hand_in_any_order_of_the_axis():
         [[0.7, 0.7], [0.7, 0.7], [NAN, NAN]],
     ]
     ds = results(values, {"batch_size": [2, 4], "base_lr": [0.5, 0.25, 0.125]})
-    best = summary.best_over_lr(ds)
+    best = View(ds).rows
     np.testing.assert_allclose(best["accuracy"], [0.8, 0.7])
     np.testing.assert_allclose(best["low"], [0.7, 0.7])
     np.testing.assert_allclose(best["high"], [0.9, 0.7])
@@ -129,21 +133,21 @@ def test_best_over_lr_by_hand_in_any_order_of_the_axis():
 
 
 def test_best_over_lr_before_anything_finished():
-    best = summary.best_over_lr(grid(np.full((2, 3), NAN)))
+    best = View(grid(np.full((2, 3), NAN))).rows
     assert best["accuracy"].isnull().all() and best["best_base_lr"].isnull().all()
     assert not best["edge"].any()
 
 
 def test_best_over_lr_takes_a_base_lr_that_was_not_swept_from_the_config():
     ds = results([0.5, 0.6], {"batch_size": [2, 4]}, config={"base_lr": 0.125})
-    best = summary.best_over_lr(ds)
+    best = View(ds).rows
     np.testing.assert_allclose(best["best_base_lr"], [0.125, 0.125])
 
 
 def test_edge_forgives_differences_below_the_resolution():
     # sqrt(.8 * .2 / 1600) = 0.01: an inner cell 0.009 below the last one is as good.
     ds = grid([[0.5, 0.791, 0.8], [0.5, 0.789, 0.8]], config={"data": {"test_size": 1600}})
-    assert summary.best_over_lr(ds)["edge"].values.tolist() == [False, True]
+    assert View(ds).rows["edge"].values.tolist() == [False, True]
 
 
 def test_stable_range_by_hand():
@@ -155,7 +159,7 @@ def test_stable_range_by_hand():
             [0.50, 0.60, 0.70, 0.20, 0.10],  # nothing within the margin
         ]
     )
-    found = summary.stable_range(ds, 0.05)
+    found = View(ds).stable_range(0.05)
     rate = [2.0**k for k in range(-5, 0)]
     np.testing.assert_allclose(found["low"], [rate[1], rate[3], rate[0], NAN])
     np.testing.assert_allclose(found["high"], [rate[3], rate[3], rate[1], NAN])
@@ -163,7 +167,7 @@ def test_stable_range_by_hand():
     np.testing.assert_allclose(found["octaves"], [2, 0, 1, NAN])
     assert found["low_open"].values.tolist() == [False, False, True, False]
     assert not found["high_open"].any()
-    wider = summary.stable_range(ds, 0.2)
+    wider = View(ds).stable_range(0.2)
     assert wider["count"].values.tolist() == [4, 1, 2, 1]
 
 
@@ -172,13 +176,13 @@ def test_one_diverged_seed_ends_the_stable_range_though_the_median_is_high():
     diverged = np.zeros((1, 4, 3), bool)
     values[0, 3, 0], diverged[0, 3, 0] = CHANCE, True
     ds = results(values, {"batch_size": [2], "base_lr": [1, 2, 3, 4]}, diverged)
-    assert summary.cells(ds)["median"].values[0, 3] == 0.9
-    found = summary.stable_range(ds, 0.05)
+    assert View(ds).cells["median"].values[0, 3] == 0.9
+    found = View(ds).stable_range(0.05)
     assert float(found["high"][0]) == 3 and not bool(found["high_open"][0])
 
 
 def test_a_cell_that_has_not_finished_leaves_the_range_open():
-    found = summary.stable_range(grid([[0.2, 0.9, 0.9, NAN, 0.1], [NAN, NAN, 0.1, 0.1, 0.1]]), 0.05)
+    found = View(grid([[0.2, 0.9, 0.9, NAN, 0.1], [NAN, NAN, 0.1, 0.1, 0.1]])).stable_range(0.05)
     assert found["count"].values.tolist() == [2, 0]
     assert found["high_open"].values.tolist() == [True, True]
     assert found["low_open"].values.tolist() == [False, True]
@@ -186,39 +190,59 @@ def test_a_cell_that_has_not_finished_leaves_the_range_open():
 
 
 def test_base_lr_zero_is_no_part_of_a_stable_range():
-    found = summary.stable_range(grid([[0.9, 0.9, 0.9]], rates=[0.0, 0.5, 1.0]), 0.05)
+    found = View(grid([[0.9, 0.9, 0.9]], rates=[0.0, 0.5, 1.0])).stable_range(0.05)
     assert float(found["low"][0]) == 0.5 and int(found["count"][0]) == 2
 
 
 def test_best_cell_and_shared_base_lr():
     ds = grid([[0.2, 0.9, 0.1], [0.6, 0.5, NAN], [0.5, 0.3, NAN]])
-    assert summary.best_cell(ds) == {"batch_size": 2, "base_lr": 2.0**-4, "accuracy": 0.9}
+    best = View(ds).best
+    assert best.where == {"batch_size": 2, "base_lr": 2.0**-4} and best.accuracy == 0.9
     # Means 1.3/3, 1.7/3 and 0.1.
-    assert summary.shared_base_lr(ds) == 2.0**-4
-    assert summary.best_cell(grid([[NAN]])) == {}
+    assert View(ds).shared_base_lr == 2.0**-4
+    assert View(grid([[NAN]])).best is None
 
 
 def test_resolution_is_a_binomial_standard_error():
-    assert summary.resolution(grid([[0.5]], config={"data": {"test_size": 100}}), 0.5) == 0.05
-    assert summary.resolution(grid([[0.5]]), 0.5) == summary.UNKNOWN_RESOLUTION
+    assert View(grid([[0.5]], config={"data": {"test_size": 100}})).resolution(0.5) == 0.05
+    assert View(grid([[0.5]])).resolution(0.5) == view.UNKNOWN_RESOLUTION
 
 
 def test_facets_name_an_axis_by_its_field():
     axes = {"schedule__warmup": [0.0, 0.5], "batch_size": [2, 4]}
-    found = dict(dataset.facets(results(np.ones((2, 2)), axes), ("batch_size",)))
+    found = dict(View(results(np.ones((2, 2)), axes)).slices(("batch_size",)))
     assert list(found) == ["warmup 0", "warmup 0.5"]
 
 
 def test_facets_slice_every_other_varying_axis():
     axes = {"rule": ["a", "b"], "momentum": [0.5], "batch_size": [2, 4]}
-    found = dict(dataset.facets(results(np.ones((2, 1, 2)), axes), ("batch_size",)))
+    found = dict(View(results(np.ones((2, 1, 2)), axes)).slices(("batch_size",)))
     assert list(found) == ["rule a", "rule b"]
-    assert dataset.axes(found["rule a"]) == ("momentum", "batch_size")
+    assert found["rule a"].axes == ("momentum", "batch_size")
 
 
 # --- general verdicts ----------------------------------------------------------------------------
 
 GOOD, BAD = 0.9, 0.2
+
+
+def judged(ds):
+    return report.verdicts(View(ds))
+
+
+def alone(ds, stated):
+    """The one verdict of a claim, on all of a grid."""
+    name, arguments = stated
+    (found,) = CLAIMS[name].judged(View(ds), arguments)
+    return found
+
+
+def shrinks(ds):
+    return alone(ds, claims.range_shrinks(0.05))
+
+
+def falls(ds):
+    return alone(ds, claims.best_falls())
 
 
 def widths(*counts, points=7, first=1):
@@ -244,11 +268,11 @@ def widths(*counts, points=7, first=1):
     ],
 )
 def test_range_shrinks(counts, expected):
-    assert report.range_shrinks(widths(*counts), 0.05).verdict == expected
+    assert shrinks(widths(*counts)).verdict == expected
 
 
 def test_range_shrinks_states_the_measured_ranges():
-    found = report.range_shrinks(widths(5, 4, 1, 0), 0.05)
+    found = shrinks(widths(5, 4, 1, 0))
     assert "m = 2: 2^-4 to 2^0 (5 points)" in found.numbers
     assert "m = 8: 2^-4 (1 point)" in found.numbers
     assert "m = 16: none" in found.numbers
@@ -257,20 +281,20 @@ def test_range_shrinks_states_the_measured_ranges():
 
 def test_range_cut_by_the_grid_decides_nothing_where_it_matters():
     everywhere = grid(np.full((3, 4), GOOD))
-    assert report.range_shrinks(everywhere, 0.05).verdict == OPEN
+    assert shrinks(everywhere).verdict == OPEN
     # m = 2 measured 2 points, but from the end of the grid: its true range may be the widest.
     rows = np.full((3, 6), BAD)
     rows[0, :2], rows[1, 1:5], rows[2, 1:2] = GOOD, GOOD, GOOD
-    assert report.range_shrinks(grid(rows), 0.05).verdict == OPEN
+    assert shrinks(grid(rows)).verdict == OPEN
     rows[0] = BAD
     rows[0, 1:3] = GOOD
-    assert report.range_shrinks(grid(rows), 0.05).verdict == FAILS
+    assert shrinks(grid(rows)).verdict == FAILS
 
 
 def test_unfinished_cells_leave_every_verdict_open():
     rows = widths(5, 4, 3, 1)["accuracy"].values[..., 0]
     rows[3, 6] = NAN
-    found = report.verdicts(grid(rows))
+    found = judged(grid(rows))
     assert len(found) == 3
     assert {v.verdict for v in found} == {OPEN}
     assert all("1 of 28 cells have not finished; so far:" in v.numbers for v in found)
@@ -279,7 +303,7 @@ def test_unfinished_cells_leave_every_verdict_open():
 def test_the_range_is_judged_at_two_margins():
     rows = np.array([[0.2, 0.9, 0.9, 0.9], [0.2, 0.82, 0.9, 0.82], [0.2, 0.82, 0.82, 0.82]])
     ds = grid(rows, config={"report": {"margin": 0.04}})
-    found = report.verdicts(ds)
+    found = judged(ds)
     assert "(margin 4 points)" in found[0].claim and found[0].verdict == HOLDS
     assert "(margin 8 points)" in found[1].claim and found[1].verdict != HOLDS
 
@@ -301,68 +325,53 @@ def seeds(*rows, spread=0.01):
 def test_best_falls(top, last, spread, expected):
     rows = [[0.3, top, 0.3], [0.3, 0.79, 0.3], [0.3, last, 0.3]]
     ds = results(seeds(*rows, spread=spread), {"batch_size": [2, 4, 8], "base_lr": [0.1, 0.2, 0.4]})
-    assert report.best_falls(ds).verdict == expected
+    assert falls(ds).verdict == expected
 
 
 def test_best_falls_waits_for_a_wider_grid():
     rows = seeds([0.3, 0.9, 0.3], [0.3, 0.8, 0.3], [0.6, 0.5, 0.3])
-    found = report.best_falls(grid(rows))
+    found = falls(grid(rows))
     assert found.verdict == OPEN and "end of the base learning rates" in found.numbers
 
 
 def test_verdicts_per_slice_of_further_axes():
     a, b = widths(5, 4, 3, 1), widths(1, 2, 3, 4)
     both = xr.concat([a, b], dim=xr.DataArray(["up", "down"], dims="rule", name="rule"))
-    found = {(v.subject, "range" in v.claim): v.verdict for v in report.verdicts(both)}
+    found = {(v.subject, "range" in v.claim): v.verdict for v in judged(both)}
     assert found[("rule up", True)] == HOLDS and found[("rule down", True)] == FAILS
 
 
 def test_longer_training():
     short = grid(seeds([0.3, 0.80, 0.3], [0.3, 0.70, 0.3], [0.3, 0.50, 0.3]))
     long = grid(seeds([0.3, 0.81, 0.3], [0.3, 0.72, 0.3], [0.3, 0.60, 0.3]))
-    found = report.longer_training(short, long)
+    found = report.longer_training(View(short), View(long))
     assert found.verdict == HOLDS
     assert "2: +1.0, 4: +2.0, 8: +10.0" in found.numbers
-    assert report.longer_training(long, short).verdict == FAILS
+    assert report.longer_training(View(long), View(short)).verdict == FAILS
 
 
 # --- the paper -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name, section, expected",
-    [
-        ("masters_luschi_2018/fig01", {}, "fig01"),
-        ("masters_luschi_2018/fig1:small", {}, "fig01"),
-        ("fig07_small", {}, "fig07"),
-        ("", {"figure": "fig10"}, "fig10"),
-        ("masters_luschi_2018_fig08", {"figure": "fig09"}, "fig09"),
-        ("anything", {"paper_claim": "masters_luschi_2018/fig02"}, "fig02"),
-        ("masters_luschi_2018/resnet32_nobn", {}, "resnet32_nobn"),
-        ("keskar_2017/fig04", {"figure": "fig04"}, None),
-        ("quickstart", {}, None),
-        ("masters_luschi_2018/fig99", {}, None),
-    ],
-)
-def test_which_figure_a_run_reproduces(name, section, expected):
-    ds = grid([[0.5]], name=name, config={"name": name, "report": section})
-    outcome = paper.outcome_of(ds)
-    assert (outcome.figure if outcome else None) == expected
+def carried(figure, variant=""):
+    """What the config of a figure says to its report."""
+    section = toy.load(f"masters_luschi_2018/{figure}.py", variant).report
+    return {"report": json.loads(to_json(section))}
 
 
 def protocol(rows_of, figure="fig01", epochs=82, **data):
     """The paper's full CIFAR grid with accuracy ``rows_of(m)`` at the middle base LR."""
     values = np.full((11, 13), 0.3)
-    values[:, 6] = [rows_of(m) for m in paper.CIFAR_BATCHES]
+    values[:, 6] = [rows_of(m) for m in CIFAR10.batch_size]
     values = np.repeat(values[..., None], 3, axis=-1)  # seeds
     name = f"masters_luschi_2018/{figure}"
-    config = {"name": name, "data": {"name": "cifar10", **data}}
-    axes = {"batch_size": list(paper.CIFAR_BATCHES), "base_lr": list(paper.CIFAR_RATES)}
+    config = {"name": name, "data": {"name": "cifar10", **data}} | carried(figure)
+    axes = {"batch_size": list(CIFAR10.batch_size), "base_lr": list(CIFAR10.base_lr)}
     return results(values, axes, epochs=epochs, name=name, config=config)
 
 
 def best_batch_verdict(ds):
-    return next(v for v in report.verdicts(ds) if "best batch size" in v.claim)
+    return next(v for v in judged(ds) if "best batch size" in v.claim)
 
 
 @pytest.mark.parametrize(
@@ -393,7 +402,7 @@ def test_a_reduced_run_never_speaks_for_the_whole_protocol():
 def test_a_grid_that_is_not_the_papers_says_so_in_every_verdict():
     """The claims on every grid are the paper's too: another network on other data is less."""
     config = {"data": {"name": "digits"}, "model": {"name": "convnet"}, "rule": {"name": "adam"}}
-    found = report.verdicts(surface(config=config))
+    found = judged(surface(config=config))
     assert len(found) == 3 and all(v.reduced for v in found)
     for v in found:
         for words in ("digits instead of cifar10", "model convnet", "rule adam", "10 of 82 epochs"):
@@ -404,15 +413,19 @@ def test_a_grid_that_is_not_the_papers_says_so_in_every_verdict():
 def test_the_scope_names_the_part_that_is_less():
     """A sweep over rules: plain SGD is the paper's, with momentum it is not."""
     ds = protocol(lambda m: 0.9)
-    assert paper.scope_of(ds.assign_coords(rule="sgd"), "fig15") == ("3 seeds", False)
-    assert "rule lars instead of sgd" in paper.scope_of(ds.assign_coords(rule="lars"), "fig15")[0]
-    assert "momentum 0.9" in paper.scope_of(ds.assign_coords(momentum=0.9), "fig15")[0]
+
+    def scope(**coords):
+        return claims.scope_of(View(ds.assign_coords(coords)))
+
+    assert scope(rule="sgd") == ("3 seeds", False)
+    assert "rule lars instead of sgd" in scope(rule="lars")[0]
+    assert "momentum 0.9" in scope(momentum=0.9)[0]
     ds = protocol(lambda m: 0.9, figure="fig03")
     config = json.loads(ds.attrs["config"]) | {
         "model": {"name": "resnet8"},
-        "report": {"last_epochs": 2},
     }
-    words, reduced = paper.scope_of(ds.assign_attrs(config=json.dumps(config)), "fig15")
+    config["report"]["last_epochs"] = 2
+    words, reduced = claims.scope_of(View(ds.assign_attrs(config=json.dumps(config))))
     assert reduced and "model resnet8 instead of resnet20" in words
     assert "accuracy from the last 2 epochs instead of 5" in words
 
@@ -424,13 +437,13 @@ def test_one_seed_separates_nothing():
     assert best_batch_verdict(many).verdict == HOLDS
     found = best_batch_verdict(one)
     assert found.verdict == ONE_SEED and found.scope == "one seed"
-    assert report.best_falls(one).verdict == ONE_SEED
-    assert report.best_falls(many).verdict == HOLDS
-    assert report.longer_training(one, many).verdict == ONE_SEED
-    best, order = report.verdicts(bn_grid().isel(seed=[0]))
+    assert falls(one).verdict == ONE_SEED
+    assert falls(many).verdict == HOLDS
+    assert report.longer_training(View(one), View(many)).verdict == ONE_SEED
+    best, order = judged(bn_grid().isel(seed=[0]))
     assert best.verdict == ONE_SEED and order.verdict == ONE_SEED
-    cell = summary.best_over_lr(one)
-    assert not verdict.separated(one, cell.isel(batch_size=0), cell.isel(batch_size=-1))
+    cell = View(one).rows
+    assert not claims.separated(View(one), cell.isel(batch_size=0), cell.isel(batch_size=-1))
 
 
 @pytest.mark.parametrize(
@@ -439,7 +452,7 @@ def test_one_seed_separates_nothing():
 )
 def test_fig15_allows_what_fig5_names(case, best, expected):
     ds = protocol(lambda m: 0.9 if m == best else 0.7, figure="fig15")
-    found = paper_checks.paper_verdicts(ds, 0.05, case)
+    found = judged(ds.assign_coords(case=case))
     assert [v.verdict for v in found if "best batch size" in v.claim] == [expected]
 
 
@@ -454,7 +467,7 @@ def test_a_grid_on_one_side_of_the_border_decides_nothing():
 @pytest.mark.parametrize("reach, expected", [(4, FAILS), (8, HOLDS), (32, HOLDS), (64, FAILS)])
 def test_limit_of_the_best_base_lr(reach, expected):
     ds = protocol(lambda m: 0.9 if m == 4 else 0.88 if m <= reach else 0.5, figure="fig07")
-    found = [v for v in report.verdicts(ds) if "usable only" in v.claim]
+    found = [v for v in judged(ds) if "usable only" in v.claim]
     assert [v.verdict for v in found] == [expected]
     assert f"up to m = {reach}" in found[0].numbers
 
@@ -462,11 +475,11 @@ def test_limit_of_the_best_base_lr(reach, expected):
 def test_batches_that_fail_and_batches_that_learn():
     ds = protocol(lambda m: 0.76 if m <= 8 else 0.12, figure="resnet32_nobn")
     ds["accuracy"] = ds["accuracy"].where(ds["accuracy"] != 0.3, CHANCE)
-    found = {v.claim: v.verdict for v in report.verdicts(ds)}
+    found = {v.claim: v.verdict for v in judged(ds)}
     assert found["m ≥ 16 learns at no base learning rate"] == HOLDS
     assert found["m < 16 learns"] == HOLDS
     ds["accuracy"][4, 5] = 0.4
-    found = {v.claim: v.verdict for v in report.verdicts(ds)}
+    found = {v.claim: v.verdict for v in judged(ds)}
     assert found["m ≥ 16 learns at no base learning rate"] == FAILS
 
 
@@ -474,15 +487,13 @@ def test_batches_that_fail_and_batches_that_learn():
     "inside, above, expected", [(0.89, 0.7, HOLDS), (0.7, 0.6, FAILS), (0.89, 0.9, FAILS)]
 )
 def test_learning_curves_coincide(inside, above, expected):
-    values = [inside if m == 16 else 0.9 if m <= 64 else above for m in paper.CIFAR_BATCHES]
-    axes = {"batch_size": list(paper.CIFAR_BATCHES), "base_lr": [2.0**-8]}
-    ds = results(np.array(values)[:, None], axes, name="masters_luschi_2018/fig04", epochs=82)
-    found = [v for v in report.verdicts(ds) if "coincide" in v.claim]
+    values = [inside if m == 16 else 0.9 if m <= 64 else above for m in CIFAR10.batch_size]
+    axes = {"batch_size": list(CIFAR10.batch_size), "base_lr": [2.0**-8]}
+    ds = results(np.array(values)[:, None], axes, epochs=82, config=carried("fig04"))
+    found = [v for v in judged(ds) if "coincide" in v.claim]
     assert [v.verdict for v in found] == [expected] and found[0].scope == "one seed"
-    outcome = paper.OUTCOMES["fig04"]
     other = ds.assign_coords(base_lr=[0.5]).isel(batch_size=slice(0, 8))
-    finding = paper_checks.curves_coincide(other, outcome.coincide, outcome.at_base_lr, 0.05)
-    assert finding[1] == OPEN
+    assert alone(other, claims.curves_coincide(4, 64, 2.0**-8)).verdict == OPEN
 
 
 def bn_grid(best=8, name="masters_luschi_2018/fig13", data="cifar10"):
@@ -493,27 +504,96 @@ def bn_grid(best=8, name="masters_luschi_2018/fig13", data="cifar10"):
             for i, m in enumerate(sizes)
         ]
     )
-    config = {"name": name, "data": {"name": data}}
+    variant = "" if data == "cifar10" else data
+    config = {"name": name, "data": {"name": data}} | carried("fig13", variant)
     values = np.repeat(values[..., None], 3, axis=-1)  # seeds
     return results(values, {"batch_size": sizes, "bn_batch": bns}, name=name, config=config)
 
 
 def test_bn_batches_against_the_paper():
-    best, order = report.verdicts(bn_grid())
+    best, order = judged(bn_grid())
     assert best.verdict == HOLDS and order.verdict == HOLDS
     assert "m = 32: best 87.0 % at 8" in best.numbers
-    assert report.verdicts(bn_grid(best=32))[0].verdict == FAILS
-    assert len(report.verdicts(bn_grid(data="cifar100"))) == 3
+    assert judged(bn_grid(best=32))[0].verdict == FAILS
+    assert len(judged(bn_grid(data="cifar100"))) == 3
     # A missing cell that is possible (b <= m) is waited for.
     ds = bn_grid()
     ds["accuracy"][2, 3] = NAN
-    assert report.verdicts(ds)[0].verdict == OPEN
+    assert judged(ds)[0].verdict == OPEN
 
 
-def test_every_outcome_of_the_paper_has_words_and_a_name():
-    assert len(paper.OUTCOMES) == 19
-    for key, outcome in paper.OUTCOMES.items():
-        assert outcome.figure == key and outcome.says and outcome.name
+PAPER = [f"fig{n:02d}" for n in range(1, 19)] + ["resnet32_nobn"]
+
+
+@pytest.mark.parametrize("figure", PAPER)
+def test_every_outcome_of_the_paper_has_words_and_a_name(figure):
+    """And each claim that its file lists is judged, or found undecidable, before any run ends."""
+    section = carried(figure)["report"]
+    assert section["figure"].startswith("Masters & Luschi 2018, ") and section["caption"]
+    claims.check(section)
+    ds = protocol(lambda m: NAN, figure=figure)
+    wanted = [name for name, _ in section["claims"]]
+    found = judged(ds)[3:]  # after those of every grid
+    assert {v.source for v in found} <= {section["figure"]}
+    assert len(found) == len(wanted) + wanted.count("learns_only_below")
+    assert {v.verdict for v in found} <= {OPEN}
+    assert not list(claims.not_judged(View(ds)))
+
+
+def test_a_protocol_is_one_of_the_paper():
+    """What the figures' files say the paper trained, against its section 3.1."""
+    full = claims.make_protocol(carried("fig08")["report"]["protocol"])
+    assert full == dataclasses.replace(CIFAR10, model=("resnet32",))
+    longer = claims.make_protocol(carried("fig09", "small")["report"]["protocol"])
+    assert (longer.data, longer.epochs, longer.last_epochs) == ("cifar100", 164, 5)
+    imagenet = claims.make_protocol(carried("fig12")["report"]["protocol"])
+    assert imagenet == Protocol("imagenet2012", ("resnet50",), epochs=90, test_examples=50_000)
+
+
+def test_claims_that_are_unknown_here_are_named_in_a_line(tmp_path):
+    """Somebody else's session registered a claim; results of an older one carried none."""
+    known = claims.best_batch(2, 4)
+    config = {"report": {"claims": [["wins", {"rule": "<b>"}], known, 7], "figure": "Ours"}}
+    ds = grid(seeds([0.3, 0.9], [0.3, 0.8], [0.3, 0.5]), config=config)
+    assert [v.source for v in judged(ds)][-1] == "Ours"
+    report.write_report(ds, tmp_path, META)
+    text = read_page(tmp_path / "report.html")
+    assert "Not judged: 'wins', a claim that is unknown here." in text
+    assert "The best batch size is one of 2, 4" in text
+    old = grid([[0.5]], config={"report": {"figure": "fig01"}})
+    report.write_report(old, tmp_path, META)
+    text = read_page(tmp_path / "report.html")
+    assert "The results name 'fig01' but were written before claims travelled" in text
+
+
+@pytest.mark.parametrize(
+    "stated, words",
+    [
+        (("best_bach", {"sizes": (2,)}), "unknown claim 'best_bach'\n  did you mean best_batch"),
+        (("good_at", {}), "good_at has arguments none\n  give m"),
+        (("good_at", {"m": 8, "n": 9}), "good_at has arguments m, n\n  give m"),
+        ("good_at", "'good_at' is not a claim"),
+        (("good_at", 8), "is not a claim"),
+    ],
+)
+def test_claims_that_no_report_could_judge_are_refused(stated, words):
+    with pytest.raises(UserError) as error:
+        claims.check({"claims": (stated,), "protocol": ()})
+    assert str(error.value).startswith("config.report.claims: ") and words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "pairs, words",
+    [
+        ((("epoch", 82),), "unknown field 'epoch'\n  did you mean epochs"),
+        ((("epochs", "82"),), "epochs = '82' is of another type\n  give a value such as 82"),
+        (7, "7 does not hold pairs"),
+    ],
+)
+def test_protocols_that_are_none_are_refused(pairs, words):
+    with pytest.raises(UserError) as error:
+        claims.check({"claims": (), "protocol": pairs})
+    assert str(error.value).startswith("config.report.protocol: ") and words in str(error.value)
 
 
 # --- axes ----------------------------------------------------------------------------------------
@@ -571,7 +651,7 @@ def curves_of(panel):
 def test_accuracy_vs_batch_size_draws_the_medians():
     values = [[[0.3, 0.5, 0.4], [0.2, 0.2, 0.9]], [[0.6, 0.6, 0.6], [NAN, 0.1, NAN]]]
     ds = results(values, {"batch_size": [2, 8], "base_lr": [2.0**-3, 2.0**-2]})
-    panel = report.accuracy_vs_batch_size(ds).figure.axes[0]
+    panel = report.accuracy_vs(View(ds), "batch_size", "base_lr").figure.axes[0]
     found = curves_of(panel)
     assert list(found) == ["$2^{-3}$", "$2^{-2}$"]
     np.testing.assert_allclose(found["$2^{-3}$"], [[2, 8], [0.4, 0.6]])
@@ -583,7 +663,7 @@ def test_accuracy_vs_batch_size_draws_the_medians():
 
 
 def test_accuracy_vs_base_lr_labels_powers_of_two():
-    panel = report.accuracy_vs_base_lr(surface(rates=4)).figure.axes[0]
+    panel = report.accuracy_vs(View(surface(rates=4)), "base_lr", "batch_size").figure.axes[0]
     ticks = [t.get_text() for t in panel.get_xticklabels()]
     assert ticks == ["$2^{-5}$", "$2^{-4}$", "$2^{-3}$", "$2^{-2}$"]
     assert list(curves_of(panel))[:2] == ["2", "4"]
@@ -592,7 +672,7 @@ def test_accuracy_vs_base_lr_labels_powers_of_two():
 
 def test_sweep_figure_has_both_views_and_rings_the_best_cell():
     ds = grid([[0.3, 0.9], [0.4, 0.5]])
-    drawing = report.sweep_figure(ds)
+    drawing = report.sweep_figure(View(ds))
     left, right = drawing.figure.axes
     assert len(curves_of(left)) == 2 and len(curves_of(right)) == 2
     for panel, x in ((left, 2), (right, 2.0**-4)):
@@ -603,7 +683,7 @@ def test_sweep_figure_has_both_views_and_rings_the_best_cell():
 
 def test_diverged_cells_are_hollow_and_explained():
     ds = grid([[0.8, CHANCE]], diverged=[[False, True]])
-    drawing = report.accuracy_vs_base_lr(ds)
+    drawing = report.accuracy_vs(View(ds), "base_lr", "batch_size")
     hollow = [
         line
         for line in drawing.figure.axes[0].lines
@@ -611,14 +691,16 @@ def test_diverged_cells_are_hollow_and_explained():
     ]
     assert [list(line.get_ydata()) for line in hollow] == [[CHANCE]]
     assert "diverged" in drawing.caption
-    assert "diverged" not in report.accuracy_vs_base_lr(grid([[0.8, 0.7]])).caption
+    assert (
+        "diverged"
+        not in report.accuracy_vs(View(grid([[0.8, 0.7]])), "base_lr", "batch_size").caption
+    )
 
 
 def test_chance_is_drawn_only_where_curves_come_near_it():
     def has_chance(ds):
-        return any(
-            t.get_text() == "chance" for t in report.accuracy_vs_base_lr(ds).figure.axes[0].texts
-        )
+        drawing = report.accuracy_vs(View(ds), "base_lr", "batch_size")
+        return any(t.get_text() == "chance" for t in drawing.figure.axes[0].texts)
 
     assert has_chance(grid([[0.2, 0.9]]))
     assert not has_chance(grid([[0.89, 0.9]]))
@@ -627,7 +709,7 @@ def test_chance_is_drawn_only_where_curves_come_near_it():
 
 def test_learning_curves_at_a_base_lr():
     ds = surface()
-    drawing = report.learning_curves(ds, base_lr=2.0**-7)
+    drawing = report.learning_curves(View(ds), base_lr=2.0**-7)
     left, right = drawing.figure.axes
     found = curves_of(left)
     assert list(found) == [str(2**k) for k in range(1, 9)]
@@ -637,12 +719,12 @@ def test_learning_curves_at_a_base_lr():
     np.testing.assert_allclose(curves_of(right)["8"][1], expected)
     assert "2^-7" in drawing.caption
     with pytest.raises(UserError, match=r"0\.3 is not in the grid"):
-        report.learning_curves(ds, base_lr=0.3)
+        report.learning_curves(View(ds), base_lr=0.3)
 
 
 def test_learning_curves_mark_where_a_seed_diverged():
     ds = grid([[0.8], [CHANCE]], diverged=[[False], [True]])
-    drawing = report.learning_curves(ds)
+    drawing = report.learning_curves(View(ds))
     for panel in drawing.figure.axes:
         crosses = [line for line in panel.lines if line.get_marker() == "x"]
         assert [float(c.get_xdata()[0]) for c in crosses] == [2.0]
@@ -654,7 +736,7 @@ def test_learning_curves_leave_out_losses_that_overflowed():
     ds["diverged_epoch"][1, 0, 0] = 1.3
     ds["train_loss"] = ds["train_loss"].fillna(np.inf)
     ds["test_loss"] = ds["test_loss"].fillna(np.inf)
-    left, right = report.learning_curves(ds).figure.axes
+    left, right = report.learning_curves(View(ds)).figure.axes
     assert curves_of(right)["4 test"][0].tolist() == [1]
     assert curves_of(left)["4 test"][0].tolist() == [1, 2, 3, 4]
     crosses = [line for line in left.lines if line.get_marker() == "x"]
@@ -665,7 +747,7 @@ def test_many_cases_are_all_compared():
     cases = [f"net {i}" for i in range(9)]
     axes = {"case": cases, "batch_size": [2, 4], "base_lr": [0.25, 0.5]}
     ds = results(np.random.default_rng(0).uniform(0.2, 0.9, (9, 2, 2)), axes)
-    found = {drawing.name: drawing for drawing in report.default_figures(ds)}
+    found = {drawing.name: drawing for drawing in report.default_figures(View(ds))}
     assert list(curves_of(found["best_accuracy"].figure.axes[0])) == cases
     assert list(curves_of(found["stable_range"].figure.axes[0])) == cases
     assert "sweep_6" in found and "sweep_7" not in found
@@ -676,7 +758,7 @@ def test_a_sweep_over_all_rules_is_one_figure():
     rules = [f"name{i}" for i in range(22)]
     axes = {"rule": rules, "batch_size": [2, 4], "base_lr": [0.25, 0.5]}
     ds = results(np.random.default_rng(0).uniform(0.2, 0.9, (22, 2, 2)), axes)
-    (drawing,) = report.default_figures(ds)
+    (drawing,) = report.default_figures(View(ds))
     panels = drawing.figure.axes
     named = [curves_of(panel) for panel in panels]
     assert [len(curves) for curves in named] == [8, 8, 6]
@@ -690,12 +772,12 @@ def test_a_sweep_over_all_rules_is_one_figure():
 def test_learning_curves_join_sparse_evaluations():
     ds = grid([[0.8], [0.7]])
     ds["test_accuracy"] = ds["test_accuracy"].where(ds["epoch"] % 2 == 0)
-    epochs, _ = curves_of(report.learning_curves(ds).figure.axes[0])["2 test"]
+    epochs, _ = curves_of(report.learning_curves(View(ds)).figure.axes[0])["2 test"]
     assert epochs.tolist() == [2, 4]
 
 
 def test_best_accuracy_and_stable_range_of_several_grids():
-    grids = {"one": widths(5, 4, 1, 0), "two": widths(3, 2, 1, 1)}
+    grids = {"one": View(widths(5, 4, 1, 0)), "two": View(widths(3, 2, 1, 1))}
     found = curves_of(report.best_accuracy_summary(grids).figure.axes[0])
     np.testing.assert_allclose(found["one"], [[2, 4, 8, 16], [GOOD, GOOD, GOOD, BAD]])
     drawing = report.stable_range_summary(grids, margin=0.05)
@@ -708,7 +790,7 @@ def test_best_accuracy_and_stable_range_of_several_grids():
 
 
 def test_bn_batch_figure():
-    found = curves_of(report.bn_batch_figure(bn_grid()).figure.axes[0])
+    found = curves_of(report.bn_batch_figure(View(bn_grid())).figure.axes[0])
     assert list(found) == ["16", "32", "64"]
     assert np.isfinite(found["16"][1]).sum() == 4
     # With base LRs swept, each point is the best of them.
@@ -717,21 +799,21 @@ def test_bn_batch_figure():
     both = xr.concat(
         [worse, bn_grid()], dim=xr.DataArray([0.1, 0.2], dims="base_lr", name="base_lr")
     )
-    again = curves_of(report.bn_batch_figure(both).figure.axes[0])
+    again = curves_of(report.bn_batch_figure(View(both)).figure.axes[0])
     np.testing.assert_allclose(again["64"], found["64"])
 
 
 def test_a_figure_of_two_axes_refuses_a_third():
     ds = results(np.ones((2, 2, 2)), {"rule": ["a", "b"], "batch_size": [2, 4], "base_lr": [1, 2]})
     with pytest.raises(UserError, match="rule: has 2 values"):
-        report.sweep_figure(ds)
+        report.sweep_figure(View(ds))
     with pytest.raises(UserError, match="momentum: is not an axis"):
-        report.accuracy_vs(ds, "momentum")
+        report.accuracy_vs(View(ds), "momentum")
 
 
 def test_drawing_leaves_global_settings_alone_and_is_reproducible():
     before = dict(matplotlib.rcParams)
-    first, second = (report.sweep_figure(surface(sizes=2, rates=2)) for _ in range(2))
+    first, second = (report.sweep_figure(View(surface(sizes=2, rates=2))) for _ in range(2))
     for kind, start in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
         assert first.render(kind) == second.render(kind)
         assert first.render(kind).startswith(start)
@@ -766,7 +848,7 @@ def test_the_axes_decide_which_figures_are_drawn(axes, expected):
     coords = {a: words.get(a, [2.0**k for k in range(n)]) for a, n in axes.items()}
     shape = (*axes.values(), 2)
     ds = results(np.random.default_rng(0).uniform(0.2, 0.9, shape), coords)
-    names = [drawing.name for drawing in choose.default_figures(ds)]
+    names = [drawing.name for drawing in report.default_figures(View(ds))]
     assert [n for n in names if not n.startswith("learning_curves")] == expected
     assert [n for n in names if n.startswith("learning_curves")]
     assert len(set(names)) == len(names)
@@ -873,13 +955,13 @@ def test_tables_hold_the_numbers_in_full(tmp_path):
     assert len(read_csv(tmp_path / "tables" / "runs.csv")) == 60
     rows = read_csv(tmp_path / "tables" / "batch_sizes.csv")
     assert [int(r["batch_size"]) for r in rows] == [2, 4, 8, 16]
-    span = summary.stable_range(ds, 0.05)
+    span = View(ds).stable_range(0.05)
     assert [int(r["stable_points"]) for r in rows] == span["count"].values.tolist()
 
 
 def test_grid_table_marks_best_reliable_diverged_and_missing():
     ds = grid([[0.9, 0.88, CHANCE], [0.5, NAN, 0.3]], diverged=[[0, 0, 1], [0, 0, 0]])
-    html = tables.grid_html(ds, "base_lr", "batch_size", 0.05)
+    html = tables.grid_html(View(ds), "base_lr", "batch_size")
     Page(html)
     assert html.count('class="top"') == 1 and "<b>90.0</b>" in html and "<b>88.0</b>" in html
     assert "<b>50.0" not in html and "10.0<small> ×1</small>" in html and "<td>–</td>" in html
@@ -898,7 +980,7 @@ def test_partial_results_are_reported_as_such(tmp_path):
     assert "Partial results: interrupted." in text and "135 of 216 runs have results" in text
     assert "27 of 72 cells have not finished" in text
     # The axis still shows the whole plan.
-    panel = report.sweep_figure(half).figure.axes[0]
+    panel = report.sweep_figure(View(half)).figure.axes[0]
     assert panel.get_xlim()[1] > 256
 
 
@@ -1026,7 +1108,7 @@ def test_rich_text_escapes_and_raises():
 
 def test_a_verdict_reads_as_a_sentence():
     less = {"scope": "4 of 82 epochs; 3 seeds", "reduced": True}
-    one = verdict.Verdict("Claim", HOLDS, "Numbers.", subject="rule a", **less)
+    one = report.Verdict("Claim", HOLDS, "Numbers.", subject="rule a", **less)
     words = "(on a reduced run: 4 of 82 epochs; 3 seeds)"
     assert str(one) == f"Claim [rule a]: holds {words}. Numbers."
-    assert str(verdict.Verdict("C", HOLDS, "N.", scope="3 seeds")) == "C: holds (3 seeds). N."
+    assert str(report.Verdict("C", HOLDS, "N.", scope="3 seeds")) == "C: holds (3 seeds). N."

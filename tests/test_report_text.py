@@ -13,8 +13,8 @@ from test_report import NAN, Page, grid, results, surface
 
 from sbt import report
 from sbt.errors import UserError
-from sbt.report import markup, style
-from sbt.report.checks import checked
+from sbt.report import View, markup, style
+from sbt.report.view import checked
 
 HOSTILE = (
     "$x_1^{",
@@ -62,7 +62,7 @@ def test_names_cases_and_settings_of_any_text(tmp_path):
 def test_cases_as_curves_and_slices_of_any_text(tmp_path):
     axes = {"case": list(HOSTILE[:3]), "batch_size": [2, 4], "base_lr": [0.125, 0.25]}
     ds = results(np.linspace(0.2, 0.9, 12).reshape(3, 2, 2), axes)
-    first, *_ = drawings = report.default_figures(ds)
+    first, *_ = drawings = report.default_figures(View(ds))
     assert all(drawing.render("svg") for drawing in drawings)
     panel = first.figure.axes[0]
     shown = [entry.get_text() for entry in panel.get_legend().get_texts()]
@@ -71,7 +71,7 @@ def test_cases_as_curves_and_slices_of_any_text(tmp_path):
 
 def test_names_along_the_abscissa_and_in_the_legend():
     ds = results(np.full((2, 3), 0.5), {"batch_size": [2, 4], "case": ["_a", "b", "$"]})
-    (panel,) = report.accuracy_vs(ds, "batch_size", "case").figure.axes
+    (panel,) = report.accuracy_vs(View(ds), "batch_size", "case").figure.axes
     assert [t.get_text() for t in panel.get_legend().get_texts()] == [" _a", "b", r"\$"]
 
 
@@ -140,7 +140,7 @@ STATES = {
 @pytest.mark.parametrize("state", STATES)
 def test_a_report_of_every_state(tmp_path, state):
     if state == "six axes":
-        drawings = report.default_figures(STATES[state])
+        drawings = report.default_figures(View(STATES[state]))
         assert drawings and drawings[0].render("png")
         return
     report.write_report(STATES[state], tmp_path, {"status": "done"})
@@ -182,6 +182,11 @@ FOREIGN = {
     "last epochs": (setting("report", last_epochs="<script>"), "config.report.last_epochs"),
     "curves": (setting("report", curves_base_lr=[1]), "config.report.curves_base_lr"),
     "test size": (setting("data", test_size="all"), "config.data.test_size"),
+    "protocol": (setting("report", protocol=[["epochs", "all"]]), "config.report.protocol"),
+    "arguments": (
+        setting("report", claims=[["best_batch", {"sizes": "<b>"}]]),
+        "the claim best_batch",
+    ),
 }
 
 
@@ -208,4 +213,4 @@ def test_names_of_measured_variables_stay_in_their_directory(tmp_path):
 
 def test_what_runs_write_is_accepted():
     for ds in (surface(), STATES["one run"], STATES["no seeds"]):
-        assert checked(ds) is ds
+        assert checked(ds).results is ds

@@ -1,5 +1,8 @@
 """The architectures that Figs. 15 and 16 of Masters & Luschi (2018) put side by side."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from ml_collections import ConfigDict
 from protocol import sweep
 
@@ -28,9 +31,11 @@ FIELDS = (
 )
 
 
-def side_by_side(figure: str, cases: dict[str, tuple], variant: str) -> ConfigDict:
+def side_by_side(
+    figure: str, cases: dict[str, tuple], variant: str, caption: str, claims: Sequence[Any] = ()
+) -> ConfigDict:
     """All cases in one sweep: an axis ``case``, the other fields following it."""
-    config = sweep(figure, "alexnet", variant)
+    config = sweep(figure, "alexnet", variant, caption, claims)
     if variant == "small":
         small = ("AlexNet", "AlexNet BN", "ResNet-8")
         cases = {name: (*cases[name][:-1], config.epochs) for name in small}

@@ -10,9 +10,13 @@ epochs; ``:small`` takes minutes on two CPU cores.
 from ml_collections import ConfigDict
 from protocol import sweep
 
+from sbt.report.claims import best_batch
+
 VARIANTS = ("", "small")
+CAPTION = "best for m ≤ 8"
+CLAIMS = (best_batch(2, 4, 8),)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""
-    return sweep("fig01", "alexnet", variant)
+    return sweep("fig01", "alexnet", variant, CAPTION, CLAIMS)

@@ -10,9 +10,13 @@ Masters & Luschi (2018), section 3.2: best accuracy at m = 4 and m = 2. 143 runs
 from ml_collections import ConfigDict
 from protocol import sweep
 
+from sbt.report.claims import best_batch
+
 VARIANTS = ("", "small")
+CAPTION = "best at m = 2 and m = 4"
+CLAIMS = (best_batch(2, 4),)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""
-    return sweep("fig02", "resnet8", variant)
+    return sweep("fig02", "resnet8", variant, CAPTION, CLAIMS)

@@ -10,9 +10,13 @@ added difficulty of depth away. 143 runs of 82 epochs; ``:small`` takes minutes 
 from ml_collections import ConfigDict
 from protocol import sweep
 
+from sbt.report.claims import best_batch
+
 VARIANTS = ("", "small")
+CAPTION = "best at m = 2 and m = 4"
+CLAIMS = (best_batch(2, 4),)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""
-    return sweep("fig03", "resnet20", variant)
+    return sweep("fig03", "resnet20", variant, CAPTION, CLAIMS)

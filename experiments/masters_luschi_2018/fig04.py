@@ -11,13 +11,20 @@ minutes on two CPU cores.
 from ml_collections import ConfigDict
 from protocol import sweep
 
+from sbt.report.claims import curves_coincide
+
 VARIANTS = ("", "small")
+BASE_LR = 2.0**-8
+CAPTION = (
+    "at one base learning rate the learning curves nearly coincide for 4 ≤ m ≤ 64; "
+    "larger m are worse"
+)
+CLAIMS = (curves_coincide(4, 64, BASE_LR),)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""
-    config = sweep("fig04", "resnet32", variant, norm="batch")
-    config.sweep.base_lr = (2.0**-8,)
-    config.report.curves_base_lr = 2.0**-8
+    config = sweep("fig04", "resnet32", variant, CAPTION, CLAIMS, norm="batch", base_lrs=(BASE_LR,))
+    config.report.curves_base_lr = BASE_LR
     config.evaluate.every = 1
     return config

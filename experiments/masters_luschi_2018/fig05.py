@@ -10,9 +10,13 @@ sizes. 143 runs of 82 epochs; ``:small`` takes minutes on two CPU cores.
 from ml_collections import ConfigDict
 from protocol import sweep
 
+from sbt.report.claims import best_batch
+
 VARIANTS = ("", "small")
+CAPTION = "best for m = 8 to 64"
+CLAIMS = (best_batch(8, 16, 32, 64),)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""
-    return sweep("fig05", "alexnet", variant, norm="batch")
+    return sweep("fig05", "alexnet", variant, CAPTION, CLAIMS, norm="batch")

@@ -10,9 +10,13 @@ Masters & Luschi (2018), section 3.3: best accuracy for m = 4 ... 32. 143 runs o
 from ml_collections import ConfigDict
 from protocol import sweep
 
+from sbt.report.claims import best_batch
+
 VARIANTS = ("", "small")
+CAPTION = "best for m = 4 to 32"
+CLAIMS = (best_batch(4, 8, 16, 32),)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""
-    return sweep("fig06", "alexnet", variant, norm="batch_conv")
+    return sweep("fig06", "alexnet", variant, CAPTION, CLAIMS, norm="batch_conv")

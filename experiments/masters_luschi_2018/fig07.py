@@ -10,9 +10,13 @@ up to m = 16. 143 runs of 82 epochs; ``:small`` takes minutes on two CPU cores.
 from ml_collections import ConfigDict
 from protocol import sweep
 
+from sbt.report.claims import best_batch, best_lr_usable_to
+
 VARIANTS = ("", "small")
+CAPTION = "best at m = 4 or 8; the best base learning rate is usable only for m ≤ 16"
+CLAIMS = (best_batch(4, 8), best_lr_usable_to(16))
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""
-    return sweep("fig07", "resnet32", variant, norm="batch")
+    return sweep("fig07", "resnet32", variant, CAPTION, CLAIMS, norm="batch")

@@ -10,9 +10,15 @@ up to m = 8. 143 runs of 164 epochs; ``:small`` takes minutes on two CPU cores.
 from ml_collections import ConfigDict
 from protocol import sweep
 
+from sbt.report.claims import best_batch, best_lr_usable_to
+
 VARIANTS = ("", "small")
+CAPTION = "best at m = 4 or 8; the best base learning rate is usable only for m ≤ 8"
+CLAIMS = (best_batch(4, 8), best_lr_usable_to(8))
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""
-    return sweep("fig09", "resnet32", variant, norm="batch", data="cifar100", augment=True)
+    return sweep(
+        "fig09", "resnet32", variant, CAPTION, CLAIMS, norm="batch", data="cifar100", augment=True
+    )

@@ -10,11 +10,23 @@ batches than in Fig. 10. 143 runs of 164 epochs; ``:small`` takes minutes on two
 from ml_collections import ConfigDict
 from protocol import sweep
 
+from sbt.report.claims import best_batch
+
 VARIANTS = ("", "small")
+CAPTION = "with warm-up, best for m = 4 to 16"
+CLAIMS = (best_batch(4, 8, 16),)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""
     return sweep(
-        "fig11", "resnet32", variant, norm="batch", data="cifar100", augment=True, warmup=True
+        "fig11",
+        "resnet32",
+        variant,
+        CAPTION,
+        CLAIMS,
+        norm="batch",
+        data="cifar100",
+        augment=True,
+        warmup=True,
     )

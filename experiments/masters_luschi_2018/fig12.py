@@ -15,14 +15,18 @@ from imagenet import SMALL_BATCH_SIZES, imagenet
 from ml_collections import ConfigDict
 from protocol import BASE_LRS, SMALL_BASE_LRS_BN
 
+from sbt.report.claims import best_batch
+
 BATCH_SIZES = tuple(2**k for k in range(1, 8))  # 2 ... 128
 
 VARIANTS = ("", "small")
+CAPTION = "best for m = 16 to 64"
+CLAIMS = (best_batch(16, 32, 64),)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""
-    config = imagenet("fig12", variant)
+    config = imagenet("fig12", variant, CAPTION, CLAIMS)
     small = variant == "small"
     config.sweep.batch_size = SMALL_BATCH_SIZES if small else BATCH_SIZES
     config.sweep.base_lr = SMALL_BASE_LRS_BN[1:3] if small else BASE_LRS

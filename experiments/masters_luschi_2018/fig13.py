@@ -23,9 +23,12 @@ from ml_collections import ConfigDict
 from protocol import BATCH_SIZES, SMALL_BATCH_SIZES, best_base_lrs, split_source, sweep
 
 from sbt.errors import UserError
+from sbt.report.claims import best_bn_batch, bn_batch_below_batch, smaller_batches_better
 
 LARGEST_AT_THE_BEST = {"cifar10": 16, "cifar100": 8}  # Figs 8 and 9
 VARIANTS = ("", "cifar100", "small", "small_cifar100")
+CAPTION = "BN batch 4 or 8 is best for every SGD batch size, and smaller SGD batches are better"
+CLAIMS = (best_bn_batch(4, 8), smaller_batches_better())
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -40,11 +43,14 @@ def get_config(variant: str = "") -> ConfigDict:
         raise UserError(f"fig13.py:{variant}", "there is no such variant", remedy)
     data = "cifar100" if "cifar100" in variant else "cifar10"
     small = "small" if "small" in variant else ""
-    config = sweep("fig13", "resnet32", small, norm="batch", data=data, augment=True)
+    claims = (*CLAIMS, bn_batch_below_batch()) if data == "cifar100" else CLAIMS
+    config = sweep(
+        "fig13", "resnet32", small, CAPTION, claims,
+        norm="batch", data=data, augment=True, base_lrs=(),
+    )  # fmt: skip
     sizes = SMALL_BATCH_SIZES if small else BATCH_SIZES
     config.sweep.batch_size = sizes
     config.sweep.bn_batch = sizes
-    config.sweep.base_lr = None
     limit = LARGEST_AT_THE_BEST[data]
     best = {m: 2.0**-8 * min(1.0, limit / m) for m in sizes}
     if source:

@@ -21,6 +21,8 @@ from imagenet import SMALL_BATCH_SIZES, imagenet
 from ml_collections import ConfigDict
 from protocol import best_base_lrs, split_source
 
+from sbt.report.claims import best_bn_batch, smaller_batches_better
+
 BEST_BASE_LR = {
     **{2**k: 2.0**-8 for k in range(1, 7)},  # 2 ... 64
     128: 2.0**-9,
@@ -32,6 +34,8 @@ BATCH_SIZES = tuple(BEST_BASE_LR)
 BN_BATCHES = tuple(2**k for k in range(1, 8))  # 2 ... 128
 
 VARIANTS = ("", "small")
+CAPTION = "BN batch 16 to 64 is best for every SGD batch size, and smaller SGD batches are better"
+CLAIMS = (best_bn_batch(16, 32, 64), smaller_batches_better())
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -40,7 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
     That takes the base LRs up to m = 128 from the sweep in a directory.
     """
     variant, source = split_source(variant)
-    config = imagenet("fig14", variant)
+    config = imagenet("fig14", variant, CAPTION, CLAIMS)
     small = variant == "small"
     sizes = SMALL_BATCH_SIZES if small else BATCH_SIZES
     config.sweep.batch_size = sizes

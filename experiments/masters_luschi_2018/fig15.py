@@ -13,9 +13,15 @@ on two CPU cores.
 from architectures import CIFAR10, side_by_side
 from ml_collections import ConfigDict
 
+from sbt.report.claims import best_batch
+
 VARIANTS = ("", "small")
+CAPTION = (
+    "best at m ≤ 32 for every network (Fig. 5 names m = 8 to 64 for the AlexNet with batch norm)"
+)
+CLAIMS = (best_batch(2, 4, 8, 16, 32, case={"AlexNet BN": (64,)}),)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""
-    return side_by_side("fig15", CIFAR10, variant)
+    return side_by_side("fig15", CIFAR10, variant, CAPTION, CLAIMS)

@@ -14,8 +14,9 @@ from architectures import CIFAR10, CIFAR100, side_by_side
 from ml_collections import ConfigDict
 
 VARIANTS = ("", "small")
+CAPTION = "the range of stable base learning rates shrinks steadily as m grows"
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""
-    return side_by_side("fig16", CIFAR10 | CIFAR100, variant)
+    return side_by_side("fig16", CIFAR10 | CIFAR100, variant, CAPTION)

@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 from protocol import sweep
 
 VARIANTS = ("", "small")
+CAPTION = "half the epochs of Fig. 8; compared with Figs 8 and 18"
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""
-    return sweep("fig17", "resnet32", variant, norm="batch", augment=True, epochs=41)
+    return sweep("fig17", "resnet32", variant, CAPTION, norm="batch", augment=True, epochs=41)

@@ -16,8 +16,11 @@ a ResNet-8, fewer images, epochs and grid points, for minutes on two CPU cores. 
 parts work together, not what the paper measured.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from ml_collections import ConfigDict
-from protocol import after_last_drop
+from protocol import after_last_drop, reproduce
 
 from sbt.config import default
 from sbt.errors import UserError
@@ -25,17 +28,18 @@ from sbt.errors import UserError
 SMALL_BATCH_SIZES = (4, 16, 64)
 
 
-def imagenet(figure: str, variant: str) -> ConfigDict:
+def imagenet(figure: str, variant: str, caption: str, claims: Sequence[Any]) -> ConfigDict:
     """The config of one figure, without its axes.
 
     Args:
       figure: its number, ``fig12``.
       variant: ``""`` (the paper's protocol) or ``small``.
+      caption, claims: what the paper says that it shows, in words and as functions that judge it.
     """
     if variant not in ("", "small"):
         raise UserError(f"{figure}.py:{variant}", "there is no such variant", "use :small, or none")
     config = default()
-    config.name = config.report.figure = figure
+    config.name = figure
     config.data.name = "imagenet2012"
     config.data.stream = True
     config.data.image_size = 224
@@ -44,6 +48,7 @@ def imagenet(figure: str, variant: str) -> ConfigDict:
     config.epochs = 90
     config.rule = {"name": "sgd", "momentum": None, "weight_decay": 1e-4}
     config.schedule = {"name": "steps", "drops": (30 / 90, 60 / 90, 80 / 90), "factor": 0.1}
+    reproduce(config, figure, caption, claims, test_examples=50_000)
     if variant == "small":
         config.name += "-small"
         config.data.name = "cifar10"

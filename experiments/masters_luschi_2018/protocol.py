@@ -15,12 +15,14 @@ and is not to be compared with the paper's numbers.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from sbt.config import default
 from sbt.errors import UserError
 
+PAPER = "Masters & Luschi 2018"
 BATCH_SIZES = tuple(2**k for k in range(1, 12))  # 2 ... 2048
 BASE_LRS = tuple(2.0**k for k in range(-12, 1))  # 2^-12 ... 2^0
 EPOCHS = {"cifar10": 82, "cifar100": 164}
@@ -36,12 +38,15 @@ def sweep(
     figure: str,
     model: str,
     variant: str,
+    caption: str,
+    claims: Sequence[Any] = (),
     *,
     norm: str = "none",
     data: str = "cifar10",
     augment: bool = False,
     warmup: bool = False,
     epochs: int | None = None,
+    base_lrs: Sequence[float] = BASE_LRS,
 ) -> ConfigDict:
     """The config of one sweep figure.
 
@@ -49,15 +54,17 @@ def sweep(
       figure: its number, ``fig01``.
       model: key of ``sbt list``.
       variant: ``""`` (the paper's grid and budget) or ``small``.
+      caption: what the paper says that the figure shows.
+      claims: the same, as functions of ``sbt.report.claims`` that judge the results.
       norm: of the model.
       data: ``cifar10`` or ``cifar100``.
       augment: pad 4, random crop, random flip.
       warmup: LR from η/32 to η over the first 5 % (section 3.4).
       epochs: other than the paper's usual budget.
+      base_lrs: other than the paper's usual grid; empty: none is swept.
     """
     config = default()
     config.name = figure
-    config.report.figure = figure
     config.data.name = data
     config.data.augment = "crop_flip" if augment else "none"
     config.model = {"name": model, "norm": norm}
@@ -69,13 +76,34 @@ def sweep(
         config.schedule.warmup = 0.05
         config.schedule.warmup_start = 1 / 32
     config.sweep.batch_size = BATCH_SIZES
-    config.sweep.base_lr = BASE_LRS
+    config.sweep.base_lr = tuple(base_lrs) or None
     config.sweep.seed = (0,)
+    trained = {"batch_size": BATCH_SIZES, "base_lr": tuple(base_lrs)}
+    reproduce(config, figure, caption, claims, **trained)
     if variant == "small":
         make_small(config)
     elif variant:
         raise UserError(f"{figure}.py:{variant}", "there is no such variant", "use :small, or none")
     return config
+
+
+def reproduce(
+    config: ConfigDict, figure: str, caption: str, claims: Sequence[Any], **trained: Any
+) -> None:
+    """Puts into a config what its results are held against: before ``small`` cuts it down.
+
+    Args:
+      config: the paper's.
+      figure, caption, claims: as for :func:`sweep`.
+      **trained: further fields of ``sbt.report.claims.Protocol``, with what the paper trained.
+    """
+    number = figure.removeprefix("fig")
+    where = f"Fig. {int(number)}" if number.isdigit() else "section 3.2"
+    trained |= {"data": config.data.name, "model": (config.model.name,), "epochs": config.epochs}
+    config.report.figure = f"{PAPER}, {where}"
+    config.report.caption = caption
+    config.report.claims = tuple(claims)
+    config.report.protocol = tuple(trained.items())
 
 
 def make_small(config: ConfigDict) -> None:
@@ -85,8 +113,9 @@ def make_small(config: ConfigDict) -> None:
     config.data.test_size = SMALL_TEST
     config.epochs = max(1, round(SMALL_EPOCHS * config.epochs / EPOCHS[config.data.name]))
     config.sweep.batch_size = SMALL_BATCH_SIZES
-    plain = config.model.norm == "none"
-    config.sweep.base_lr = SMALL_BASE_LRS if plain else SMALL_BASE_LRS_BN
+    if config.sweep.base_lr == BASE_LRS:
+        plain = config.model.norm == "none"
+        config.sweep.base_lr = SMALL_BASE_LRS if plain else SMALL_BASE_LRS_BN
     config.report.last_epochs = after_last_drop(config)
     if config.model.name.startswith("resnet"):
         # A ResNet-32 example costs six times an AlexNet one: the first network of the family does.
@@ -111,20 +140,16 @@ def best_base_lrs(directory: str, batch_sizes: Sequence[int], data: str) -> dict
     Raises:
       UserError: another data set, no such sweep, or a batch size that has not finished.
     """
-    from sbt.report.dataset import setting, without_singletons
-    from sbt.report.summary import best_over_lr
+    from sbt.report import View
     from sbt.results import load
 
-    ds = load(directory)
-    field = f"from={directory}"
-    used = setting(ds, "data.name")
-    if used != data:
+    view, field = View(load(directory)), f"from={directory}"
+    if (used := view.setting("data.name")) != data:
         raise UserError(field, f"was trained on {used}, not on {data}", "name another sweep")
-    if not {"batch_size", "base_lr"} <= set(ds.dims):
+    if not {"batch_size", "base_lr"} <= set(view.axes):
         remedy = "name a sweep over both, such as that of fig08.py"
-        raise UserError(field, "is no sweep over batch sizes and base learning rates", remedy)
-    keep = ("batch_size", "base_lr")
-    best = best_over_lr(without_singletons(ds, keep=keep))
+        raise UserError(field, "is not a sweep over batch sizes and base learning rates", remedy)
+    best = view.bare("batch_size", "base_lr").rows
     if best.accuracy.dims != ("batch_size",):
         extra = ", ".join(str(d) for d in best.accuracy.dims if d != "batch_size")
         raise UserError(field, f"sweeps {extra} too", "name a sweep over these two alone")

@@ -1,45 +1,51 @@
-"""Figures, tables and verdicts of a results dataset.
+"""Figures, tables and verdicts of a grid.
 
-``write_report`` makes the whole page; the figure functions return a ``Drawing`` (a matplotlib
-figure with its caption) for notebooks and papers.
+``write_report`` makes the whole page. Figures and verdicts for notebooks and papers take a
+``View`` of the results; the figure functions return a ``Drawing``, a matplotlib figure with its
+caption. A claim of your own is a function decorated with ``claim``.
 """
 
-from sbt.report.choose import default_figures
-from sbt.report.claims import best_falls, longer_training, range_shrinks, verdicts
-from sbt.report.comparisons import best_accuracy_summary, stable_range_summary
+from sbt.report.claims import (
+    FAILS,
+    HOLDS,
+    ONE_SEED,
+    OPEN,
+    Verdict,
+    claim,
+    longer_training,
+    verdicts,
+)
 from sbt.report.figures import (
     accuracy_vs,
-    accuracy_vs_base_lr,
-    accuracy_vs_batch_size,
+    best_accuracy_summary,
     bn_batch_figure,
+    default_figures,
+    learning_curves,
+    stable_range_summary,
     sweep_figure,
 )
-from sbt.report.learning import learning_curves
 from sbt.report.measured import measured_figures
 from sbt.report.page import write_comparison, write_report
 from sbt.report.style import Drawing
-from sbt.report.summary import best_over_lr, cells, reliable, spread, stable_range
-from sbt.report.verdict import Verdict
+from sbt.report.view import View, spread
 
 __all__ = [
+    "FAILS",
+    "HOLDS",
+    "ONE_SEED",
+    "OPEN",
     "Drawing",
     "Verdict",
+    "View",
     "accuracy_vs",
-    "accuracy_vs_base_lr",
-    "accuracy_vs_batch_size",
     "best_accuracy_summary",
-    "best_falls",
-    "best_over_lr",
     "bn_batch_figure",
-    "cells",
+    "claim",
     "default_figures",
     "learning_curves",
     "longer_training",
     "measured_figures",
-    "range_shrinks",
-    "reliable",
     "spread",
-    "stable_range",
     "stable_range_summary",
     "sweep_figure",
     "verdicts",

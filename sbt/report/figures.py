@@ -1,33 +1,110 @@
-"""Accuracy of one grid along its axes, and along the BN batch.
+"""The figures of a grid: accuracy along its axes, learning curves, and grids compared.
 
-The pair of ``sweep_figure`` is the layout of Masters & Luschi (2018), Figs 1-3 and 5-11: accuracy
-against the batch size with one curve per base LR, beside accuracy against the base LR with one
-curve per batch size. Learning curves are in ``sbt.report.learning``, figures that compare grids in
-``sbt.report.comparisons``.
+``default_figures`` chooses by the axes that a grid has. The layouts are those of Masters & Luschi
+(2018): both views of a sweep side by side (Figs 1-3, 5-11), learning curves (Fig. 4), accuracy
+along the BN batch (Fig. 13), best accuracy and stable range of several grids (Figs 15, 16).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from sbt.errors import UserError
-from sbt.report import dataset, scales, style, summary
-from sbt.report.dataset import BASE_LR, BATCH_SIZE, BN_BATCH
+from sbt.report import scales, style
 from sbt.report.style import Drawing
+from sbt.report.view import BASE_LR, BATCH_SIZE, BN_BATCH, EPOCH, View, spread, spread_words
 
-HOLLOW = "Hollow marker: at least one seed diverged (counted at chance)."
+# More slices than this make a page that nobody reads; the tables have them all.
+MOST_SLICES = 6
+# More curves than markers could not be told apart: then they spread over panels of so many.
+MOST_CURVES = 13
+CURVES_PER_PANEL = 8
 
 
-@style.styled
+def plane(view: View) -> tuple[str, ...]:
+    """The one or two axes that figures of a grid run along; the others are sliced.
+
+    Batch size and base LR if both vary; else the BN batch with the batch size; else whatever
+    varies, a numeric axis with more values before one with fewer, names last.
+    """
+    for pair in ((BATCH_SIZE, BASE_LR), (BN_BATCH, BATCH_SIZE)):
+        if set(pair) <= set(view.varying):
+            return pair
+
+    def rank(axis: str) -> tuple[bool, bool, int]:
+        usual = axis in (BATCH_SIZE, BASE_LR)
+        return not view.is_numeric(axis), not usual, -view.ds.sizes[axis]
+
+    return tuple(sorted(view.varying, key=rank)[:2])
+
+
+def default_figures(view: View) -> list[Drawing]:
+    """The figures of a report.
+
+    A grid of batch sizes and base LRs gets both views of the sweep, the best accuracy, the stable
+    range and learning curves; any other two axes get both views; one axis gets one; a single point
+    gets learning curves only. Further axes are sliced, and compared where there is a comparison;
+    a sweep of more slices than ``MOST_CURVES``, all update rules for instance, is about the
+    comparison, and gets that alone.
+    """
+    if not bool(view.ds["test_accuracy"].notnull().any()):
+        return []
+    axes = plane(view)
+    slices = view.slices(axes)
+    finished = bool(view.ds["accuracy"].notnull().any())
+    swept = finished and axes == (BATCH_SIZE, BASE_LR)
+    if swept and len(slices) > MOST_CURVES:
+        return [best_accuracy_summary(dict(slices))]
+    shown = [
+        (title, part, f"_{i + 1}" if len(slices) > 1 else "")
+        for i, (title, part) in enumerate(slices[:MOST_SLICES])
+    ]
+    found: list[Drawing] = []
+    if finished:
+        for title, part, suffix in shown:
+            found += _along(part, axes, title, suffix)
+    if swept:
+        compared = [best_accuracy_summary(dict(slices)), stable_range_summary(dict(slices))]
+        # Where there is something to compare, the comparison is the point of the sweep.
+        found = [*compared, *found] if len(slices) > 1 else [*found, *compared]
+        if BN_BATCH in view.varying:
+            parts = view.slices((*axes, BN_BATCH))[:MOST_SLICES]
+            found += [
+                bn_batch_figure(part, title, f"bn_batch_{i + 1}")
+                for i, (title, part) in enumerate(parts)
+            ]
+    pinned = view.setting("report.curves_base_lr")
+    return found + [
+        learning_curves(part, pinned, title=title, name=f"learning_curves{suffix}")
+        for title, part, suffix in shown
+    ]
+
+
+def _along(view: View, axes: tuple[str, ...], title: str, suffix: str) -> list[Drawing]:
+    if not axes:
+        return []
+    if axes == (BN_BATCH, BATCH_SIZE):
+        return [bn_batch_figure(view, title, f"bn_batch{suffix}")]
+    first, second = axes if len(axes) == 2 else (axes[0], None)
+    if second and view.is_numeric(second):
+        return [sweep_figure(view, (first, second), title, f"sweep{suffix}")]
+    return [accuracy_vs(view, first, second, title, f"accuracy_vs_{first}{suffix}")]
+
+
+# --- accuracy along the axes of one grid ---------------------------------------------------------
+
+
 def accuracy_vs(
-    ds: xr.Dataset, x: str, curves: str | None = None, title: str = "", name: str = ""
+    view: View, x: str, curves: str | None = None, title: str = "", name: str = ""
 ) -> Drawing:
     """Accuracy against one axis, one curve per value of another.
 
     Args:
-      ds: results of a grid; its varying axes must be ``x`` and ``curves`` (select first otherwise).
+      view: a grid; its varying axes must be ``x`` and ``curves`` (select first otherwise).
       x: the axis along the abscissa.
       curves: the axis whose values get a curve each; None for a single curve.
       title: a heading, for instance the values at which other axes were fixed.
@@ -36,32 +113,14 @@ def accuracy_vs(
     Raises:
       UserError: an axis is missing, or another axis still varies.
     """
-    ds = _checked(ds, x, curves)
-    figure, (panel,) = style.new_figure(style.SINGLE)
-    _sweep_panel(panel, ds, x, curves)
-    if title:
-        panel.set_title(style.literal(title, style.TITLE))
-    note = _note(ds)
-    style.footnote(figure, note)
-    words = f"{title}. " if title else ""
-    words += f"Test accuracy against {scales.plain(x)}"
+    words = f"Test accuracy against {scales.plain(x)}"
     words += f", one curve per {scales.plain(curves)}" if curves else ""
-    return Drawing(name or f"accuracy_vs_{x}", figure, f"{words}. {note}")
+    view = _of_axes(view, x, curves)
+    return _accuracy(view, [(x, curves)], words, title, name or f"accuracy_vs_{x}")
 
 
-def accuracy_vs_batch_size(ds: xr.Dataset) -> Drawing:
-    """Accuracy against the batch size, one curve per base LR (both log₂)."""
-    return accuracy_vs(ds, BATCH_SIZE, BASE_LR if BASE_LR in dataset.axes(ds) else None)
-
-
-def accuracy_vs_base_lr(ds: xr.Dataset) -> Drawing:
-    """Accuracy against the base LR, one curve per batch size (both log₂)."""
-    return accuracy_vs(ds, BASE_LR, BATCH_SIZE if BATCH_SIZE in dataset.axes(ds) else None)
-
-
-@style.styled
 def sweep_figure(
-    ds: xr.Dataset,
+    view: View,
     axes: tuple[str, str] = (BATCH_SIZE, BASE_LR),
     title: str = "",
     name: str = "sweep",
@@ -69,114 +128,357 @@ def sweep_figure(
     """Both views of a two-axis grid side by side; the best cell carries a ring in each.
 
     Args:
-      ds: results of a grid whose varying axes are at most the two of ``axes``.
+      view: a grid whose varying axes are at most the two of ``axes``.
       axes: the two axes; the first is the abscissa on the left.
       title: a heading, for instance the values at which other axes were fixed.
       name: file stem.
     """
     first, second = axes
-    ds = _checked(ds, first, second)
-    figure, panels = style.new_figure(style.WIDE, columns=2)
-    _sweep_panel(panels[0], ds, first, second, ticks=9)
-    _sweep_panel(panels[1], ds, second, first, ticks=9)
-    panels[1].sharey(panels[0])
-    for letter, panel in zip("ab", panels):
-        panel.set_title(letter, loc="left", fontweight="bold")
-    if title:
-        figure.suptitle(style.literal(title, style.HEADING), fontsize=9.5)
-    note = _note(ds)
-    style.footnote(figure, note)
-    best = summary.best_cell(ds)
     left, right = scales.plain(first), scales.plain(second)
-    caption = (
+    words = (
         f"Test accuracy (a) against {left}, one curve per {right}, and "
-        f"(b) against {right}, one curve per {left}. {note}"
+        f"(b) against {right}, one curve per {left}"
     )
-    if best:
-        at = ", ".join(f"{scales.plain(a)} {scales.label(a, best[a])}" for a in axes)
-        caption += f" Ring: best cell, {100 * best['accuracy']:.1f} % at {at}."
-    return Drawing(name, figure, f"{title}. {caption}" if title else caption)
+    view = _of_axes(view, first, second)
+    ring = ""
+    if best := view.best:
+        at = ", ".join(f"{scales.plain(a)} {scales.label(a, best.where[a])}" for a in axes)
+        ring = f" Ring: best cell, {100 * best.accuracy:.1f} % at {at}."
+    return _accuracy(view, [(first, second), (second, first)], words, title, name, ring)
 
 
-@style.styled
-def bn_batch_figure(ds: xr.Dataset, title: str = "", name: str = "bn_batch") -> Drawing:
-    """Accuracy against the BN batch, one curve per SGD batch (Masters & Luschi, Fig. 13).
+def bn_batch_figure(view: View, title: str = "", name: str = "bn_batch") -> Drawing:
+    """Accuracy against the BN batch, one curve per SGD batch.
 
     Where base LRs were swept too, every point is the best base LR of its pair of batches.
     """
-    swept = BASE_LR in dataset.varying(ds)
-    ds = _checked(ds, BN_BATCH, BATCH_SIZE, also=(BASE_LR,))
-    figure, (panel,) = style.new_figure(style.SINGLE)
-    _sweep_panel(panel, ds, BN_BATCH, BATCH_SIZE, best_lr=True)
-    if title:
-        panel.set_title(style.literal(title, style.TITLE))
-    note = _note(ds)
-    style.footnote(figure, note)
-    words = f"{title}. " if title else ""
-    words += "Test accuracy against the number of examples that share batch statistics, one curve "
-    words += "per SGD batch size"
-    words += ", each point at its best base learning rate" if swept else ""
-    return Drawing(name, figure, f"{words}. {note}")
+    words = (
+        "Test accuracy against the number of examples that share batch statistics, one curve per "
+        "SGD batch size"
+    )
+    words += ", each point at its best base learning rate" if BASE_LR in view.varying else ""
+    view = _of_axes(view, BN_BATCH, BATCH_SIZE, BASE_LR)
+    return _accuracy(view, [(BN_BATCH, BATCH_SIZE)], words, title, name)
 
 
-def _note(ds: xr.Dataset) -> str:
-    note = summary.spread_words(ds)
-    return f"{note} {HOLLOW}" if bool(ds["diverged"].any()) else note
-
-
-def _checked(ds: xr.Dataset, x: str, curves: str | None, also: Sequence[str] = ()) -> xr.Dataset:
-    """The dataset with exactly the wanted axes left, ascending; complains about any other."""
+def _of_axes(view: View, x: str, curves: str | None, *also: str) -> View:
+    """The grid with only the wanted axes left; complains about any other that varies."""
     for axis in (x, curves):
-        if axis is not None and axis not in dataset.axes(ds):
-            have = ", ".join(dataset.axes(ds)) or "none"
+        if axis is not None and axis not in view.axes:
+            have = ", ".join(view.axes) or "none"
             raise UserError(axis, "is not an axis of this grid", f"axes that were swept: {have}")
-    for axis in dataset.axes(ds):
-        if axis in (x, curves, *also):
-            continue
-        if ds.sizes[axis] > 1:
-            remedy = f"select one value first: ds.sel({axis}=...)"
-            raise UserError(axis, f"has {ds.sizes[axis]} values; a figure shows two axes", remedy)
-        ds = ds.isel({axis: 0})
-    return dataset.prepared(ds)
+    for axis in view.varying:
+        if axis not in (x, curves, *also):
+            problem = f"has {view.ds.sizes[axis]} values; a figure shows two axes"
+            raise UserError(axis, problem, f"select one value first: ds.sel({axis}=...)")
+    return view.bare(*(axis for axis in (x, curves, *also) if axis))
 
 
-def _sweep_panel(
-    panel: Axes,
-    ds: xr.Dataset,
-    x: str,
-    curves: str | None,
-    *,
-    best_lr: bool = False,
-    ticks: int = 13,
-) -> None:
-    cell = summary.cells(ds)
-    if best_lr and BASE_LR in cell.dims:
+@style.styled
+def _accuracy(
+    view: View,
+    panels: Sequence[tuple[str, str | None]],
+    words: str,
+    title: str,
+    name: str,
+    ring: str = "",
+) -> Drawing:
+    """Panels of accuracy along one axis, curves along another, with the words under them."""
+    pair = len(panels) == 2
+    figure, drawn = style.new_figure(style.WIDE if pair else style.SINGLE, len(panels))
+    for panel, (x, curves) in zip(drawn, panels):
+        _accuracy_panel(panel, view, x, curves, ticks=9 if pair else 13)
+    if pair:
+        drawn[1].sharey(drawn[0])
+        for letter, panel in zip("ab", drawn):
+            panel.set_title(letter, loc="left", fontweight="bold")
+    if title and pair:
+        figure.suptitle(style.literal(title, style.HEADING), fontsize=9.5)
+    elif title:
+        drawn[0].set_title(style.literal(title, style.TITLE))
+    note = spread_words(view.seeds)
+    if bool(view.ds["diverged"].any()):
+        note += " Hollow marker: at least one seed diverged (counted at chance)."
+    style.footnote(figure, note)
+    heading = f"{title}. " if title else ""
+    return Drawing(name, figure, f"{heading}{words}. {note}{ring}")
+
+
+def _accuracy_panel(panel: Axes, view: View, x: str, curves: str | None, ticks: int) -> None:
+    cell = view.cells
+    if BASE_LR in cell.dims and BASE_LR not in (x, curves):
         at = cell["median"].fillna(-np.inf).argmax(BASE_LR)
         cell = cell.isel({BASE_LR: at}).drop_vars(BASE_LR)
-    places = scales.positions(x, ds[x].values)
-    values = ds[curves].values if curves else np.array([np.nan])
-    ordered = curves is not None and np.issubdtype(values.dtype, np.number)
+    along = view.ds[x].values
+    places = scales.positions(x, along)
+    values = view.ds[curves].values if curves else np.array([np.nan])
+    ordered = curves is not None and view.is_numeric(curves)
     for i, look in enumerate(style.looks(values.size, ordered)):
         row = cell.isel({curves: i}) if curves else cell
         text = scales.label(curves, values[i].item(), math=True) if curves else None
         style.banded(panel, places, row, look, text)
-        hollow = (row["diverged"] > 0).values & row["median"].notnull().values
-        panel.plot(
-            places[hollow],
-            row["median"].values[hollow],
-            linestyle="none",
-            marker=look["marker"],
-            color=look["color"],
-            markerfacecolor="white",
-            zorder=3,
-        )
-    best = summary.best_cell(ds)
-    if best:
-        where = places[int(np.flatnonzero(ds[x].values == best[x])[0])]
-        panel.plot(
-            where, best["accuracy"], marker="o", markersize=10, mfc="none", mec=style.INK, zorder=4
-        )
-    style.accuracy_axis(panel, ds.attrs.get("chance"))
-    scales.set_scale(panel.xaxis, panel, x, ds[x].values, ticks)
+        diverged = (row["diverged"] > 0).values & row["median"].notnull().values
+        _hollow(panel, places, row["median"].values, diverged, look, zorder=3)
+    if best := view.best:
+        where = places[int(np.flatnonzero(along == best.where[x])[0])]
+        ring: dict[str, Any] = {"marker": "o", "markersize": 10, "mfc": "none", "mec": style.INK}
+        panel.plot(where, best.accuracy, zorder=4, **ring)
+    style.accuracy_axis(panel, view.ds.attrs.get("chance"))
+    scales.set_scale(panel.xaxis, panel, x, along, ticks)
     if curves:
         style.legend(panel, scales.SYMBOLS.get(curves, scales.title(curves)))
+
+
+def _hollow(
+    panel: Axes, x: np.ndarray, y: np.ndarray, which: np.ndarray, look: Any, **extra: Any
+) -> None:
+    dots: dict[str, Any] = {"linestyle": "none", "marker": look["marker"], "color": look["color"]}
+    panel.plot(x[which], y[which], markerfacecolor="white", **dots, **extra)
+
+
+# --- learning curves -----------------------------------------------------------------------------
+
+
+@style.styled
+def learning_curves(
+    view: View,
+    base_lr: float | None = None,
+    curves: str | None = None,
+    title: str = "",
+    name: str = "learning_curves",
+) -> Drawing:
+    """Test accuracy and training loss after every epoch.
+
+    Args:
+      view: a grid.
+      base_lr: the base LR to show, one of the grid's; by default the one with the highest accuracy
+        averaged over the other axes, so that most batch sizes train.
+      curves: the axis whose values get a curve each: by default the batch size, else the first
+        axis that varies. Other axes are fixed at the best cell.
+      title: a heading.
+      name: file stem.
+
+    Raises:
+      UserError: the grid has no such base LR.
+    """
+    if curves is None:
+        free = view.varying
+        curves = BATCH_SIZE if BATCH_SIZE in free else next(iter(free), None)
+    ds, fixed = _at_best(view, base_lr, curves)
+    figure, panels = style.new_figure(style.WIDE, columns=2)
+    count = ds.sizes[curves] if curves else 1
+    few = count <= 3
+    both = ["test_accuracy", "train_accuracy"], ["test_loss", "train_loss"]
+    for panel, variables in zip(panels, both if few else (["test_accuracy"], ["train_loss"])):
+        _curve_panel(panel, ds, curves, variables)
+    style.accuracy_axis(panels[0], ds.attrs.get("chance"), "accuracy" if few else "test accuracy")
+    panels[1].set_ylabel("loss [nats]" if few else "training loss [nats]")
+    losses = np.concatenate([np.asarray(line.get_ydata(), float) for line in panels[1].lines])
+    style.log_if_wide(panels[1], losses, 10)
+    if curves or few:
+        style.legend(panels[1], scales.title(curves) if curves else "")
+    shown = [f"{scales.title(a)} = {scales.label(a, v, math=True)}" for a, v in fixed.items()]
+    heading = style.literal(title, style.HEADING) if title else ""
+    if heading := "; ".join(part for part in (heading, ", ".join(shown)) if part):
+        figure.suptitle(heading, fontsize=9.5)
+    note = spread_words(view.seeds)
+    if few:
+        note += " Training curves (faint) are running means over the epoch."
+    if bool(ds["diverged"].any()):
+        note += " Cross: a seed diverged (its accuracy counts as chance, its loss ends)."
+    style.footnote(figure, note)
+    at = ", ".join(f"{scales.plain(a)} {scales.label(a, v)}" for a, v in fixed.items())
+    words = f"{title}. " if title else ""
+    words += "Accuracy and loss" if few else "Test accuracy and training loss"
+    words += " against the epoch"
+    words += f", one curve per {scales.plain(curves)}" if curves else ""
+    words += f", at {at}" if at else ""
+    return Drawing(name, figure, f"{words}. {note}")
+
+
+def _at_best(
+    view: View, base_lr: float | None, curves: str | None
+) -> tuple[xr.Dataset, dict[str, Any]]:
+    """The results with only the axis of the curves left, and what was fixed at which value."""
+    fixed: dict[str, Any] = {}
+    if BASE_LR in view.axes and curves != BASE_LR:
+        rates = view.ds[BASE_LR].values.astype(float)
+        wanted = view.shared_base_lr if base_lr is None else float(base_lr)
+        near = np.flatnonzero(np.isclose(rates, wanted, rtol=1e-6))
+        if near.size == 0:
+            have = ", ".join(scales.label(BASE_LR, r) for r in rates)
+            raise UserError("base_lr", f"{wanted:g} is not in the grid", f"choose one of: {have}")
+        fixed[BASE_LR] = float(rates[near[0]])
+        view = View(view.ds.isel({BASE_LR: int(near[0])}))
+    where = view.at_best(*(axis for axis in view.axes if axis != curves))
+    fixed |= {axis: value for axis, value in where.items() if axis in view.varying}
+    return view.ds.sel(where), fixed
+
+
+def _curve_panel(panel: Axes, ds: xr.Dataset, curves: str | None, names: Sequence[str]) -> None:
+    """Curves over epochs; the second variable of ``names``, if any, is drawn faint."""
+    values = ds[curves].values if curves else np.array([np.nan])
+    ordered = curves is not None and np.issubdtype(values.dtype, np.number)
+    every = max(1, ds.sizes[EPOCH] // 8)
+    for i, look in enumerate(style.looks(values.size, ordered)):
+        run = ds.isel({curves: i}) if curves else ds
+        for faint, variable in enumerate(names):
+            text = scales.label(curves, values[i].item(), math=True) if curves else ""
+            if len(names) > 1:
+                part = variable.split("_")[0]
+                text = f"{text} {part}" if text else part
+            # Evaluations may be several epochs apart: the line joins those that there are.
+            # A loss that overflowed has no place on the axis.
+            row = spread(run[variable].where(np.isfinite(run[variable])))
+            row = row.isel({EPOCH: np.flatnonzero(row["median"].notnull().values)})
+            extra = {"alpha": 0.5, "marker": ""} if faint else {"markevery": (i % every, every)}
+            style.banded(panel, row[EPOCH].values, row, look, text, **extra)
+            if not faint:
+                _crosses(panel, run, row["median"], look["color"])
+    panel.set_xlabel("epoch")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _crosses(panel: Axes, run: xr.Dataset, median: xr.DataArray, colour: str) -> None:
+    # A run diverges inside an epoch; the curves have values at its end.
+    at = np.unique(np.ceil(np.ravel(run["diverged_epoch"].values)))
+    for epoch in at[np.isfinite(at)]:
+        # The loss has no value from there on: the mark stands at the last one before.
+        before = median.where(median[EPOCH] <= epoch).dropna(EPOCH)
+        if before.size:
+            x, y = max(float(epoch), 1.0), float(before[-1])
+            panel.plot(x, y, marker="x", markersize=6, color=colour, zorder=4)
+
+
+# --- several grids -------------------------------------------------------------------------------
+
+
+@style.styled
+def best_accuracy_summary(views: Mapping[str, View], name: str = "best_accuracy") -> Drawing:
+    """Accuracy at the best base LR against the batch size, one curve per grid.
+
+    More than ``MOST_CURVES`` grids spread over panels, each with the others behind it in grey.
+
+    Args:
+      views: grids by label; each needs the axis ``batch_size`` and may have ``base_lr``.
+      name: file stem.
+    """
+    count = -(-len(views) // CURVES_PER_PANEL) if len(views) > MOST_CURVES else 1
+    size = style.SINGLE if count == 1 else (3.1 * count, 4.4)
+    figure, panels = style.new_figure(size, columns=count)
+    sizes = np.unique(
+        np.concatenate([view.ds[BATCH_SIZE].values.astype(float) for view in views.values()])
+    )
+    share = -(-len(views) // count)
+    texts = list(views)
+    prefix = _common_words(texts) if count > 1 else ""
+    for i, panel in enumerate(panels):
+        mine = texts[i * share : (i + 1) * share]
+        for text in texts:
+            if text not in mine:
+                row = views[text].rows
+                panel.plot(row[BATCH_SIZE], row["accuracy"], color="#cccccc", lw=0.7, zorder=1.5)
+        for text, look in zip(mine, style.looks(len(mine), ordered=False)):
+            label = style.literal(text.removeprefix(prefix))
+            _best_curve(panel, views[text].rows, look, label or None)
+        style.accuracy_axis(panel, None, "best test accuracy")
+        scales.set_scale(panel.xaxis, panel, BATCH_SIZE, sizes)
+        if count > 1:
+            # Below the panel: several panels have no room beside them.
+            below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+            panel.legend(title=style.literal(prefix), ncols=2, **below)
+        if i > 0:
+            panel.sharey(panels[0])
+            panel.set_ylabel("")
+    if len(views) > 1 and count == 1:
+        style.legend(panels[0], "")
+    note = spread_words(next(iter(views.values())).seeds)
+    note += " Hollow: best at the end of the base LR grid, or runs missing."
+    style.footnote(figure, note)
+    caption = f"Test accuracy at the best base learning rate of every batch size. {note}"
+    if count > 1:
+        caption += " Grey: the curves of the other panels."
+    chances = {float(v.ds.attrs["chance"]) for v in views.values() if "chance" in v.ds.attrs}
+    if len(chances) == 1:
+        caption += f" Chance: {100 * chances.pop():g} %."
+    return Drawing(name, figure, caption)
+
+
+def _best_curve(panel: Axes, best: xr.Dataset, look: dict[str, Any], text: str | None) -> None:
+    m, accuracy = best[BATCH_SIZE].values.astype(float), best["accuracy"].values
+    low, high = best["low"].values, best["high"].values
+    panel.fill_between(m, low, high, color=look["color"], alpha=0.13, linewidth=0)
+    panel.plot(m, accuracy, label=text, **look)
+    edge = (best["edge"] | ~best["complete"]).values & np.isfinite(accuracy)
+    _hollow(panel, m, accuracy, edge, look)
+
+
+def _values(views: Mapping[str, View], axis: str) -> np.ndarray:
+    """All values of an axis, ascending."""
+    return np.unique(np.concatenate([v.ds[axis].values.astype(float) for v in views.values()]))
+
+
+def _common_words(texts: list[str]) -> str:
+    """The words that all labels begin with, the space after them included."""
+    words = [text.split(" ")[:-1] for text in texts]
+    common = [first for first, *others in zip(*words) if set(others) <= {first}]
+    prefix = "".join(f"{word} " for word in common)
+    return prefix if all(text.startswith(prefix) for text in texts) else ""
+
+
+@style.styled
+def stable_range_summary(
+    views: Mapping[str, View], margin: float | None = None, name: str = "stable_range"
+) -> Drawing:
+    """The interval of base LRs that train reliably against the batch size.
+
+    Args:
+      views: grids by label, each with the axes ``batch_size`` and ``base_lr``. "Best cell" is
+        taken per grid.
+      margin: accuracy margin below the best cell, as a fraction; by default that of each config.
+      name: file stem. See ``View.stable_range`` for the rule.
+    """
+    # Bars of several grids stand side by side, and need the room.
+    count = len(views)
+    figure, (panel,) = style.new_figure(style.SINGLE if count == 1 else style.WIDE)
+    shifts = (np.arange(count) - (count - 1) / 2) * min(0.14, 0.6 / max(count - 1, 1))
+    margins = {view.margin if margin is None else margin for view in views.values()}
+    thick = 5.0 if count == 1 else 3.5
+    for shift, (text, view), look in zip(shifts, views.items(), style.looks(count, ordered=False)):
+        span = view.stable_range(view.margin if margin is None else margin)
+        x = span[BATCH_SIZE].values.astype(float) * 2.0**shift
+        low, high, inside = span["low"].values, span["high"].values, span["count"].values > 0
+        colour, marker = look["color"], look["marker"]
+        dots: dict[str, Any] = {"linestyle": "none", "color": colour}
+        panel.vlines(x, low, high, color=style.pale(colour), linewidth=thick)
+        # Arrows stand just outside the interval, so that they do not hide its best point.
+        for end, edge, arrow, out in (("low", low, "v", -0.2), ("high", high, "^", 0.2)):
+            cut = span[f"{end}_open"].values & inside
+            panel.plot(x[~cut], edge[~cut], marker="_", markersize=thick + 2, **dots)
+            panel.plot(x[cut], edge[cut] * 2.0**out, marker=arrow, mfc="white", **dots)
+        rate = view.rows["best_base_lr"].values
+        panel.plot(
+            x[inside], rate[inside], marker=marker, label=style.literal(text) or None, **dots
+        )
+        none = ~inside & span["complete"].values
+        if none.any():
+            floor = np.full(int(none.sum()), 0.02)
+            panel.plot(x[none], floor, marker="x", transform=panel.get_xaxis_transform(), **dots)
+    for axis, target in ((BATCH_SIZE, panel.xaxis), (BASE_LR, panel.yaxis)):
+        values = _values(views, axis)
+        scales.set_scale(target, panel, axis, values)
+        if axis == BATCH_SIZE and count > 1:
+            panel.set_xlim(values.min() / 2**0.5, values.max() * 2**0.5)
+    if count > 1:
+        style.legend(panel, "")
+    points = " or ".join(f"{100 * value:g}" for value in sorted(margins))
+    style.footnote(
+        figure, "Bar: reliable base LRs; point: the best; arrow: the grid ends there; cross: none."
+    )
+    caption = (
+        f"Base learning rates that train reliably: every seed's loss finite and median accuracy "
+        f"within {points} points of the best cell of the grid, contiguous around the best base "
+        f"learning rate (point). Open arrows: the range reaches the end of the grid or a cell "
+        f"that has not finished, and may be wider. Cross on the axis: none is reliable."
+    )
+    return Drawing(name, figure, caption)

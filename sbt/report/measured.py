@@ -7,45 +7,39 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from sbt.measure.record import MARK, TIMES
-from sbt.report import dataset, scales, style, summary
-from sbt.report.dataset import BATCH_SIZE, SEED
+from sbt.report import scales, style
 from sbt.report.style import Drawing
+from sbt.report.view import BATCH_SIZE, SEED, View, spread, spread_words
 
-# Bounds, spreads and abscissas of other variables: in the file, not in figures of their own.
+# Bounds, spreads and abscissas of other variables have no figures of their own.
 COMPANIONS = ("_error", "_residual", "_std", "_excluded", "_at")
 MOST_CURVES, MOST_FIGURES = 12, 16
 LOG_RATIO = 20  # from this ratio of the largest to the smallest value on, a logarithmic scale
 
 
-def measured_variables(ds: xr.Dataset) -> list[str]:
+def measured_variables(view: View) -> list[str]:
     """Names of the measured variables that have a figure."""
     return [
         str(name)
-        for name, variable in ds.data_vars.items()
+        for name, variable in view.ds.data_vars.items()
         if MARK in variable.attrs
         and variable.dtype.kind in "biuf"
-        and set(dataset.axes(ds)) <= set(variable.dims)
+        and set(view.axes) <= set(variable.dims)
         and set(TIMES) & set(variable.dims)
         and not str(name).endswith(COMPANIONS)
         and bool(np.isfinite(variable).any())
     ]
 
 
-def measured_figures(ds: xr.Dataset) -> list[Drawing]:
+def measured_figures(view: View) -> list[Drawing]:
     """A figure for each of the first measured variables, in the order of the file.
 
     Axes other than the batch size are fixed at the best cell, or at their first value.
     """
-    ds = dataset.prepared(ds)
-    best = summary.best_cell(ds)
-    fixed = {
-        axis: best.get(axis, ds[axis].values[0].item())
-        for axis in dataset.axes(ds)
-        if axis != BATCH_SIZE
-    }
-    at = {axis: value for axis, value in fixed.items() if ds.sizes[axis] > 1}
-    part = ds.sel(fixed)
-    return [_figure(part[name], at) for name in measured_variables(ds)[:MOST_FIGURES]]
+    fixed = view.at_best(*(axis for axis in view.axes if axis != BATCH_SIZE))
+    at = {axis: value for axis, value in fixed.items() if axis in view.varying}
+    part = view.ds.sel(fixed)
+    return [_figure(part[name], at) for name in measured_variables(view)[:MOST_FIGURES]]
 
 
 @style.styled
@@ -63,7 +57,7 @@ def _figure(values: xr.DataArray, at: dict[str, Any]) -> Drawing:
     units = values.attrs.get("units")
     drawn[0].set_ylabel(style.literal(f"{words} [{units}]" if units else words, style.TITLE))
     where = ", ".join(f"{scales.plain(a)} {scales.label(a, v)}" for a, v in at.items())
-    note = summary.spread_words(values.to_dataset(name="value"))
+    note = spread_words(values.sizes.get(SEED, 1))
     style.footnote(figure, note)
     caption = f"{values.name}: {words}" + (f", at {where}" if where else "")
     return Drawing(f"measured_{values.name}", figure, f"{caption}. {note}")
@@ -94,12 +88,10 @@ def _panel(panel: Axes, values: xr.DataArray, x: str, time: str) -> None:
     ordered = curves is not None and np.issubdtype(names.dtype, np.number)
     places = scales.positions(x, values[x].values)
     for i, look in enumerate(style.looks(names.size, ordered)):
-        row = summary.spread(values.isel({curves: i}) if curves else values)
+        row = spread(values.isel({curves: i}) if curves else values)
         text = scales.label(str(curves), names.tolist()[i], math=True) if curves else None
         style.banded(panel, places, row, look, text)
     scales.set_scale(panel.xaxis, panel, x, values[x].values)
-    finite = values.values[np.isfinite(values.values)]
-    if finite.size and finite.min() > 0 and finite.max() / finite.min() > LOG_RATIO:
-        panel.set_yscale("log")
+    style.log_if_wide(panel, values.values, LOG_RATIO)
     if curves:
         style.legend(panel, scales.title(str(curves)))

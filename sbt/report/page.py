@@ -6,21 +6,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import xarray as xr
 
 from sbt.errors import UserError
 from sbt.files import write_text
-from sbt.report import claims, comparisons, dataset, markup, paper, scales, summary, tables
-from sbt.report.checks import checked
-from sbt.report.choose import MOST_SLICES, default_figures, plane
-from sbt.report.dataset import BASE_LR, BATCH_SIZE, EPOCH
-from sbt.report.figures import sweep_figure
-from sbt.report.markup import BREAK, NOTHING, Markup, tag
+from sbt.report import claims, figures, markup, scales, tables
+from sbt.report.claims import FAILS, HOLDS, Verdict
+from sbt.report.figures import MOST_SLICES, default_figures, plane
+from sbt.report.markup import BREAK, NOTHING, Markup, rich, tag
 from sbt.report.measured import measured_figures
 from sbt.report.style import Drawing
-from sbt.report.verdict import FAILS, HOLDS, Verdict
-from sbt.results import best_cell
-from sbt.text import one_line
+from sbt.report.view import BASE_LR, BATCH_SIZE, EPOCH, View, checked, spread_words
 
 MOST_NAMED = 12  # values of an axis, in a sentence
 DONE = ("done", "finished", "complete")
@@ -42,37 +39,38 @@ def write_report(ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any])
     Raises:
       UserError: the dataset is not one that ``sbt.run`` made.
     """
-    directory, ds = Path(directory), checked(ds)
-    margin = dataset.margin_of(ds)
-    drawings = default_figures(ds, margin)
-    found = claims.verdicts(ds, margin)
-    measured = measured_figures(ds)
+    directory, view = Path(directory), checked(ds)
+    drawings, found, measured = default_figures(view), claims.verdicts(view), measured_figures(view)
+    frames = {"accuracy": tables.cell_table(view), "runs": tables.run_table(view)}
+    if set(claims.SWEEP) <= set(view.varying):
+        frames["batch_sizes"] = tables.batch_size_table(view)
     written = _save_figures([*drawings, *measured], directory)
-    made = [tables.cell_table(ds), tables.run_table(ds), tables.batch_size_table(ds, margin)]
-    written += _save_tables((table for table in made if table is not None), directory)
-    name = one_line(ds.attrs.get("name") or dataset.setting(ds, "name", "sweep"))
+    for name, frame in frames.items():
+        path = directory / "tables" / f"{name}.csv"
+        written.append(write_text(path, frame.to_csv(index=False, lineterminator="\n")))
     parts = [
-        tag("h1", name),
-        _subtitle(ds),
-        _status(ds, meta),
-        _verdicts(ds, found),
+        tag("h1", view.name),
+        _subtitle(view),
+        _status(view, meta),
+        _verdicts(view, found),
         tag("h2", "Figures"),
         *(markup.figure(drawing, i + 1) for i, drawing in enumerate(drawings)),
         NOTHING if drawings else tag("p", "No run has results yet."),
-        *_measured(measured, len(drawings)),
-        _accuracy(ds, margin),
-        _method(ds, margin),
+        tag("h2", "Measurements") if measured else NOTHING,
+        *(markup.figure(drawing, len(drawings) + i + 1) for i, drawing in enumerate(measured)),
+        _accuracy(view),
+        _per_batch_size(frames.get("batch_sizes")),
+        _method(view, f"{100 * view.margin:g} points"),
         _machine(meta),
-        _config(ds),
+        _config(view),
     ]
-    html = markup.page(f"{name}: report", markup.join(filter(None, parts), "\n"))
-    return [write_text(directory / "report.html", html), *written]
+    return [_write_page(f"{view.name}: report", parts, directory), *written]
 
 
 def write_comparison(
     datasets: Mapping[str, xr.Dataset], directory: Path | str, meta: Mapping[str, Any]
 ) -> list[Path]:
-    """Writes a report that compares several grids (Masters & Luschi, Figs 15 to 18).
+    """Writes a report that compares several grids.
 
     Best accuracy and stable range of all grids in one figure each, then every grid's own sweep, and
     each one's verdicts. Grids that differ only in their epochs are also compared in pairs.
@@ -86,98 +84,93 @@ def write_comparison(
       UserError: a grid has no axis ``batch_size``.
     """
     directory = Path(directory)
-    datasets = _slices({label: checked(ds) for label, ds in datasets.items()})
-    ranged = {k: d for k, d in datasets.items() if BASE_LR in dataset.varying(d)}
-    drawings = [comparisons.best_accuracy_summary(datasets)]
+    views = _slices({label: checked(ds) for label, ds in datasets.items()})
+    ranged = {label: view for label, view in views.items() if BASE_LR in view.varying}
+    drawings = [figures.best_accuracy_summary(views)]
     if ranged:
-        drawings.append(comparisons.stable_range_summary(ranged))
-    for i, (label, ds) in enumerate(ranged.items()):
-        drawings.append(sweep_figure(ds, title=label, name=f"sweep_{i + 1}"))
+        drawings.append(figures.stable_range_summary(ranged))
+    for i, (label, view) in enumerate(ranged.items()):
+        drawings.append(figures.sweep_figure(view, title=label, name=f"sweep_{i + 1}"))
     sections = []
-    for label, ds in datasets.items():
-        section = _verdicts(ds, claims.verdicts(ds), heading=False)
-        if section:
+    for label, view in views.items():
+        if section := _verdicts(view, claims.verdicts(view), heading=False):
             sections += [tag("h3", label), section]
-    by_length = sorted(datasets.items(), key=lambda item: item[1].sizes[EPOCH])
+    by_length = sorted(views.items(), key=lambda item: item[1].ds.sizes[EPOCH])
     for (a, short), (b, long) in pairwise(by_length):
-        longer = short.sizes[EPOCH] < long.sizes[EPOCH]
-        if longer and _setting_but_epochs(short) == _setting_but_epochs(long):
+        longer = short.ds.sizes[EPOCH] < long.ds.sizes[EPOCH]
+        if longer and _all_but_epochs(short) == _all_but_epochs(long):
             verdict = claims.longer_training(short, long)
             sections += [tag("h3", f"{a} and {b}"), _verdict_table([verdict])]
     written = _save_figures(drawings, directory)
-    status = (
-        tag("p", tag("b", label), ": ", markup.rich(_progress(ds)))
-        for label, ds in datasets.items()
-    )
+    status = (tag("p", tag("b", label), ": ", rich(_progress(v))) for label, v in views.items())
     parts = [
         tag("h1", "Comparison"),
         tag("div", *status, class_="status"),
         *([VERDICTS, *sections] if sections else []),
         tag("h2", "Figures"),
         *(markup.figure(drawing, i + 1) for i, drawing in enumerate(drawings)),
-        _method(next(iter(datasets.values())), None),
+        _method(next(iter(views.values())), "the margin"),
         _machine(meta),
     ]
-    html = markup.page("Comparison", markup.join(filter(None, parts), "\n"))
-    return [write_text(directory / "report.html", html), *written]
-
-
-def _measured(drawings: list[Drawing], before: int) -> list[Markup]:
-    figures = [markup.figure(drawing, before + i + 1) for i, drawing in enumerate(drawings)]
-    return [tag("h2", "Measurements"), *figures] if figures else []
+    return [_write_page("Comparison", parts, directory), *written]
 
 
 VERDICTS = tag("h2", "Verdicts")
 
 
-def _slices(datasets: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+def _slices(views: Mapping[str, View]) -> dict[str, View]:
     found = {}
-    for label, ds in datasets.items():
-        if BATCH_SIZE not in dataset.axes(ds):
-            axes = ", ".join(dataset.axes(ds)) or "none"
+    for label, view in views.items():
+        if BATCH_SIZE not in view.axes:
+            axes = ", ".join(view.axes) or "none"
             remedy = "compare grids that sweep it, or report each on its own"
             raise UserError(label, f"has no axis batch_size (axes: {axes})", remedy)
-        for title, part in dataset.facets(ds, (BATCH_SIZE, BASE_LR)):
-            bare = dataset.without_singletons(part, keep=(BATCH_SIZE, BASE_LR))
+        for title, part in view.slices((BATCH_SIZE, BASE_LR)):
+            bare = part.bare(BATCH_SIZE, BASE_LR)
             found[f"{label}, {title}" if title else label] = bare
     return found
 
 
-def _setting_but_epochs(ds: xr.Dataset) -> dict[str, Any]:
+def _all_but_epochs(view: View) -> list[Any]:
     parts = ("data", "model", "rule", "schedule", "lr_scaling", "bn_batch")
-    return {part: dataset.setting(ds, part) for part in parts}
+    return [view.setting(part) for part in parts]
 
 
 def _save_figures(drawings: Iterable[Drawing], directory: Path) -> list[Path]:
     return [path for drawing in drawings for path in drawing.save(directory / "figures")]
 
 
-def _save_tables(made: Iterable[tables.Table], directory: Path) -> list[Path]:
-    return [write_text(directory / "tables" / f"{t.name}.csv", t.csv()) for t in made]
+def _write_page(title: str, parts: Iterable[Markup], directory: Path) -> Path:
+    body = markup.join(filter(None, parts), "\n")
+    return write_text(directory / "report.html", markup.page(title, body))
 
 
-def _subtitle(ds: xr.Dataset) -> Markup:
+def _scrolled(table: Markup) -> Markup:
+    return tag("div", table, class_="scroll")
+
+
+# --- what was trained, and how far it is ---------------------------------------------------------
+
+
+def _subtitle(view: View) -> Markup:
     words = []
-    for path in ("data.name", "model.name", "rule.name", "schedule.name"):
-        section, value = path.split(".")[0], dataset.setting(ds, path)
-        if value:
-            words.append(f"{section} {value}")
-    words.append(f"{ds.sizes.get(EPOCH, 0)} epochs")
-    for axis in dataset.axes(ds):
-        values = ds[axis].values.tolist()
-        shown = [scales.label(axis, v) for v in values]
+    for section in ("data", "model", "rule", "schedule"):
+        if name := view.setting(f"{section}.name"):
+            words.append(f"{section} {name}")
+    words.append(f"{view.ds.sizes.get(EPOCH, 0)} epochs")
+    for axis in view.axes:
+        shown = [scales.label(axis, v) for v in view.ds[axis].values.tolist()]
         span = f"{shown[0]} … {shown[-1]} ({len(shown)})" if len(shown) > 5 else ", ".join(shown)
         words.append(f"{scales.plain(axis)} {span}")
-    seeds = ds.sizes.get(dataset.SEED, 1)
-    words.append(f"{seeds} seed{'s' * (seeds != 1)} per cell")
-    return tag("p", markup.rich(" · ".join(words)), class_="quiet")
+    words.append(f"{view.seeds} seed{'s' * (view.seeds != 1)} per cell")
+    return tag("p", rich(" · ".join(words)), class_="quiet")
 
 
-def _progress(ds: xr.Dataset) -> str:
-    total, ended = ds["accuracy"].size, int(ds["accuracy"].notnull().sum())
-    diverged = int(ds["diverged"].fillna(False).astype(bool).sum())
-    best = best_cell(ds)
-    words = f"{ended} of {total} runs have results; {diverged} diverged (counted at chance)."
+def _progress(view: View) -> str:
+    accuracy, best = view.ds["accuracy"], view.best_so_far
+    diverged = int(view.cells["diverged"].sum())
+    words = f"{int(accuracy.notnull().sum())} of {accuracy.size} runs have results; "
+    words += f"{diverged} diverged (counted at chance)."
     if best:
         at = ", ".join(f"{scales.plain(a)} {scales.label(a, v)}" for a, v in best.where.items())
         cell = "Best cell so far, by its latest evaluations" if best.so_far else "Best cell"
@@ -185,99 +178,103 @@ def _progress(ds: xr.Dataset) -> str:
     return words
 
 
-def _unfinished(ds: xr.Dataset) -> str:
+def _unfinished(view: View) -> str:
     """How many runs are in training and how many have not begun, and where they are."""
-    waiting = ds["accuracy"].isnull()
-    trained = ds["train_loss"].notnull() & waiting
-    begun = trained.any(EPOCH)
-    last = int(ds[EPOCH].where(trained).max().fillna(0))
-    parts = [f"{int(begun.sum())} in training (up to epoch {last} of {ds.sizes[EPOCH]})"] * bool(
-        last
-    )
-    rest = int(waiting.sum()) - int(begun.sum())
-    parts += [f"{rest} not begun"] * bool(rest)
+    waiting = view.ds["accuracy"].isnull()
+    trained = view.ds["train_loss"].notnull() & waiting
+    begun = int(trained.any(EPOCH).sum())
+    last = int(view.ds[EPOCH].where(trained).max().fillna(0))
+    parts = []
+    if last:
+        parts.append(f"{begun} in training (up to epoch {last} of {view.ds.sizes[EPOCH]})")
+    if rest := int(waiting.sum()) - begun:
+        parts.append(f"{rest} not begun")
     words = f" Not finished: {', '.join(parts)}."
-    free = dataset.varying(ds)
+    free = view.varying
     if not free:
         return words
     axis = BATCH_SIZE if BATCH_SIZE in free else free[0]
     count = waiting.sum([d for d in waiting.dims if d != axis])
-    share = waiting.size // ds.sizes[axis]
+    share = waiting.size // view.ds.sizes[axis]
     where = [
         f"{int(n)} of {share} at {scales.label(axis, v)}"
-        for v, n in zip(ds[axis].values.tolist(), count.values)
+        for v, n in zip(view.ds[axis].values.tolist(), count.values)
         if n
     ]
     shown = where if len(where) <= MOST_NAMED else [*where[:MOST_NAMED], "…"]
     return f"{words} By {scales.plain(axis)}: {', '.join(shown)}."
 
 
-def _status(ds: xr.Dataset, meta: Mapping[str, Any]) -> Markup:
+def _status(view: View, meta: Mapping[str, Any]) -> Markup:
     status = str(meta.get("status", "")).lower()
-    missing = bool(ds["accuracy"].isnull().any())
-    words = markup.rich(_progress(ds))
+    missing = bool(view.ds["accuracy"].isnull().any())
+    words = rich(_progress(view))
     if status in DONE:
         rest = " The others are not part of the grid." if missing else ""
         return tag("div", words, rest, class_="status")
-    if status or missing:
-        lead = tag("b", f"Partial results: {status}." if status else "Partial results.")
-        rests = " What follows rests on the runs so far. "
-        open_ = markup.rich(_unfinished(ds)) if missing else NOTHING
-        return tag("div", lead, rests, words, open_, class_="status partial")
-    return tag("div", words, class_="status")
+    if not status and not missing:
+        return tag("div", words, class_="status")
+    lead = tag("b", f"Partial results: {status}." if status else "Partial results.")
+    rests = " What follows rests on the runs so far. "
+    unfinished = rich(_unfinished(view)) if missing else NOTHING
+    return tag("div", lead, rests, words, unfinished, class_="status partial")
 
 
-def _verdict_table(found: Iterable[Verdict]) -> Markup:
+# --- verdicts ------------------------------------------------------------------------------------
+
+
+def _verdicts(view: View, found: list[Verdict], *, heading: bool = True) -> Markup:
+    missing = [tag("p", rich(line), class_="quiet") for line in claims.not_judged(view)]
+    figure, caption = (str(view.setting(f"report.{key}", "")) for key in ("figure", "caption"))
+    source = [tag("p", rich(f"{figure}: {caption}."))] if figure and caption else []
+    if not (found or missing or source):
+        return NOTHING
+    lead = tag("p", "Decided by the numbers of this grid, with the rules under “Method”.")
+    judged = [_rests_on(found), _verdict_table(found)] if found else []
+    parts = [VERDICTS if heading else NOTHING, lead if found else NOTHING, *source, *missing]
+    return markup.join([*parts, *judged])
+
+
+def _verdict_table(found: list[Verdict]) -> Markup:
     """What was found, each with what it rests on where that is not the same for all."""
-    rows, found = [], list(found)
     same = len({verdict.scope for verdict in found}) == 1
+    rows = []
     for verdict in found:
         kind = {HOLDS: "yes", FAILS: "no"}.get(verdict.verdict, "open")
-        below = [tag("small", markup.rich(verdict.subject))] if verdict.subject else []
+        below = [tag("small", rich(verdict.subject))] if verdict.subject else []
         below.append(tag("small", verdict.source, class_="quiet"))
-        head, open_, rest = verdict.verdict.partition("not decidable ")
-        words = [open_.strip(), rest] if open_ else [head]
+        head, undecided, rest = verdict.verdict.partition("not decidable ")
+        words = [undecided.strip(), rest] if undecided else [head]
         outcome = tag("span", markup.join(words, BREAK), class_=f"verdict {kind}")
         reduced = [tag("small", "reduced run")] if verdict.reduced else []
-        scope = [] if same else [tag("small", markup.rich(verdict.scope), class_="quiet")]
-        rows.append(
-            tag(
-                "tr",
-                tag("td", markup.join([markup.rich(verdict.claim), *below], BREAK)),
-                tag("td", markup.join([outcome, *reduced], BREAK)),
-                tag("td", markup.join([markup.rich(verdict.numbers), *scope], BREAK)),
-            )
+        scope = [] if same else [tag("small", rich(verdict.scope), class_="quiet")]
+        cells = (
+            [rich(verdict.claim), *below],
+            [outcome, *reduced],
+            [rich(verdict.numbers), *scope],
         )
+        rows.append(tag("tr", *(tag("td", markup.join(cell, BREAK)) for cell in cells)))
     names = tag("tr", *(tag("th", word) for word in ("Statement", "Verdict", "Measured")))
     return tag("table", tag("thead", names), tag("tbody", *rows))
 
 
-def _verdicts(ds: xr.Dataset, found: list[Verdict], *, heading: bool = True) -> Markup:
-    if not found:
-        return NOTHING
-    outcome = paper.outcome_of(ds)
-    lead = [tag("p", "Decided by the numbers of this grid, with the rules under “Method”.")]
-    if outcome is not None:
-        says = f"Masters & Luschi (2018), {outcome.name}: {outcome.says}."
-        lead.append(tag("p", markup.rich(says)))
-    parts = [*lead, _rests_on(found), _verdict_table(found)]
-    return markup.join([VERDICTS if heading else NOTHING, *parts])
-
-
 def _rests_on(found: Iterable[Verdict]) -> Markup:
-    """How much of the paper's protocol all verdicts rest on, and how many seeds."""
+    """How much of the source's protocol all verdicts rest on, and how many seeds."""
     scopes = {(verdict.scope, verdict.reduced) for verdict in found}
     if len(scopes) > 1:
         return NOTHING  # each says it
     [(scope, reduced)] = scopes
     if not reduced:
-        return tag("p", markup.rich(f"They rest on {scope}."))
+        return tag("p", rich(f"They rest on {scope}."))
     covers = tag("b", "This run covers less than the paper's protocol")
-    return tag("p", covers, markup.rich(f": {scope}. Its verdicts are about this run alone."))
+    return tag("p", covers, rich(f": {scope}. Its verdicts are about this run alone."))
 
 
-def _accuracy(ds: xr.Dataset, margin: float) -> Markup:
-    if not dataset.axes(ds):
+# --- numbers -------------------------------------------------------------------------------------
+
+
+def _accuracy(view: View) -> Markup:
+    if not view.axes:
         return NOTHING
     parts = [
         tag("h2", "Accuracy per cell"),
@@ -291,45 +288,33 @@ def _accuracy(ds: xr.Dataset, margin: float) -> Markup:
             ".",
         ),
     ]
-    axes = plane(ds)
-    down, across = reversed(axes) if len(axes) == 2 else ((axes or dataset.axes(ds))[0], None)
-    for i, (title, part) in enumerate(dataset.facets(ds, axes)):
-        if i == MOST_SLICES:
-            parts.append(tag("p", "Further slices are in the CSV file."))
-            break
-        grid = tables.grid_html(part, down, across, margin)
+    axes = plane(view)
+    down, across = reversed(axes) if len(axes) == 2 else ((axes or view.axes)[0], None)
+    slices = view.slices(axes)
+    for title, part in slices[:MOST_SLICES]:
         parts += [tag("h3", title)] if title else []
-        parts.append(tag("div", grid, class_="scroll"))
-    table = tables.batch_size_table(ds, margin)
-    if table is not None:
-        rows = [[_entry(h, v) for h, v in zip(table.header, row)] for row in table.rows]
-        html = tables.html_table([h.replace("_", " ") for h in table.header], rows, "numbers")
-        parts += [tag("h3", "Per batch size"), tag("div", html, class_="scroll")]
+        parts.append(_scrolled(tables.grid_html(part, down, across)))
+    if len(slices) > MOST_SLICES:
+        parts.append(tag("p", "Further slices are in the CSV file."))
     return markup.join(parts, "\n")
 
 
-def _entry(header: str, value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else ""
-    if "accuracy" in header:
-        return f"{100 * value:.1f} %"
-    rate = header in ("best_base_lr", "stable_from", "stable_to")
-    return scales.label(BASE_LR if rate else header, value)
+def _per_batch_size(table: pd.DataFrame | None) -> Markup:
+    if table is None:
+        return NOTHING
+    return markup.join([tag("h3", "Per batch size"), _scrolled(tables.batch_size_html(table))])
 
 
-def _method(ds: xr.Dataset, margin: float | None) -> Markup:
-    last = dataset.setting(ds, "report.last_epochs", 5)
+def _method(view: View, margin: str) -> Markup:
+    last = view.setting("report.last_epochs", 5)
     usual = f"test accuracy, median over the evaluations in the last {last} epochs of a run"
-    of = ds["accuracy"].attrs.get("long_name") or usual
-    points = "the margin" if margin is None else f"{100 * margin:g} points"
+    of = view.ds["accuracy"].attrs.get("long_name") or usual
     of_runs = (
         f"Accuracy of a run: {of}; a run whose loss was not finite counts at chance. Accuracy of a "
-        f"cell: median over seeds. {summary.spread_words(ds)}"
+        f"cell: median over seeds. {spread_words(view.seeds)}"
     )
     ranges = (
-        f"Reliable: the loss of every seed stayed finite and the accuracy is within {points} of "
+        f"Reliable: the loss of every seed stayed finite and the accuracy is within {margin} of "
         "the best cell of the grid. Stable range: the contiguous reliable base learning rates "
         "around the most accurate one. The paper states no numeric rule; this one is ours, and "
         "the verdict on the range is given at two margins."
@@ -348,8 +333,8 @@ def _machine(meta: Mapping[str, Any]) -> Markup:
     return markup.join(table if rows else [])
 
 
-def _config(ds: xr.Dataset) -> Markup:
-    config = dataset.config_of(ds)
+def _config(view: View) -> Markup:
+    config = view.config
     text = "\n".join(
         json.dumps({key: config[key]}, indent=1, default=str)[2:-2] for key in sorted(config)
     )

@@ -230,6 +230,13 @@ def banded(
     panel.plot(x, row["median"].values, label=text, **{**look, **extra})
 
 
+def log_if_wide(panel: Axes, values: np.ndarray, ratio: float) -> None:
+    """A logarithmic ordinate where positive values span more than a ratio."""
+    finite = values[np.isfinite(values)]
+    if finite.size and finite.min() > 0 and finite.max() / finite.min() > ratio:
+        panel.set_yscale("log")
+
+
 def legend(panel: Axes, heading: str, columns: int = 1) -> None:
     """A compact legend to the right of the panel."""
     if panel.get_legend_handles_labels()[0]:  # a curve without a name has none

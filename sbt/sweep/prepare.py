@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from sbt import config as configs
 from sbt import fingerprint
 from sbt.checks import validate
-from sbt.errors import UserError, nearest, shown
+from sbt.errors import UserError
 from sbt.measure.registry import separate_in
 from sbt.parallel.mesh import make_mesh, prepare_devices
 from sbt.sweep import feed, subject, user_rule
@@ -169,20 +169,16 @@ def _check_statistics(config: ConfigDict, grid: Grid, normalised: bool) -> None:
 
 
 def _check_report(config: ConfigDict, grid: Grid) -> None:
-    """Refuses a figure that no paper's verdicts know, and learning curves of no run."""
+    """Refuses claims that no report could judge, and learning curves of no run."""
     wanted = config.report.curves_base_lr
     rates = {run.settings.get("base_lr", config.base_lr) for run in grid.runs}
     if wanted is not None and not any(math.isclose(wanted, rate, rel_tol=1e-6) for rate in rates):
         remedy = f"choose one of {', '.join(f'{rate:g}' for rate in sorted(rates))}, or None"
         raise UserError("config.report.curves_base_lr", f"no run has {wanted:g}", remedy)
-    figure = config.report.figure
-    if not figure:
-        return
-    from sbt.report.paper import OUTCOMES, outcome_named  # draws, which few sweeps need here
+    if config.report.claims or config.report.protocol:
+        from sbt.report import claims  # draws, which few sweeps need here
 
-    if outcome_named(figure) is None:
-        problem = f"unknown figure {shown(figure)}"
-        raise UserError("config.report.figure", problem, nearest(figure, OUTCOMES))
+        claims.check(config.report)
 
 
 def _moves_rate(cohort: Cohort) -> str:

@@ -1,0 +1,466 @@
+"""The ``View`` of a grid, which every part of a report takes: what the results say, computed once.
+
+A *cell* is a point of the grid without the seed axis. NaN marks a run that has not finished; it
+never counts as a failure.
+"""
+
+import json
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from sbt import results
+from sbt.errors import UserError, shown
+from sbt.ranges import COUNT, FRACTION, POSITIVE, Range, check_number
+from sbt.results import CURVES, FILE, Best, over_seeds
+from sbt.text import one_line
+
+SEED = "seed"
+EPOCH = "epoch"
+BATCH_SIZE = "batch_size"
+BASE_LR = "base_lr"
+BN_BATCH = "bn_batch"
+
+DEFAULT_MARGIN = 0.05
+# From this many seeds on the spread is a 10-90 % band: the extremes of many seeds grow with their
+# number, and would say more about how many were run than about the rule.
+QUANTILE_SEEDS = 10
+# Smallest accuracy difference that counts when the size of the test set is unknown.
+UNKNOWN_RESOLUTION = 0.005
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The results of a grid, and what follows from them.
+
+    Attributes:
+      results: a dataset of ``sbt.run`` in any state, or a part of one; it stays unchanged.
+    """
+
+    results: xr.Dataset
+    _parts: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    # --- the grid ---
+
+    @cached_property
+    def ds(self) -> xr.Dataset:
+        """The results with every numeric axis in ascending order."""
+        bare = self.results
+        ordered = [d for d in bare["accuracy"].dims if d in bare.coords and d not in (SEED, EPOCH)]
+        ordered = [d for d in ordered if np.issubdtype(bare[d].dtype, np.number)]
+        return bare.sortby(ordered) if ordered else bare
+
+    @cached_property
+    def axes(self) -> tuple[str, ...]:
+        """The swept axes, in the dataset's order, without the seed."""
+        return tuple(str(d) for d in self.ds["accuracy"].dims if d not in (SEED, EPOCH))
+
+    @cached_property
+    def varying(self) -> tuple[str, ...]:
+        """The swept axes that hold more than one value."""
+        return tuple(a for a in self.axes if self.ds.sizes[a] > 1)
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds every cell was asked for."""
+        return int(self.ds.sizes.get(SEED, 1))
+
+    def is_numeric(self, axis: str) -> bool:
+        """Whether an axis holds numbers (and so has an order and a scale)."""
+        return bool(np.issubdtype(self.ds[axis].dtype, np.number))
+
+    def slices(self, keep: tuple[str, ...]) -> tuple[tuple[str, "View"], ...]:
+        """The parts of the grid at every combination of the varying axes that are not in ``keep``.
+
+        Returns:
+          ``(label, part)`` pairs, the label naming the fixed values (empty for a single part).
+        """
+        extra = [a for a in self.varying if a not in keep]
+        if not extra:
+            return (("", self),)
+        if (found := self._parts.get(keep)) is None:
+            places = [
+                dict(zip(extra, i)) for i in product(*(range(self.ds.sizes[a]) for a in extra))
+            ]
+            parts = [self.ds.isel(place) for place in places]
+            names = [", ".join(_words(a, part[a].item()) for a in extra) for part in parts]
+            found = self._parts[keep] = tuple(zip(names, map(View, parts)))
+        return found
+
+    def bare(self, *keep: str) -> "View":
+        """The grid without the axes of length one, other than those in ``keep``."""
+        single = tuple(a for a in self.axes if self.ds.sizes[a] == 1 and a not in keep)
+        if not single:
+            return self
+        if (found := self._parts.get(("bare", single))) is None:
+            found = self._parts["bare", single] = View(self.ds.squeeze(single))
+        return found
+
+    def with_axis(self, axis: str) -> "View":
+        """The grid with ``axis`` as a dimension: a value that was not swept has length one.
+
+        The value is taken from a scalar coordinate, else from the config, else it is NaN.
+        """
+        if axis in self.axes:
+            return self
+        if (found := self._parts.get(("with", axis))) is None:
+            known = self.ds[axis] if axis in self.ds.coords else self.setting(axis, np.nan)
+            wide = self.ds.drop_vars(axis, errors="ignore").expand_dims({axis: [float(known)]})
+            found = self._parts["with", axis] = View(wide)
+        return found
+
+    # --- its settings ---
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration stored with the results, or an empty dictionary.
+
+        The user's own module, data and rule stand where the config names what they replaced.
+        """
+        loaded = _mapping(self.ds.attrs.get("config"))
+        parts = _mapping(self.ds.attrs.get("parts"))
+        data = [one for one in _mapping(parts.get("data")).values() if one.get("own")]
+        own: dict[str, dict[str, Any]] = {}
+        if module := _mapping(parts.get("module")):
+            name = f"{module.get('name')} (own module)"
+            own["model"] = {"name": name, **_mapping(module["fields"])}
+        if data:
+            called = data[0]["name"]
+            called = "own arrays" if called == "arrays" else f"{called}, own arrays"
+            kept = {k: v for k, v in _mapping(loaded.get("data")).items() if k not in _OF_FILES}
+            own["data"] = {**kept, "name": f"{called} ({data[0]['training examples']} examples)"}
+        if rule := _mapping(parts.get("rule")):
+            name = f"{rule.get('name')} (own rule)"
+            own["rule"] = {**_mapping(loaded.get("rule")), "name": name}
+        return {**loaded, **own}
+
+    def setting(self, path: str, default: Any = None) -> Any:
+        """The config's value at a dotted path; ``default`` where it has none, or None."""
+        node: Any = self.config
+        for part in path.split("."):
+            if not isinstance(node, Mapping) or node.get(part) is None:
+                return default
+            node = node[part]
+        return node
+
+    @cached_property
+    def name(self) -> str:
+        """What the run is called, in one line."""
+        return one_line(self.ds.attrs.get("name") or self.setting("name", "sweep"))
+
+    @cached_property
+    def margin(self) -> float:
+        """The accuracy margin of the stable range, as a fraction (``config.report.margin``)."""
+        return float(self.setting("report.margin", DEFAULT_MARGIN))
+
+    def resolution(self, accuracy: float) -> float:
+        """One binomial standard error of an accuracy, √(p(1−p)/n) for n test examples.
+
+        The size of the test set is ``attrs['test_examples']`` or ``config.data.test_size``; without
+        either, half a point.
+        """
+        n = self.ds.attrs.get("test_examples") or self.setting("data.test_size")
+        if not n:
+            return UNKNOWN_RESOLUTION
+        return float(np.sqrt(max(accuracy * (1 - accuracy), 0.0) / float(n)))
+
+    # --- what it says ---
+
+    @cached_property
+    def cells(self) -> xr.Dataset:
+        """Accuracy of every cell over its seeds.
+
+        ``spread`` of ``accuracy``, with ``diverged`` (how many seeds diverged) and ``seeds`` (how
+        many were asked for). ``count < seeds`` marks a cell that is not complete.
+        """
+        diverged = self.ds["diverged"].fillna(False).astype(bool)
+        total = diverged.sum(SEED) if SEED in diverged.dims else diverged.astype(int)
+        found = spread(self.ds["accuracy"])
+        return found.assign(diverged=total, seeds=xr.full_like(total, self.seeds))
+
+    @cached_property
+    def best_so_far(self) -> Best | None:
+        """The best cell, by the latest evaluations while no run has finished."""
+        return results.best_cell(self.ds)
+
+    @property
+    def best(self) -> Best | None:
+        """The best finished cell; None before any finished."""
+        best = self.best_so_far
+        return None if best is None or best.so_far else best
+
+    def at_best(self, *axes: str) -> dict[str, Any]:
+        """The value of each axis in the best finished cell; its first value before any finished."""
+        where = self.best.where if self.best else {}
+        return {axis: where.get(axis, self.ds[axis].values[0].item()) for axis in axes}
+
+    @cached_property
+    def rows(self) -> xr.Dataset:
+        """For every batch size (and any other axis) the cell with the best base LR.
+
+        Best means the highest median over seeds; of equal cells, the smallest base LR.
+
+        ``accuracy``, ``low``, ``high``, ``count``, ``best_base_lr``; ``edge``: whether the maximum
+        lies at the end of the finished base LRs, with every cell inside them worse by more than the
+        test set resolves, so that a wider grid could find a better one; ``complete``: whether every
+        cell of the row has all its seeds.
+        """
+        wide = self.with_axis(BASE_LR)
+        cell = wide.cells
+        at = cell["median"].fillna(-np.inf).argmax(BASE_LR)
+        picked = cell.isel({BASE_LR: at})
+        rates = xr.DataArray(wide.ds[BASE_LR].values.astype(float), dims=BASE_LR)
+        edge = xr.apply_ufunc(
+            self._at_edge,
+            cell["median"],
+            input_core_dims=[[BASE_LR]],
+            vectorize=True,
+            output_dtypes=[bool],
+        )
+        found = {
+            "accuracy": picked["median"],
+            "low": picked["low"],
+            "high": picked["high"],
+            "count": picked["count"],
+            "best_base_lr": rates.isel({BASE_LR: at}).where(picked["median"].notnull()),
+            "edge": edge,
+            "complete": (cell["count"] == cell["seeds"]).all(BASE_LR),
+        }
+        return xr.Dataset(found).drop_vars(BASE_LR, errors="ignore")
+
+    def _at_edge(self, row: np.ndarray) -> bool:
+        known = np.flatnonzero(np.isfinite(row))
+        if known.size == 0:
+            return False
+        best = row[known].max()
+        near = known[row[known] >= best - self.resolution(float(best))]
+        return bool(np.all((near == known[0]) | (near == known[-1])))
+
+    @cached_property
+    def finished_rows(self) -> xr.Dataset:
+        """Of :attr:`rows`, the batch sizes of which every cell has finished."""
+        return self.rows.isel({BATCH_SIZE: np.flatnonzero(self.rows["complete"].values)})
+
+    def reliable(self, margin: float) -> xr.DataArray:
+        """Which cells train reliably: our reading of "stable convergence" (Masters & Luschi 2018).
+
+        The paper gives no numeric rule. A cell is reliable when the loss of every finished seed
+        stayed finite and its median accuracy is at least the best cell of the grid minus
+        ``margin``. Unfinished cells are not reliable (``stable_range`` keeps them apart).
+        """
+        median = self.cells["median"]
+        if not bool(median.notnull().any()):
+            return median.notnull()
+        # The tolerance keeps "exactly the margin" inside in spite of rounding.
+        return (median >= median.max() - margin - 1e-9) & (self.cells["diverged"] == 0)
+
+    def stable_range(self, margin: float) -> xr.Dataset:
+        """For every batch size the contiguous interval of reliable base LRs around the best one.
+
+        The interval starts at the most accurate reliable cell of the row and ends where the next
+        cell is not reliable.
+
+        Returns:
+          ``low``, ``high``: the smallest and largest base LR of the interval (NaN if it is empty);
+          ``count``: its number of grid points; ``octaves``: log₂(high/low); ``low_open``,
+          ``high_open``: whether it ends at the end of the grid or at a cell that has not finished,
+          so that the true interval may be wider on that side; ``complete``: whether the row is
+          finished.
+        """
+        wide = self.with_axis(BASE_LR)
+        rate = wide.ds[BASE_LR].values.astype(float)
+        # A rate of zero trains nothing and has no place on a logarithmic axis.
+        positive = {BASE_LR: np.flatnonzero(~(rate <= 0))}
+        if positive[BASE_LR].size < rate.size:
+            wide = View(wide.ds.isel(positive))
+        known = wide.cells["count"] == wide.cells["seeds"]
+        first, last, low_open, high_open = xr.apply_ufunc(
+            _interval,
+            wide.reliable(margin),
+            known,
+            wide.cells["median"].fillna(-np.inf),
+            input_core_dims=[[BASE_LR]] * 3,
+            output_core_dims=[[]] * 4,
+            vectorize=True,
+            output_dtypes=[int, int, bool, bool],
+        )
+        rates = xr.DataArray(rate[positive[BASE_LR]], dims=BASE_LR)
+        some = first >= 0
+        low = rates.isel({BASE_LR: first.clip(0)}).where(some)
+        high = rates.isel({BASE_LR: last.clip(0)}).where(some)
+        return xr.Dataset(
+            {
+                "low": low,
+                "high": high,
+                "count": (last - first + 1).where(some, 0).astype(int),
+                "octaves": np.log2(high) - np.log2(low),
+                "low_open": low_open,
+                "high_open": high_open,
+                "complete": known.all(BASE_LR),
+            }
+        )
+
+    @cached_property
+    def shared_base_lr(self) -> float:
+        """The base LR to compare batch sizes at: the highest accuracy averaged over all other axes.
+
+        Only rows with a finished cell count; a base LR is judged on the mean of its cells, those
+        that are missing left out.
+        """
+        mean = self.with_axis(BASE_LR).cells["median"]
+        mean = mean.mean([d for d in mean.dims if d != BASE_LR]).fillna(-np.inf)
+        return float(mean[BASE_LR].values[int(np.argmax(mean.values))])
+
+
+def spread(values: xr.DataArray) -> xr.Dataset:
+    """Median and band over the seeds that have a value.
+
+    Returns:
+      A dataset without the seed axis: ``median``; ``low`` and ``high``, the smallest and largest
+      value, or from ``QUANTILE_SEEDS`` seeds on the 10 % and 90 % quantiles; ``count``, the number
+      of values. Where no seed has one, the first three are NaN.
+    """
+    if SEED not in values.dims:
+        values = values.expand_dims(SEED)
+    count = values.notnull().sum(SEED)
+    # As in `over_seeds`: numpy warns about cells that are all NaN.
+    filled = values.where(count > 0, 0.0)
+    if values.sizes[SEED] < QUANTILE_SEEDS:
+        low, high = filled.min(SEED), filled.max(SEED)
+    else:
+        low = filled.quantile(0.1, SEED).drop_vars("quantile")
+        high = filled.quantile(0.9, SEED).drop_vars("quantile")
+    parts = {"median": over_seeds(values), "low": low, "high": high}
+    found = {name: part.where(count > 0) for name, part in parts.items()}
+    return xr.Dataset({**found, "count": count})
+
+
+def spread_words(seeds: int) -> str:
+    """What line and band of a figure mean for this number of seeds."""
+    if seeds == 1:
+        return "One seed per cell."
+    band = "min–max" if seeds < QUANTILE_SEEDS else "10–90 %"
+    return f"Line: median of {seeds} seeds; band: {band}."
+
+
+def _interval(
+    good: np.ndarray, known: np.ndarray, score: np.ndarray
+) -> tuple[int, int, bool, bool]:
+    if not good.any():
+        waiting = bool((~known).any())
+        return -1, -1, waiting, waiting
+    first = last = int(np.argmax(np.where(good, score, -np.inf)))
+    while first > 0 and good[first - 1]:
+        first -= 1
+    while last < good.size - 1 and good[last + 1]:
+        last += 1
+    low_open = first == 0 or not known[first - 1]
+    high_open = last == good.size - 1 or not known[last + 1]
+    return first, last, bool(low_open), bool(high_open)
+
+
+_OF_FILES = ("name", "data_dir", "stream", "image_size", "resize")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """A JSON object, as text or read already; empty where it is something else."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _words(axis: str, value: Any) -> str:
+    # A case is a name for a whole setting, and says enough.
+    if axis == "case":
+        return one_line(value)
+    # An axis named with its section (schedule__warmup) is known by its field.
+    words = axis.rpartition("__")[2].replace("_", " ")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{words} {value:g}" if number else one_line(f"{words} {value}")
+
+
+# --- a results file may be anyone's --------------------------------------------------------------
+
+_RUN_VARIABLES = ("accuracy", "diverged", "diverged_epoch")
+_NUMERIC_AXES = (BATCH_SIZE, BASE_LR, BN_BATCH, "micro_batch", SEED, EPOCH)
+# What a report reads as a number, where it is there.
+_SETTINGS: dict[str, tuple[Range, bool]] = {
+    "report.margin": (FRACTION, False),
+    "report.last_epochs": (COUNT, True),
+    "report.curves_base_lr": (Range(0), False),
+    "data.train_size": (COUNT, True),
+    "data.test_size": (COUNT, True),
+    "epochs": (COUNT, True),
+    "batch_size": (COUNT, True),
+    "base_lr": (Range(0), False),
+    "bn_batch": (COUNT, True),
+}
+_ATTRIBUTES = {"chance": FRACTION, "test_examples": POSITIVE, "train_examples": POSITIVE}
+
+
+def checked(ds: xr.Dataset) -> View:
+    """The view of a dataset, if it has what every report rests on.
+
+    Raises:
+      UserError: a variable, an axis, an attribute or a setting is missing or of another kind than
+        ``sbt.run`` writes.
+    """
+    for name in (*_RUN_VARIABLES, *CURVES):
+        if name not in ds.data_vars:
+            raise _not_ours(f"has no variable {name!r}")
+        if ds[name].dtype.kind not in "biuf":
+            raise _not_ours(f"{name!r} holds no numbers ({ds[name].dtype})")
+    axes = ds["accuracy"].dims
+    for name in (*_RUN_VARIABLES, *CURVES):
+        dims: tuple[Hashable, ...] = (*axes, EPOCH) if name in CURVES else axes
+        if set(ds[name].dims) != set(dims):
+            found = tuple(ds[name].dims)
+            raise _not_ours(f"{name!r} has dimensions {found} instead of {tuple(dims)}")
+    for axis in (*axes, EPOCH):
+        _check_axis(ds, str(axis))
+    accuracy = ds["accuracy"].values
+    if bool(np.any((accuracy < 0) | (accuracy > 1))):
+        raise _not_ours("'accuracy' is not always between 0 and 1")
+    try:
+        config = json.loads(ds.attrs.get("config") or "{}")
+    except (TypeError, ValueError):
+        config = None
+    if not isinstance(config, Mapping):
+        raise _not_ours(f"its config cannot be read: {shown(ds.attrs.get('config'))}")
+    view = View(ds)
+    for path, (allowed, whole) in _SETTINGS.items():
+        if (value := view.setting(path)) is not None:
+            check_number(f"{FILE}, config.{path}", value, allowed, whole=whole)
+    for name, allowed in _ATTRIBUTES.items():
+        if name in ds.attrs:
+            value = ds.attrs[name]
+            # netCDF gives numbers as NumPy's.
+            single = isinstance(value, np.generic | np.ndarray) and value.size == 1
+            number = value.item() if single else value
+            check_number(f"{FILE}, attribute {name}", number, allowed)
+    return view
+
+
+def _not_ours(problem: str) -> UserError:
+    return UserError(FILE, problem, "give results that sbt.run wrote")
+
+
+def _check_axis(ds: xr.Dataset, axis: str) -> None:
+    if axis not in ds.coords or ds[axis].dims != (axis,):
+        raise _not_ours(f"the axis {axis!r} has no values")
+    values = ds[axis].values
+    words = values.dtype.kind in "USO" and all(isinstance(v, str) for v in values.tolist())
+    numbers = values.dtype.kind in "iuf" and bool(np.isfinite(values).all())
+    if not (numbers or ((words or values.dtype == bool) and axis not in _NUMERIC_AXES)):
+        kind = "numbers" if axis in _NUMERIC_AXES else "numbers or names"
+        raise _not_ours(f"the values of the axis {axis!r} are not {kind}")
+    if len(set(values.tolist())) < values.size or not values.size:
+        raise _not_ours(f"the axis {axis!r} is empty, or has a value twice")
