@@ -179,7 +179,8 @@ def _default(path: str) -> Any:
 
 def _get(config: ConfigDict, path: str) -> Any:
     section, _, leaf = path.rpartition(".")
-    return (config[section] if section else config)[leaf]
+    owner = config[section] if section else config
+    return owner[leaf] if leaf in owner else _default(path)
 
 
 def validate_measure(measure: ConfigDict) -> None:

@@ -1,9 +1,27 @@
 """What a user adds is one function and no edit anywhere else."""
 
+import json
+from typing import Annotated
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
 import sbt
 from sbt import report
 from sbt.cli import main
+from sbt.errors import UserError
+from sbt.measure.registry import MEASUREMENTS, Labelled
+from sbt.models import MODELS
+from sbt.models.classifier import Classifier, Size, flatten
+from sbt.optim import RULES
+from sbt.ranges import FRACTION, POSITIVE
 from sbt.report.claims import CLAIMS
+from sbt.schedules import SCHEDULES
+from sbt.train.objective import OBJECTIVES
 
 EXPERIMENT = """
 import sbt
@@ -48,3 +66,92 @@ def test_a_claim(tmp_path, capsys):
     assert main(["run", str(file), "--workdir", str(directory)]) == 0  # registers it again
     del CLAIMS["best_exceeds"]
     capsys.readouterr()
+
+
+# --- what a run is made of ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def toys():
+    """A rule, a schedule, a model, an objective and a measurement, registered as anybody would."""
+    owners = (RULES, SCHEDULES, MODELS, OBJECTIVES, MEASUREMENTS)
+
+    @RULES.register("toy_rule", source="ours")
+    def toy_rule(learning_rate, gain: Annotated[float, POSITIVE] = 1.0, flip: bool = False):
+        return optax.sgd(-gain * learning_rate if flip else gain * learning_rate)
+
+    @SCHEDULES.register("toy_schedule", source="ours")
+    def toy_schedule(progress, slope: Annotated[float, FRACTION] = 0.5):
+        return 1 - slope * progress
+
+    @MODELS.register("toy_model", source="ours", input_shape=(2, 2, 1))
+    class ToyModel(Classifier):
+        width: Size = 3
+
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.Dense(self.num_classes)(nn.tanh(nn.Dense(self.width)(flatten(x))))
+
+    @OBJECTIVES.register("toy_objective", source="ours")
+    def toy_objective(loss, scale: Annotated[float, POSITIVE] = 2.0):
+        def scaled(forward, batch):
+            value, aux = loss(forward, batch)
+            return scale * value, aux
+
+        return scaled
+
+    @MEASUREMENTS.register("toy_norm", cost="passes over the data", source="ours")
+    def toy_norm(run, *, power: Annotated[float, POSITIVE] = 2.0):
+        total = sum(jnp.sum(jnp.abs(leaf) ** power) for leaf in jax.tree.leaves(run.params))
+        return {"toy_norm": Labelled(total, (), "", "sum of |w|^p")}
+
+    yield
+    for owner in owners:
+        for name in [name for name in owner if name.startswith("toy_")]:
+            del owner[name]
+
+
+TOY = {
+    "data": {"name": "synthetic", "train_size": 32, "test_size": 8, "image_shape": (2, 2, 1)},
+    "model": {"name": "toy_model", "width": 4},
+    "rule": {"name": "toy_rule"},
+    "schedule": {"name": "toy_schedule"},
+    "objective": {"name": "toy_objective"},
+    "batch_size": 8,
+    "epochs": 2,
+    "measure": {"names": ("toy_norm",), "toy_norm": {"power": 1.0}},
+    "sweep": {"rule__gain": (1.0, 0.5), "schedule__slope": (0.0, 1.0)},
+}
+
+
+def test_a_rule_a_schedule_a_model_an_objective_and_a_measurement(toys, tmp_path):
+    """Each trains in lanes, its numbers as axes of one program."""
+    results = sbt.run(TOY, tmp_path / "run", progress=False)
+    assert results.test_accuracy.shape == (2, 2, 2)
+    assert np.isfinite(results.toy_norm).all()
+    meta = json.loads((tmp_path / "run" / "meta.json").read_text())
+    assert len(meta["cohorts"]) == 1
+    # Twice the loss at half the gain takes the steps of plain SGD.
+    plain = TOY | {"objective": {"name": "standard"}, "rule": {"name": "sgd"}, "measure": {}}
+    plain["sweep"] = {"schedule__slope": (0.0, 1.0)}
+    expected = sbt.run(plain, progress=False)
+    halved = results.sel(rule__gain=0.5)
+    np.testing.assert_allclose(halved.train_loss, 2 * expected.train_loss, rtol=1e-5)
+    np.testing.assert_allclose(halved.test_loss, expected.test_loss, rtol=1e-5)
+
+
+def test_what_a_toy_refuses_and_how_it_is_listed(toys, capsys):
+    for section, field, value in (
+        ("rule", "gain", 0.0),
+        ("rule", "flip", 1),
+        ("schedule", "slope", 2.0),
+        ("model", "width", 0),
+        ("objective", "scale", -1.0),
+    ):
+        with pytest.raises(UserError, match=f"config.{section}.{field}"):
+            sbt.run(TOY | {"sweep": {}, section: {"name": TOY[section]["name"], field: value}})
+    with pytest.raises(UserError, match=r"config\.measure\.toy_norm\.power"):
+        sbt.run(TOY | {"measure": {"names": ("toy_norm",), "toy_norm": {"power": 0.0}}})
+    for section, name in (("rules", "toy_rule"), ("measurements", "toy_norm")):
+        assert main(["list", section]) == 0
+        assert name in capsys.readouterr().out
