@@ -55,7 +55,7 @@ def path_of(value: Any, field: str) -> Path:
             f"write /{local}" if local else "mount the storage and give the path of the mount",
         )
     if "\0" in text or not _is_unicode(text):
-        raise UserError(shown, "is no file name", "give a path in UTF-8, without NUL characters")
+        raise UserError(shown, "is not a file name", "give a path in UTF-8, without NUL characters")
     try:
         return Path(text).expanduser().absolute()
     except (OSError, RuntimeError) as error:  # no such user, or no working directory any more

@@ -358,7 +358,7 @@ def test_central_region_lies_inside():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "digits"}, "no set of files to stream from"),
+        ({"name": "digits"}, "not a set of files to stream from"),
         ({"resize": 15}, "config.data.resize"),
         ({"image_size": -1}, "config.data.image_size"),
         ({"train_size": 24}, "24 examples asked for, 23 exist"),

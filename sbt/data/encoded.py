@@ -97,7 +97,7 @@ def open_encoded(data_config: Mapping[str, Any]) -> EncodedSet:
     if not isinstance(name, str) or name in ("", "digits", "synthetic"):
         raise UserError(
             "config.data.stream",
-            f"{name!r} is no set of files to stream from",
+            f"{name!r} is not a set of files to stream from",
             "Set config.data.stream = False, or choose a TFDS set.",
         )
     view = _view(data_config)

@@ -135,7 +135,7 @@ def images(x: jax.Array) -> jax.Array:
             return x
         problem, remedy = "seem to have their channels first", "np.moveaxis(images, 1, -1)"
     else:
-        problem, remedy = "are no images", "images[..., None] if they are grey"
+        problem, remedy = "are not images", "images[..., None] if they are grey"
     raise UserError(
         "config.model.name",
         f"examples of shape {shape} {problem}: the network takes (height, width, channels)",

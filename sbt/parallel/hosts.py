@@ -57,7 +57,7 @@ def start(
             "write --coordinator=HOST:PORT --processes=N --process=I on each of the N",
         )
     if count is not None and number is not None and not 0 <= number < count:
-        raise UserError(f"--process={number}", f"is no number of {count} processes", "count from 0")
+        raise UserError(f"--process={number}", f"is not one of {count} processes", "count from 0")
     try:
         jax.distributed.initialize(
             coordinator, count, number, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
@@ -89,7 +89,7 @@ def _number(name: str, given: int | str | None, environment: str | None) -> int 
     try:
         return int(value)
     except ValueError:
-        raise UserError(f"--{name}={value}", "is no whole number", "give one") from None
+        raise UserError(f"--{name}={value}", "is not a whole number", "give one") from None
 
 
 def writes() -> bool:

@@ -461,7 +461,7 @@ def make_program(task: Task, cohort: Cohort, convolution: Any) -> Program:
     if pieces > 1 and (rule.needs - {"value"} or cohort.facts.batch_statistics or copies > 1):
         raise UserError(
             "config.micro_batch",
-            f"{cohort.micro_batch} does not do for a rule that needs the whole batch at once",
+            f"{cohort.micro_batch} examples at a time: this rule needs the whole batch at once",
             "leave it out",
         )
     objective = Objective(

@@ -124,17 +124,55 @@ def micro_step(
     """
     progress = progress_of(program, hyper, state.examples)
     now = settings_at(program.schedules, hyper, progress)
-    transform = optax.with_extra_args_support(program.make_transform(now.learning_rate, now.rule))
-    batch_size = now.batch_size
+    rule = optax.with_extra_args_support(program.make_transform(now.learning_rate, now.rule))
     rule_key = jax.random.fold_in(purpose_key(hyper.key, "rule"), state.updates)
-    at = evaluation_point(transform, state.params, state.opt_state, rule_key)
+    point = evaluation_point(rule, state.params, state.opt_state, rule_key)
     batch = Batch(x, labels, key, progress)
-    new, loss, correct = drawn_gradients(program.objective, hyper, at, state.stats, batch)
+    new, loss, correct = drawn_gradients(program.objective, hyper, point, state.stats, batch)
     loss, correct = program.sharding.metrics(loss, correct)
-
-    g = program.micro_batch
-    seen = state.examples + state.accumulated * program.tick
     sound = jnp.isfinite(loss) & (state.diverged_at < 0)
+    state = _counted(program, state, new, loss, correct, sound)
+
+    def update(average: Averages) -> TrainState:
+        average = program.sharding.mean_of_batch(average, progress)
+        updates, opt_state = rule.update(
+            average.grads, state.opt_state, state.params, key=rule_key, **average.extras
+        )
+        params, stats = program.sharding.mean_of_models(
+            (optax.apply_updates(state.params, updates), average.stats),
+            state.updates + 1,
+        )
+        shown = Update(average.grads, state.params, params, now.learning_rate, now.batch_size)
+        return state._replace(
+            params=params,
+            stats=stats,
+            opt_state=opt_state,
+            observed=seen_update(program.online, state.observed, shown),
+            accumulated=jnp.zeros_like(state.accumulated),
+            updates=state.updates + 1,
+            examples=state.examples + now.batch_size * program.draws,
+        )
+
+    if not program.accumulates:
+        return jax.tree.map(lambda a, b: jnp.where(sound, a, b), update(new), state)
+    # A frozen lane accumulates nothing more, so that nothing in it changes.
+    count = jnp.where(sound, state.accumulated + 1, state.accumulated)
+    average = _accumulated(state.average, new, count, sound)
+    state = state._replace(average=average, accumulated=count)
+    complete = sound & (count * program.micro_batch >= now.batch_size)
+    return lax.cond(complete, lambda: update(average), lambda: state)
+
+
+def _counted(
+    program: Program,
+    state: TrainState,
+    new: Averages,
+    loss: jax.Array,
+    correct: jax.Array,
+    sound: jax.Array,
+) -> TrainState:
+    """The state with a tick's metrics, or with the moment when its run diverged."""
+    seen = state.examples + state.accumulated * program.tick
     diverged_at = jnp.where(sound | (state.diverged_at >= 0), state.diverged_at, seen)
     counted = sound.astype(jnp.float32)
     sums = Sums(
@@ -145,44 +183,20 @@ def micro_step(
         examples=state.sums.examples + counted * program.tick,
     )
     observed = seen_tick(program.online, state.observed, new.grads, loss, sound)
-    state = state._replace(diverged_at=diverged_at, sums=sums, observed=observed)
+    return state._replace(diverged_at=diverged_at, sums=sums, observed=observed)
 
-    def update(average: Averages) -> TrainState:
-        average = program.sharding.mean_of_batch(average, progress)
-        updates, opt_state = transform.update(
-            average.grads, state.opt_state, state.params, key=rule_key, **average.extras
-        )
-        params, stats = program.sharding.mean_of_models(
-            (optax.apply_updates(state.params, updates), average.stats),
-            state.updates + 1,
-        )
-        shown = Update(average.grads, state.params, params, now.learning_rate, batch_size)
-        return state._replace(
-            params=params,
-            stats=stats,
-            opt_state=opt_state,
-            observed=seen_update(program.online, state.observed, shown),
-            accumulated=jnp.zeros_like(state.accumulated),
-            updates=state.updates + 1,
-            examples=state.examples + batch_size * program.draws,
-        )
 
-    if not program.accumulates:
-        return jax.tree.map(lambda a, b: jnp.where(sound, a, b), update(new), state)
+def _accumulated(means: Averages, new: Averages, count: jax.Array, sound: jax.Array) -> Averages:
+    """The mean over ``count`` micro-batches, ``new`` being the last."""
 
-    # A frozen lane accumulates nothing more, so that nothing in it changes.
-    count = jnp.where(sound, state.accumulated + 1, state.accumulated)
-
-    def accumulate(mean: jax.Array, x: jax.Array) -> jax.Array:
+    def moved(mean: jax.Array, x: jax.Array) -> jax.Array:
         step = (x - mean) / count.astype(mean.dtype)
         # The first forgets the last update's mean, rounding included: between two updates a state
         # without its mean is the whole state.
-        moved = jnp.where(count == 1, x.astype(mean.dtype), mean + step.astype(mean.dtype))
-        return jnp.where(sound, moved, mean)
+        after = jnp.where(count == 1, x.astype(mean.dtype), mean + step.astype(mean.dtype))
+        return jnp.where(sound, after, mean)
 
-    average = jax.tree.map(accumulate, state.average, new)
-    state = state._replace(average=average, accumulated=count)
-    return lax.cond(sound & (count * g >= batch_size), lambda: update(average), lambda: state)
+    return jax.tree.map(moved, means, new)
 
 
 def train(
