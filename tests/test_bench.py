@@ -21,7 +21,6 @@ from sbt.bench.lanes import make_task, prepared, sbt_workload
 from sbt.bench.options import Options, options_of, settings
 from sbt.bench.record import Facts, Record, Scaling, write_record
 from sbt.bench.workload import (
-    CLASSES,
     NETWORKS,
     Cell,
     Position,
@@ -207,7 +206,7 @@ def test_torch_models_have_our_parameters(network):
 
     spec = NETWORKS[network]
     cohort = prepared(setting(network=network, g=8), SIZE).cohort
-    model = build(spec.model, spec.shape, CLASSES)
+    model = build(spec.model, spec.shape)
     assert sum(p.numel() for p in model.parameters()) == cohort.facts.parameters
 
 
@@ -230,7 +229,7 @@ def test_torch_models_give_our_logits(network):
         lambda p: p + 0.1 * rng.normal(size=p.shape).astype(np.float32) * np.std(p + 0.1), params
     )
     ours, _ = apply(params, stats, x, None, True)
-    model = load_flax(build(spec.model, spec.shape, CLASSES), params)
+    model = load_flax(build(spec.model, spec.shape), params)
     with torch.no_grad():
         theirs = model(torch.from_numpy(x).permute(0, 3, 1, 2)).numpy()
     scale = np.abs(np.asarray(ours)).max()
@@ -246,7 +245,7 @@ def test_weights_that_do_not_fit_are_refused():
     params, _ = task.model.init(jax.random.key(0), jnp.zeros((1, *spec.shape)))
     del params["Dense_0"]
     with pytest.raises(ValueError, match="Dense_0"):
-        load_flax(build(spec.model, spec.shape, CLASSES), params)
+        load_flax(build(spec.model, spec.shape), params)
 
 
 # --- the clock -----------------------------------------------------------------------------------

@@ -16,7 +16,16 @@ import optax
 from jax import lax
 
 from sbt.bench.lanes import Task
-from sbt.bench.workload import CLASSES, WEIGHT_DECAY, Cell, Position, Workload
+from sbt.bench.workload import (
+    CLASSES,
+    STACKS,
+    WEIGHT_DECAY,
+    Cell,
+    Position,
+    Stack,
+    Workload,
+    stages,
+)
 
 # --- networks ------------------------------------------------------------------------------------
 
@@ -26,10 +35,9 @@ HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 class Plain(nn.Module):
     """What the networks share: ``norm`` puts a batch norm after every hidden layer."""
 
-    classes: int = 10
-    norm: bool = False
-    epsilon: float = 1e-5
+    norm: bool
     dtype: Any = jnp.float32
+    epsilon: float = 1e-5
 
     def conv(self, x: jax.Array, width: int, kernel: int = 3, stride: int = 1) -> jax.Array:
         pad = ((kernel // 2, kernel // 2),) * 2
@@ -49,30 +57,22 @@ class Plain(nn.Module):
         )(x)
 
 
-class ConvNet(Plain):
-    """The model ``convnet``."""
+class Chain(Plain):
+    """A :class:`sbt.bench.workload.Stack`."""
+
+    stack: Stack = Stack()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        for width in (8, 16):
-            x = nn.relu(self.bn(self.conv(x, width), train))
-            x = nn.max_pool(x, (2, 2), (2, 2))
-        return self.dense(x.reshape(len(x), -1), self.classes)
-
-
-class AlexNet(Plain):
-    """The reduced AlexNet."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        for i, (width, kernel) in enumerate(zip((16, 48, 96, 64, 64), (5, 3, 3, 3, 3))):
+        for width, kernel, pool in self.stack.convolutions:
             x = nn.relu(self.bn(self.conv(x, width, kernel), train))
-            if i in (0, 1, 4):
-                x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+            if pool:
+                x = nn.max_pool(x, (pool, pool), (2, 2), "SAME" if pool % 2 else "VALID")
         x = x.reshape(len(x), -1)
-        for _ in range(2):
-            x = nn.relu(self.bn(self.dense(x, 256, bias=not self.norm), train))
-        return self.dense(x, self.classes)
+        for width in self.stack.hidden:
+            x = self.dense(x, width, bias=self.stack.bias or not self.norm)
+            x = nn.relu(self.bn(x, train))
+        return self.dense(x, CLASSES)
 
 
 class BasicBlock(Plain):
@@ -99,35 +99,17 @@ class CifarResNet(Plain):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = nn.relu(self.bn(self.conv(x, 16), train))
-        common = {"norm": self.norm, "epsilon": self.epsilon, "dtype": self.dtype}
-        for stage in range(3):
-            for block in range((self.depth - 2) // 6):
-                stride = 2 if stage > 0 and block == 0 else 1
-                x = BasicBlock(**common, width=16 << stage, stride=stride)(x, train)
-        return self.dense(x.mean((1, 2)), self.classes)
+        for width, stride in stages(self.depth):
+            x = BasicBlock(self.norm, self.dtype, width=width, stride=stride)(x, train)
+        return self.dense(x.mean((1, 2)), CLASSES)
 
 
-class FullyConnected(Plain):
-    """F1: five dense layers of 512 with bias, norm and ReLU."""
-
-    epsilon: float = 1e-6
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = x.reshape(len(x), -1)
-        for _ in range(5):
-            x = nn.relu(self.bn(self.dense(x, 512), train))
-        return self.dense(x, self.classes)
-
-
-def build(model: Mapping[str, Any], classes: int, dtype: Any = jnp.float32) -> nn.Module:
+def build(model: Mapping[str, Any], dtype: Any = jnp.float32) -> nn.Module:
     """The plain twin of a config's ``model`` section (the names of the benchmark only)."""
     name, norm = model["name"], model["norm"] == "batch"
     if name.startswith("resnet"):
-        depth = int(name.removeprefix("resnet"))
-        return CifarResNet(classes=classes, norm=norm, dtype=dtype, depth=depth)
-    family = {"convnet": ConvNet, "alexnet": AlexNet, "f1": FullyConnected}[name]
-    return family(classes=classes, norm=norm, dtype=dtype)
+        return CifarResNet(norm, dtype, depth=int(name.removeprefix("resnet")))
+    return Chain(norm, dtype, STACKS[name].epsilon, stack=STACKS[name])
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -145,7 +127,7 @@ def flax_workload(task: Task, scanned: bool = False) -> Workload:
     """
     m = task.setting.micro_batch
     dtype = jnp.dtype(task.setting.precision)
-    module = build(task.network.model, CLASSES, dtype)
+    module = build(task.network.model, dtype)
     rule = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.sgd(task.learning_rates[0]))
     device = jax.local_devices()[0]
     images, labels, order = jax.device_put(

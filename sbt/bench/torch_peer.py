@@ -23,13 +23,16 @@ from torch import nn
 from sbt.bench.lanes import Task
 from sbt.bench.workload import (
     CLASSES,
+    STACKS,
     WEIGHT_DECAY,
     Cell,
     Position,
     Skip,
+    Stack,
     Workload,
     calibrate,
     microseconds,
+    stages,
 )
 
 # --- networks ------------------------------------------------------------------------------------
@@ -76,50 +79,31 @@ def flatten(x: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 2, 3, 1).flatten(1)
 
 
-class ConvNet(Named):
-    """conv 3x3, norm, ReLU, max-pool 2x2 for widths 8 and 16; dense."""
+class Chain(Named):
+    """A :class:`sbt.bench.workload.Stack`."""
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, norm: bool, running: bool):
-        super().__init__(norm, running)
-        height, width, channels = shape
-        self.stages = []
-        for features in (8, 16):
-            self.stages.append((self.conv(channels, features), self.bn(features)))
-            height, width, channels = height // 2, width // 2, features
-        self.last = self.dense(height * width * channels, classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for conv, bn in self.stages:
-            x = F.max_pool2d(F.relu(bn(conv(x))), 2)
-        return self.last(flatten(x))
-
-
-class AlexNet(Named):
-    """The reduced AlexNet: five convolutions, three pools, two hidden dense layers."""
-
-    def __init__(self, shape: tuple[int, int, int], classes: int, norm: bool, running: bool):
-        super().__init__(norm, running)
-        height, width, channels = shape
+    def __init__(self, stack: Stack, shape: tuple[int, int, int], norm: bool, running: bool):
+        super().__init__(norm, running, stack.epsilon)
+        height, width, features = shape
         self.stages, self.hidden = [], []
-        widths, kernels, pooled = (16, 48, 96, 64, 64), (5, 3, 3, 3, 3), (0, 1, 4)
-        for i, (features, kernel) in enumerate(zip(widths, kernels, strict=True)):
-            self.stages.append((self.conv(channels, features, kernel), self.bn(features), i))
-            channels = features
-            if i in pooled:
-                height, width = -(-height // 2), -(-width // 2)
-        self.pooled = pooled
-        features = height * width * channels
-        for _ in range(2):
-            self.hidden.append((self.dense(features, 256, bias=not norm), self.bn(256, 1)))
-            features = 256
-        self.last = self.dense(features, classes)
+        for wide, kernel, pool in stack.convolutions:
+            self.stages.append((self.conv(features, wide, kernel), self.bn(wide), pool))
+            features = wide
+            if pool:  # the ceiling for an odd one, as SAME has it
+                height, width = (height + pool % 2) // 2, (width + pool % 2) // 2
+        features *= height * width
+        for wide in stack.hidden:
+            dense = self.dense(features, wide, bias=stack.bias or not norm)
+            self.hidden.append((dense, self.bn(wide, 1)))
+            features = wide
+        self.last = self.dense(features, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for conv, bn, i in self.stages:
+        for conv, bn, pool in self.stages:
             x = F.relu(bn(conv(x)))
-            if i in self.pooled:
+            if pool:
                 # The ceiling mode pads on the right only, as SAME does for an even size.
-                x = F.max_pool2d(x, 3, 2, ceil_mode=True)
+                x = F.max_pool2d(x, pool, 2, ceil_mode=bool(pool % 2))
         x = flatten(x)
         for dense, bn in self.hidden:
             x = F.relu(bn(dense(x)))
@@ -146,19 +130,15 @@ class BasicBlock(Named):
 class CifarResNet(Named):
     """The 6n+2-layer family of He et al. 2015, option-A shortcuts."""
 
-    def __init__(
-        self, shape: tuple[int, int, int], classes: int, norm: bool, running: bool, depth: int
-    ):
+    def __init__(self, depth: int, shape: tuple[int, int, int], norm: bool, running: bool):
         super().__init__(norm, running)
         self.stem, self.stem_bn = self.conv(shape[2], 16), self.bn(16)
         channels, self.blocks = 16, []
-        for stage in range(3):
-            for block in range((depth - 2) // 6):
-                stride = 2 if stage > 0 and block == 0 else 1
-                module = BasicBlock(channels, 16 << stage, stride, norm, running)
-                self.blocks.append(self.add("BasicBlock", module))
-                channels = 16 << stage
-        self.last = self.dense(channels, classes)
+        for width, stride in stages(depth):
+            module = BasicBlock(channels, width, stride, norm, running)
+            self.blocks.append(self.add("BasicBlock", module))
+            channels = width
+        self.last = self.dense(channels, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.stem_bn(self.stem(x)))
@@ -167,33 +147,12 @@ class CifarResNet(Named):
         return self.last(x.mean((2, 3)))
 
 
-class FullyConnected(Named):
-    """F1 of Keskar et al. 2017: five dense layers of 512 with bias, norm, ReLU; dense."""
-
-    def __init__(self, shape: tuple[int, int, int], classes: int, norm: bool, running: bool):
-        super().__init__(norm, running, epsilon=1e-6)
-        features, self.hidden = int(np.prod(shape)), []
-        for _ in range(5):
-            self.hidden.append((self.dense(features, 512), self.bn(512, 1)))
-            features = 512
-        self.last = self.dense(features, classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = flatten(x)
-        for dense, bn in self.hidden:
-            x = F.relu(bn(dense(x)))
-        return self.last(x)
-
-
-def build(
-    model: Mapping[str, Any], shape: tuple[int, int, int], classes: int, running: bool = True
-) -> nn.Module:
+def build(model: Mapping[str, Any], shape: tuple[int, int, int], running: bool = True) -> nn.Module:
     """The PyTorch twin of a config's ``model`` section (the names of the benchmark only)."""
     name, norm = model["name"], model["norm"] == "batch"
     if name.startswith("resnet"):
-        return CifarResNet(shape, classes, norm, running, depth=int(name.removeprefix("resnet")))
-    family = {"convnet": ConvNet, "alexnet": AlexNet, "f1": FullyConnected}[name]
-    return family(shape, classes, norm, running)
+        return CifarResNet(int(name.removeprefix("resnet")), shape, norm, running)
+    return Chain(STACKS[name], shape, norm, running)
 
 
 @torch.no_grad()
@@ -296,7 +255,7 @@ def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
     device, m = _device(), task.setting.micro_batch
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     # Any: torch's annotations of `to` leave memory_format out.
-    model: Any = load_flax(build(task.network.model, task.network.shape, CLASSES), task.params[0])
+    model: Any = load_flax(build(task.network.model, task.network.shape), task.params[0])
     model = model.to(device, memory_format=layout)
     fresh = copy.deepcopy(model.state_dict())
     images, labels, orders = _data(task, device, variant.channels_last)
@@ -345,7 +304,7 @@ def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
 
 def _ensemble(task: Task, variant: Variant) -> Workload:
     device, m, lanes = _device(), task.setting.micro_batch, task.setting.lanes
-    make = functools.partial(build, task.network.model, task.network.shape, CLASSES, False)
+    make = functools.partial(build, task.network.model, task.network.shape, running=False)
     per_seed = [load_flax(make(), params).to(device) for params in task.params]
     skeleton = make().to("meta")
     names = [name for name, _ in per_seed[0].named_parameters()]

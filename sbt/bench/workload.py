@@ -51,6 +51,37 @@ NETWORKS: dict[str, Network] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """A network without branches, as the peers build it: convolutions, then dense layers.
+
+    Attributes:
+      convolutions: width, kernel and pool of each (3x3 with stride 2 and padding, 2x2 without
+        padding, 0: none), followed by norm and ReLU.
+      hidden: widths of the hidden dense layers, each followed by norm and ReLU.
+      bias: whether these keep their bias before a batch norm.
+      epsilon: of batch norm.
+    """
+
+    convolutions: tuple[tuple[int, int, int], ...] = ()
+    hidden: tuple[int, ...] = ()
+    bias: bool = False
+    epsilon: float = 1e-5
+
+
+STACKS = {
+    "convnet": Stack(((8, 3, 2), (16, 3, 2))),
+    "alexnet": Stack(((16, 5, 3), (48, 3, 3), (96, 3, 0), (64, 3, 0), (64, 3, 3)), (256, 256)),
+    "f1": Stack(hidden=(512,) * 5, bias=True, epsilon=1e-6),
+}
+
+
+def stages(depth: int) -> list[tuple[int, int]]:
+    """Width and stride of every block of a CIFAR ResNet with 6n + 2 layers."""
+    blocks = (depth - 2) // 6
+    return [(16 << s, 2 if s and not b else 1) for s in range(3) for b in range(blocks)]
+
+
 class Skip(Exception):
     """A setting that cannot or should not be timed here; the message says why."""
 
