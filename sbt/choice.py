@@ -24,9 +24,11 @@ A keyword with any other annotation is for callers from Python alone.
 """
 
 import collections.abc
+import contextlib
 import dataclasses
 import functools
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -164,10 +166,18 @@ def fields_of(make: Callable[..., Any], **defaults: Any) -> dict[str, Field]:
         default = defaults.get(name, stated)
         if default is inspect.Parameter.empty or default is dataclasses.MISSING:
             continue
-        field = _field(annotation, default)
+        field = _field(_evaluated(annotation, make), default)
         if field is not None:
             found[name] = field
     return found
+
+
+def _evaluated(annotation: Any, make: Any) -> Any:
+    """An annotation, where its module postpones their evaluation (PEP 563)."""
+    if isinstance(annotation, str):
+        with contextlib.suppress(Exception):  # names that only a type checker sees
+            return eval(annotation, vars(sys.modules[make.__module__]))
+    return annotation
 
 
 def _keywords(make: Any) -> list[str]:

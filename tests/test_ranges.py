@@ -25,6 +25,21 @@ def test_ranges_stand_in_the_annotations_of_functions_and_of_dataclasses():
     assert ranges(Net) == {"width": COUNT, "classes": None}
 
 
+def test_annotations_may_be_evaluated_later(tmp_path, monkeypatch):
+    """As in a module that postpones them; what only a type checker knows says nothing."""
+    (tmp_path / "postponed.py").write_text(
+        "from __future__ import annotations\n"
+        "from typing import Annotated\n"
+        "from sbt.ranges import POSITIVE\n"
+        "def rule(learning_rate, gain: Annotated[float, POSITIVE] = 1.0, x: Nowhere = 2.0): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import postponed
+
+    (field,) = fields_of(postponed.rule).values()
+    assert (field.allowed, field.default, field.kind) == (POSITIVE, 1.0, float)
+
+
 @pytest.mark.parametrize(
     ("allowed", "value", "inside"),
     [
