@@ -202,7 +202,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.overrides)
     from sbt.sweep.preview import preview, tables
-    from sbt.sweep.progress import duration
+    from sbt.text import roughly
 
     with _telling() as note:
         cohorts = preview(config, note)
@@ -211,7 +211,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         console.print(part)
     total = sum(c.seconds + c.compile_seconds for c in cohorts)
     peak = max(c.process_bytes for c in cohorts)
-    print(f"peak memory {peak / 2**30:.2f} GB, estimated time {duration(total)}, nothing trained")
+    print(f"peak memory {peak / 2**30:.2f} GB, estimated time {roughly(total)}, nothing trained")
     return 0
 
 

@@ -1,5 +1,6 @@
 """Text that comes from elsewhere, made fit for one line of a terminal, a figure or a page."""
 
+import math
 import unicodedata
 
 from rich.cells import cell_len
@@ -34,6 +35,40 @@ def _fit(character: str) -> str:
 def width(text: str) -> int:
     """Columns of a terminal that the text takes: two for most characters of East Asia."""
     return cell_len(text)
+
+
+def duration(seconds: float) -> str:
+    """Seconds that were measured, in words.
+
+    >>> duration(4.2), duration(192), duration(3720)
+    ('4.2 s', '3 min 12 s', '1 h 02 min')
+    """
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def roughly(seconds: float) -> str:
+    """Seconds that are estimated, in one unit.
+
+    >>> roughly(45.3), roughly(720), roughly(12_240), roughly(181_440)
+    ('45 s', '12 min', '3.4 h', '2.1 days')
+    """
+    if not seconds < math.inf:
+        return "?"
+    for size, unit, limit, digits in (
+        (1, "s", 90, 0),
+        (60, "min", 5400, 0),
+        (3600, "h", 172800, 1),
+    ):
+        if seconds < limit:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds / 86400:.1f} days"
 
 
 def shortened(text: str, most: int) -> str:

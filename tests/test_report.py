@@ -33,6 +33,7 @@ from sbt.report import (
     view,
 )
 from sbt.report.claims import CIFAR10, CLAIMS, Protocol
+from sbt.text import duration
 
 NAN = np.nan
 CHANCE = 0.1
@@ -1098,7 +1099,7 @@ def test_results_survive_netcdf(tmp_path):
     "seconds, expected", [(4.25, "4.2 s"), (72, "1 min 12 s"), (3725, "1 h 02 min")]
 )
 def test_durations(seconds, expected):
-    assert markup.duration(seconds) == expected
+    assert duration(seconds) == expected
 
 
 def test_rich_text_escapes_and_raises():

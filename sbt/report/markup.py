@@ -1,14 +1,13 @@
 """Text, figures and styles of a page that needs nothing but itself."""
 
 import base64
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import Any
 
 from sbt.report.style import WIDE, Drawing
-from sbt.text import printable
+from sbt.text import duration, printable
 
 STYLE = """
 :root { color-scheme: light; }
@@ -151,15 +150,3 @@ def _words(key: str, value: Any) -> str:
     if "bytes" in key:
         return f"{value / 2**20:,.0f} MiB"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: ``1 h 02 min``, ``3 min 12 s``, ``4.2 s``."""
-    if not math.isfinite(seconds):
-        return "?"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -27,8 +27,9 @@ from sbt.sweep.grid import Grid, make_grid
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import make_observer
 from sbt.sweep.prepare import Sweep, prepare
-from sbt.sweep.progress import Progress, chosen_progress, duration
+from sbt.sweep.progress import Progress, chosen_progress
 from sbt.sweep.task import Parts
+from sbt.text import roughly
 
 SHARE_FOR_WEIGHTS = 0.25  # of the memory; the rest is for what measures them
 
@@ -211,7 +212,7 @@ def _measure_cohort(
     names = ", ".join(separate_in(cohort.config))
     progress.note(f"{names}: {len(there)} runs; compiling")
     observer = make_observer(placed, size)
-    progress.note(f"  compiled in {duration(observer.compile_seconds)}")
+    progress.note(f"  compiled in {roughly(observer.compile_seconds)}")
     for start in range(0, len(there), size):
         members = there[start : start + size]
         filled = [*members, *[members[-1]] * (size - len(members))]

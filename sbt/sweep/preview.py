@@ -13,9 +13,9 @@ from sbt.sweep import run as _  # noqa: F401  so that this process holds what a 
 from sbt.sweep.cohort import Cohort
 from sbt.sweep.fit import fit, peak_memory, process_memory, time_ticks
 from sbt.sweep.prepare import prepare
-from sbt.sweep.progress import duration, si
+from sbt.sweep.progress import si
 from sbt.sweep.task import Parts
-from sbt.text import one_line
+from sbt.text import one_line, roughly
 
 # Passes times lanes in each; memory per device.
 COLUMNS = ("", "runs", "m", "g", "params", "strategy", "lanes", "GB", "compile", "training")
@@ -116,7 +116,7 @@ def tables(name: str, cohorts: Sequence[CohortPreview]) -> Iterator[Table | Text
         table.add_row(
             str(number + 1), str(c.runs), _sizes(c.batch_sizes), str(c.micro_batch),
             si(c.parameters), c.strategy, f"{c.passes} x {c.lanes}",
-            f"{c.bytes_per_device / 2**30:.3f}", duration(c.compile_seconds), duration(c.seconds),
+            f"{c.bytes_per_device / 2**30:.3f}", roughly(c.compile_seconds), roughly(c.seconds),
         )  # fmt: skip
     yield table
     for number, cohort in enumerate(cohorts):

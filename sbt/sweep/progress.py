@@ -13,7 +13,7 @@ from rich.text import Text
 
 from sbt.errors import UserError, shown
 from sbt.parallel import hosts
-from sbt.text import fitted, one_line, printable, shortened, width
+from sbt.text import fitted, one_line, printable, roughly, shortened, width
 
 BAR = 40  # columns of the bar where there is room
 FULL, EMPTY = "━", "─"  # of the bar: told apart without colours
@@ -52,7 +52,7 @@ class Status:
 
     def line(self) -> str:
         """One line of text, of any length."""
-        return f"{duration(self.left)} left  {'  '.join((*self.facts(), self.best_words()))}"
+        return f"{roughly(self.left)} left  {'  '.join((*self.facts(), self.best_words()))}"
 
     def facts(self) -> tuple[str, ...]:
         """Where it stands, in words, the most important first."""
@@ -85,7 +85,7 @@ def panel(status: Status, columns: int) -> list[str]:
     words shortened.
     """
     columns = max(columns, NARROWEST)
-    times = f"{status.percentage()}  {duration(status.left)} left"
+    times = f"{status.percentage()}  {roughly(status.left)} left"
     length = max(0, min(BAR, columns - width(times) - 1))
     filled = math.floor(length * min(max(status.done, 0.0), 1.0))
     facts = list(status.facts())
@@ -265,17 +265,6 @@ def si(value: float) -> str:
             return f"{value:.3g}{prefix}"
         value /= 1000
     raise AssertionError
-
-
-def duration(seconds: float) -> str:
-    """A time span as people say it: 45 s, 12 min, 3.4 h, 2.1 days."""
-    if not seconds < float("inf"):
-        return "?"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
 
 
 def describe(settings: dict[str, Any]) -> str:
