@@ -34,6 +34,7 @@ FIRST_FC, SECOND_FC = "Dense_0/kernel", "Dense_1/kernel"
 def dynamics(
     figure: str,
     variant: str,
+    caption: str,
     measure: Mapping[str, Any],
     *,
     epochs: int = 1,
@@ -48,6 +49,7 @@ def dynamics(
       variant: ``""`` (the paper's network and data), ``dropout`` (the same, measured with the masks
         of training), ``pairs`` (the same, trained with the two printed pairs of batch size and
         learning rate; for figures of several batch sizes) or ``small``.
+      caption: what the paper says that the figure shows.
       measure: fields of ``config.measure``.
       epochs: of training.
       batch_sizes: to sweep.
@@ -59,6 +61,8 @@ def dynamics(
     """
     config = default()
     config.name = f"gao_zhong_2020-{figure}{'-' * bool(variant)}{variant}"
+    config.report.figure = f"Gao & Zhong 2020, Fig. {int(figure.removeprefix('fig'))}"
+    config.report.caption = caption
     config.data.name = "cifar10"
     config.model = {"name": "alexnet_dropout"}
     config.epochs = epochs

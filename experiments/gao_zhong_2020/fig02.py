@@ -20,6 +20,7 @@ from dynamics import dynamics
 from ml_collections import ConfigDict
 
 VARIANTS = ("", "dropout", "small")
+CAPTION = "the average curvature radius of the weight and bias tensors spans orders of magnitude"
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -30,4 +31,4 @@ def get_config(variant: str = "") -> ConfigDict:
         "curvature_radius": {"samples": 100},
     }
     small = {"examples": 512, "curvature_radius": {"samples": 20}}
-    return dynamics("fig02", variant, measure, batch_sizes=(512,), small=small)
+    return dynamics("fig02", variant, CAPTION, measure, batch_sizes=(512,), small=small)

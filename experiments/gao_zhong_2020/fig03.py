@@ -21,6 +21,7 @@ from dynamics import FIRST_FC, dynamics
 from ml_collections import ConfigDict
 
 VARIANTS = ("", "dropout", "small")
+CAPTION = "mean |g| of the first fully connected layer falls with the batch size like 1/√n"
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -36,6 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = dynamics(
         "fig03",
         variant,
+        CAPTION,
         measure,
         batch_sizes=(8192,),
         small=small,

@@ -16,8 +16,11 @@ from dynamics import dynamics
 from ml_collections import ConfigDict
 
 VARIANTS = ("", "pairs", "dropout", "small")
+CAPTION = "the stride E|Δw|/lr in the first epoch shrinks as the batch grows"
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's network and data, ``pairs``, ``dropout`` or ``small``."""
-    return dynamics("fig04", variant, {"names": ("strides",)}, small_model="alexnet_dropout")
+    return dynamics(
+        "fig04", variant, CAPTION, {"names": ("strides",)}, small_model="alexnet_dropout"
+    )

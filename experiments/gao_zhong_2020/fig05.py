@@ -18,9 +18,12 @@ from dynamics import dynamics
 from ml_collections import ConfigDict
 
 VARIANTS = ("", "pairs", "dropout", "small")
+CAPTION = (
+    "the area under the strides of training, the space that is searched, shrinks as the batch grows"
+)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's network and data, ``pairs``, ``dropout`` or ``small``."""
     epochs = 10 if variant == "small" else 200
-    return dynamics("fig05", variant, {"names": ("strides",)}, epochs=epochs)
+    return dynamics("fig05", variant, CAPTION, {"names": ("strides",)}, epochs=epochs)

@@ -17,8 +17,11 @@ from dynamics import dynamics
 from ml_collections import ConfigDict
 
 VARIANTS = ("", "pairs", "dropout", "small")
+CAPTION = "the loss stride E(ΔL)/lr in the first epoch falls as the batch grows"
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's network and data, ``pairs``, ``dropout`` or ``small``."""
-    return dynamics("fig07", variant, {"names": ("strides",)}, small_model="alexnet_dropout")
+    return dynamics(
+        "fig07", variant, CAPTION, {"names": ("strides",)}, small_model="alexnet_dropout"
+    )

@@ -18,9 +18,10 @@ from dynamics import dynamics
 from ml_collections import ConfigDict
 
 VARIANTS = ("", "pairs", "dropout", "small")
+CAPTION = "medium batch sizes have the smoothest loss curves"
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's network and data, ``pairs``, ``dropout`` or ``small``."""
     epochs = 10 if variant == "small" else 200
-    return dynamics("fig08", variant, {"names": ("fluctuation",)}, epochs=epochs)
+    return dynamics("fig08", variant, CAPTION, {"names": ("fluctuation",)}, epochs=epochs)

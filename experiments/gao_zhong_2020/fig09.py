@@ -19,6 +19,7 @@ from dynamics import SECOND_FC, dynamics
 from ml_collections import ConfigDict
 
 VARIANTS = ("", "dropout", "small")
+CAPTION = "mean |g| of a batch rises with the share of smallest losses that is left out"
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -29,6 +30,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "where": SECOND_FC,
         "discarded_gradient": {"fractions": tuple(p / 10 for p in range(1, 10)), "examples": 8192},
     }
-    config = dynamics("fig09", variant, measure, batch_sizes=(8192,), small_model="alexnet_dropout")
+    config = dynamics(
+        "fig09", variant, CAPTION, measure, batch_sizes=(8192,), small_model="alexnet_dropout"
+    )
     config.sweep.seed = (0,) if variant == "small" else (0, 1, 2)
     return config

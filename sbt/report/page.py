@@ -40,7 +40,8 @@ def write_report(ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any])
       UserError: the dataset is not one that ``sbt.run`` made.
     """
     directory, view = Path(directory), checked(ds)
-    drawings, found, measured = default_figures(view), claims.verdicts(view), measured_figures(view)
+    drawings, measured = default_figures(view), measured_figures(view)
+    judged = _verdicts(view, claims.verdicts(view))
     frames = {"accuracy": tables.cell_table(view), "runs": tables.run_table(view)}
     if set(claims.SWEEP) <= set(view.varying):
         frames["batch_sizes"] = tables.batch_size_table(view)
@@ -51,8 +52,9 @@ def write_report(ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any])
     parts = [
         tag("h1", view.name),
         _subtitle(view),
+        _source(view),
         _status(view, meta),
-        _verdicts(view, found),
+        *((VERDICTS, judged) if judged else ()),
         tag("h2", "Figures"),
         *(markup.figure(drawing, i + 1) for i, drawing in enumerate(drawings)),
         NOTHING if drawings else tag("p", "No run has results yet."),
@@ -93,8 +95,8 @@ def write_comparison(
         drawings.append(figures.sweep_figure(view, title=label, name=f"sweep_{i + 1}"))
     sections = []
     for label, view in views.items():
-        if section := _verdicts(view, claims.verdicts(view), heading=False):
-            sections += [tag("h3", label), section]
+        if section := _verdicts(view, claims.verdicts(view)):
+            sections += [tag("h3", label), _source(view), section]
     by_length = sorted(views.items(), key=lambda item: item[1].ds.sizes[EPOCH])
     for (a, short), (b, long) in pairwise(by_length):
         longer = short.ds.sizes[EPOCH] < long.ds.sizes[EPOCH]
@@ -223,16 +225,18 @@ def _status(view: View, meta: Mapping[str, Any]) -> Markup:
 # --- verdicts ------------------------------------------------------------------------------------
 
 
-def _verdicts(view: View, found: list[Verdict], *, heading: bool = True) -> Markup:
-    missing = [tag("p", rich(line), class_="quiet") for line in claims.not_judged(view)]
+def _source(view: View) -> Markup:
+    """The figure that the run reproduces, and what its authors say that it shows."""
     figure, caption = (str(view.setting(f"report.{key}", "")) for key in ("figure", "caption"))
-    source = [tag("p", rich(f"{figure}: {caption}."))] if figure and caption else []
-    if not (found or missing or source):
-        return NOTHING
+    return tag("p", rich(f"{figure}: {caption}.")) if figure and caption else NOTHING
+
+
+def _verdicts(view: View, found: list[Verdict]) -> Markup:
+    lines = [tag("p", rich(line), class_="quiet") for line in claims.not_judged(view)]
+    if not found:
+        return markup.join(lines)
     lead = tag("p", "Decided by the numbers of this grid, with the rules under “Method”.")
-    judged = [_rests_on(found), _verdict_table(found)] if found else []
-    parts = [VERDICTS if heading else NOTHING, lead if found else NOTHING, *source, *missing]
-    return markup.join([*parts, *judged])
+    return markup.join([lead, *lines, _rests_on(found), _verdict_table(found)])
 
 
 def _verdict_table(found: list[Verdict]) -> Markup:

@@ -15,8 +15,9 @@ import numpy as np
 import xarray as xr
 
 from sbt import results
+from sbt.config import FIELDS
 from sbt.errors import UserError, shown
-from sbt.ranges import COUNT, FRACTION, POSITIVE, Range, check_number
+from sbt.ranges import FRACTION, POSITIVE, check_number, plain
 from sbt.results import CURVES, FILE, Best, over_seeds
 from sbt.text import one_line
 
@@ -392,17 +393,10 @@ def _words(axis: str, value: Any) -> str:
 _RUN_VARIABLES = ("accuracy", "diverged", "diverged_epoch")
 _NUMERIC_AXES = (BATCH_SIZE, BASE_LR, BN_BATCH, "micro_batch", SEED, EPOCH)
 # What a report reads as a number, where it is there.
-_SETTINGS: dict[str, tuple[Range, bool]] = {
-    "report.margin": (FRACTION, False),
-    "report.last_epochs": (COUNT, True),
-    "report.curves_base_lr": (Range(0), False),
-    "data.train_size": (COUNT, True),
-    "data.test_size": (COUNT, True),
-    "epochs": (COUNT, True),
-    "batch_size": (COUNT, True),
-    "base_lr": (Range(0), False),
-    "bn_batch": (COUNT, True),
-}
+_SETTINGS = (
+    *("report.margin", "report.last_epochs", "report.curves_base_lr", "data.train_size"),
+    *("data.test_size", "epochs", "batch_size", "base_lr", "bn_batch"),
+)
 _ATTRIBUTES = {"chance": FRACTION, "test_examples": POSITIVE, "train_examples": POSITIVE}
 
 
@@ -436,16 +430,12 @@ def checked(ds: xr.Dataset) -> View:
     if not isinstance(config, Mapping):
         raise _not_ours(f"its config cannot be read: {shown(ds.attrs.get('config'))}")
     view = View(ds)
-    for path, (allowed, whole) in _SETTINGS.items():
+    for path in _SETTINGS:
         if (value := view.setting(path)) is not None:
-            check_number(f"{FILE}, config.{path}", value, allowed, whole=whole)
+            FIELDS[path].taken(f"{FILE}, config.{path}", value)
     for name, allowed in _ATTRIBUTES.items():
         if name in ds.attrs:
-            value = ds.attrs[name]
-            # netCDF gives numbers as NumPy's.
-            single = isinstance(value, np.generic | np.ndarray) and value.size == 1
-            number = value.item() if single else value
-            check_number(f"{FILE}, attribute {name}", number, allowed)
+            check_number(f"{FILE}, attribute {name}", plain(ds.attrs[name]), allowed)
     return view
 
 
