@@ -137,16 +137,6 @@ def test_clipping_is_by_the_norm_over_all_leaves():
     )
 
 
-def test_regime_adaptation_keeps_the_number_of_updates():
-    for m in (64, 128, 256, 4096):
-        epochs = optim.regime_adaptation(200, m)
-        assert epochs * 51_200 // m >= 200 * 51_200 // max(m, 128)
-        assert epochs == 200 * max(1, m // 128)
-    assert optim.regime_adaptation(10, 129) == 20
-    with pytest.raises(UserError, match="batch"):
-        optim.regime_adaptation(10, 0)
-
-
 # --- SmoothOut ------------------------------------------------------------------------------------
 
 
@@ -215,8 +205,7 @@ def test_ada_smoothout_rescales_every_output_filter():
 
 def test_smoothout_steps_from_the_unperturbed_weights(x64):
     """A plain loop: gradient at x + noise, momentum step from x; amplitude from its schedule."""
-    decay = optim.smoothout_decay(0.3)
-    rule = optim.smoothout(optax.sgd(0.1, 0.9), decay, mask="all")
+    rule = optim.smoothout(optax.sgd(0.1, 0.9), lambda t: 0.3 * (1.0 + t) ** -0.275, mask="all")
     x, state = jnp.asarray(START), rule.init(jnp.asarray(START))
     y, u = START.copy(), np.zeros(3)
     unit = optim.smoothout(optax.identity(), 1.0, mask="all")
@@ -323,17 +312,6 @@ def test_stability_loss(x64):
         for i in range(4)
     ]
     same(np.mean(alone), ours)
-
-
-def test_batch_augmentation():
-    keys = jax.random.split(jax.random.key(0), 3)
-    batch = remedies.batch_augmentation(jnp.asarray([4, 9, 2]), keys, 4)
-    np.testing.assert_array_equal(batch.indices, [4, 9, 2] * 4)
-    data = jax.random.key_data(batch.keys)
-    assert len({tuple(row) for row in np.asarray(data)}) == 12
-    # An example's copies do not depend on the batch that it is in.
-    alone = remedies.batch_augmentation(jnp.asarray([9]), keys[1:2], 4)
-    np.testing.assert_array_equal(jax.random.key_data(alone.keys), data[1::3])
 
 
 # --- discarding small losses ----------------------------------------------------------------------

@@ -16,7 +16,7 @@ from jax import lax
 from sbt.errors import UserError
 from sbt.measure.registry import MEASUREMENTS, STEPS, Found, Labelled, Subject
 from sbt.measure.trees import Loss, Where, checked_count, checked_key, dot, surface
-from sbt.optim.hessian_diagonal import CHUNK, exact_hessian_diagonal
+from sbt.optim.curvature import CHUNK, exact_hessian_diagonal
 from sbt.ranges import POSITIVE, Range, check_number
 
 Which = Literal["largest", "smallest", "magnitude"]

@@ -1,6 +1,4 @@
-r"""Adam, with moments in at least float32 and hyperparameters that may be traced."""
-
-from typing import Any
+"""Adam, with moments in at least float32."""
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +18,8 @@ def scale_by_adam(
       v_t = \beta_2 v_{t-1} + (1-\beta_2) g_t^2, \quad
       r_t = \frac{m_t / (1-\beta_1^t)}{\sqrt{v_t / (1-\beta_2^t)} + \epsilon}
 
-    It is ``optax.scale_by_adam`` for numbers; traced ones, and half-precision params, keep the
-    dtypes of updates and state here. Of complex entries it averages squared absolute values.
+    ``optax.scale_by_adam``, with moments in at least float32: at :math:`\beta_2 = 0.999` a bfloat16
+    average stands still. Of complex entries it averages squared absolute values.
 
     Args:
       b1: :math:`\beta_1 \in [0, 1)`, may be traced.
@@ -32,38 +30,12 @@ def scale_by_adam(
       The transformation; its moments are float32 at least.
     """
 
-    def init(params: Any) -> optax.ScaleByAdamState:
-        # Zeros of their own for each moment: a step that donates its state must not see one twice.
-        mu = jax.tree.map(lambda p: jnp.zeros_like(base.widen(p)), params)
-        nu = jax.tree.map(lambda p: jnp.zeros_like(base.square(base.widen(p))), params)
-        return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), mu, nu)
-
-    def update(updates: Any, state: optax.ScaleByAdamState, params: Any = None) -> Any:
-        del params
-        count = optax.safe_increment(state.count)
-
-        def average(decay: base.Scalar, old: jax.Array, new: jax.Array) -> jax.Array:
-            beta = base.scalar_like(decay, old)
-            return beta * old + (1 - beta) * new
-
-        def unbiased(decay: base.Scalar, moment: jax.Array) -> jax.Array:
-            beta = jnp.asarray(decay).astype(base.real_dtype(moment))
-            return moment / (1 - beta ** count.astype(beta.dtype)).astype(moment.dtype)
-
-        def direction(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
-            size = base.sqrt(unbiased(b2, v)) + base.scalar_like(eps, v)
-            return (unbiased(b1, m) / size.astype(m.dtype)).astype(g.dtype)
-
-        mu = jax.tree.map(lambda g, m: average(b1, m, g.astype(m.dtype)), updates, state.mu)
-        nu = jax.tree.map(
-            lambda g, v: average(b2, v, base.square(base.widen(g)).astype(v.dtype)),
-            updates,
-            state.nu,
-        )
-        out = jax.tree.map(direction, updates, mu, nu)
-        return out, optax.ScaleByAdamState(count, mu, nu)
-
-    return base.link(init, update)
+    base.need_numbers(b1=b1, b2=b2, eps=eps)
+    # As arrays, whose 1 - b is that of the bias correction. eps_root is lost in rounding; with it a
+    # zero gradient has derivative 0, not NaN.
+    b1, b2 = jnp.asarray(b1), jnp.asarray(b2)
+    inner = optax.scale_by_adam(b1, b2, eps, eps_root=float(jnp.finfo(jnp.float32).tiny))
+    return base.Rule(lambda params: inner.init(jax.tree.map(base.widen, params)), inner.update)
 
 
 def adam(

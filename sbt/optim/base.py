@@ -1,13 +1,8 @@
-"""What every update rule is made of: the rule protocol, dtype-stable links, masks and norms.
-
-The links repeat three of optax's with one difference: optax multiplies a leaf by a *traced* float32
-hyperparameter as it is, which turns a bfloat16 leaf into float32 (or fails, where promotion is
-strict). Here the arithmetic runs in at least float32 and the result keeps the leaf's dtype.
-"""
+"""What every update rule is made of: the rule protocol, one precision, masks and norms."""
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +24,9 @@ Schedule = Callable[[Any], Any]
 # A tree of bools (or a prefix), a callable from params to one, 'all', 'kernels' or None (all).
 Mask = Annotated[Any, Names("all", "kernels")]
 Norm = Literal["global", "layer"]
+
+
+# --- the protocol ---------------------------------------------------------------------------------
 
 
 class EvaluateAt(Protocol):
@@ -59,50 +57,61 @@ class Rule(optax.GradientTransformationExtraArgs):
     update share it, unless a rule's own documentation says that each may draw a fresh key.
     ``optax.chain`` and other wrappers forget ``evaluate_at``; :func:`chain` keeps it.
 
+    The functions that make a rule compute in at least float32, under ordinary dtype promotion, and
+    need not think of dtypes: gradients, state and params are cast to that on the way in, updates
+    and state back to what they were on the way out. So a traced float32 hyperparameter leaves a
+    bfloat16 leaf bfloat16, where optax's own arithmetic would promote it, or fail. A state keeps
+    the dtypes that ``init`` gave it.
+
     Args:
       init: as in optax.
       update: as in optax, with extra arguments.
       evaluate_at: function of (params, state, key); the identity by default. It must return a tree
-        of the params' structure, shapes and dtypes, and must not depend on the mini-batch.
+        of the params' structure, and must not depend on the mini-batch.
     """
 
     evaluate_at: EvaluateAt = staticmethod(at_params)
 
     def __new__(cls, init: Any, update: Any, evaluate_at: EvaluateAt = at_params) -> "Rule":
-        rule = super().__new__(cls, *_on_arrays(init, update))
+        @functools.wraps(init)
+        def init_arrays(params: Any) -> Any:
+            with jax.numpy_dtype_promotion("standard"):
+                return init(_arrays(params))
 
-        def evaluate_at_arrays(params: Any, state: Any, key: jax.Array | None = None) -> Any:
-            return evaluate_at(jax.tree.map(jnp.asarray, params), state, key)
+        @functools.wraps(update)
+        def update_wide(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+            given = _arrays(updates)
+            with jax.numpy_dtype_promotion("standard"):
+                out, after = update(_wide(given), _wide(state), _wide(_arrays(params)), **extra)
+            return _cast_like(out, given), _cast_like(after, state)
 
-        rule.evaluate_at = evaluate_at_arrays
+        def point_wide(params: Any, state: Any, key: jax.Array | None = None) -> Any:
+            given = _arrays(params)
+            with jax.numpy_dtype_promotion("standard"):
+                return _cast_like(evaluate_at(_wide(given), _wide(state), key), given)
+
+        rule = super().__new__(cls, init_arrays, update_wide)
+        rule.evaluate_at = point_wide
         return rule
 
 
-def _on_arrays(init: Any, update: Any) -> tuple[Any, Any]:
-    """``init`` and ``update`` that take Python numbers for arrays, as JAX does."""
-
-    def as_arrays(tree: Any) -> Any:
-        return jax.tree.map(jnp.asarray, tree)
-
-    @functools.wraps(init)
-    def init_arrays(params: Any) -> Any:
-        return init(as_arrays(params))
-
-    @functools.wraps(update)
-    def update_arrays(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        return update(as_arrays(updates), state, as_arrays(params), **extra)
-
-    return init_arrays, update_arrays
+def _arrays(tree: Any) -> Any:
+    """Python numbers as arrays, as JAX takes them."""
+    return jax.tree.map(jnp.asarray, tree)
 
 
-def link(init: Any, update: Any) -> optax.GradientTransformation:
-    """A link of a chain from functions of trees of arrays."""
-    return optax.GradientTransformation(*_on_arrays(init, update))
+def _wide(tree: Any) -> Any:
+    def leaf(x: Any) -> Any:
+        return widen(x) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else x
+
+    return jax.tree.map(leaf, tree)
 
 
-def link_with_extra(init: Any, update: Any) -> optax.GradientTransformationExtraArgs:
-    """The same, of an ``update`` that takes further arguments by name."""
-    return optax.GradientTransformationExtraArgs(*_on_arrays(init, update))
+def _cast_like(tree: Any, like: Any) -> Any:
+    def leaf(x: Any, y: Any) -> Any:
+        return x if jnp.result_type(x) == jnp.result_type(y) else x.astype(y.dtype)
+
+    return jax.tree.map(leaf, tree, like)
 
 
 def evaluation_point(
@@ -113,13 +122,13 @@ def evaluation_point(
 
 
 def chain(*links: optax.GradientTransformation) -> Rule:
-    """``optax.chain`` that keeps the links' ``evaluate_at``.
+    """``optax.chain`` that keeps the links' ``evaluate_at``, in at least float32 throughout.
 
     The points compose in the order of the links, each with a key of its own, ``fold_in(key,
     position)``.
     The state is that of ``optax.chain``: a tuple with one entry per link.
     """
-    inner = optax.chain(*links)
+    inner = optax.with_extra_args_support(optax.chain(*links))
 
     def evaluate_at(params: Any, state: Any, key: jax.Array | None = None) -> Any:
         for position, (each, its_state) in enumerate(zip(links, state, strict=True)):
@@ -127,95 +136,72 @@ def chain(*links: optax.GradientTransformation) -> Rule:
             params = evaluation_point(each, params, its_state, its_key)
         return params
 
-    return Rule(inner.init, optax.with_extra_args_support(inner).update, evaluate_at)
+    return Rule(inner.init, inner.update, evaluate_at)
 
 
-def wide_dtype(*arrays: jax.Array) -> Any:
-    """The dtype in which rules do arithmetic on these leaves: the widest, at least float32.
-
-    It is complex where one of the leaves is. Rules that are linear in the gradient, or divide by
-    norms, take complex leaves as optax's do: the gradient is used as it is given (``jax.grad``
-    returns the conjugate of the direction of steepest ascent).
-    """
-    real = max([jnp.dtype("float32"), *map(real_dtype, arrays)], key=lambda d: jnp.finfo(d).bits)
-    if not any(jnp.iscomplexobj(x) for x in arrays):
-        return real
-    return jnp.dtype("complex128" if jnp.finfo(real).bits > 32 else "complex64")
+# --- hyperparameters ------------------------------------------------------------------------------
 
 
-def real_dtype(x: jax.Array) -> Any:
-    """The dtype of the magnitudes of ``x``."""
-    return jnp.finfo(x.dtype).dtype if jnp.iscomplexobj(x) else x.dtype
-
-
-def need_real(rule: str, *trees: Any) -> None:
-    """Refuses complex leaves for a rule that orders the entries of a leaf, or has no limit there.
-
-    Raises:
-      UserError: naming the rule.
-    """
-    for leaf in jax.tree.leaves(trees):
-        if jnp.iscomplexobj(leaf):
-            raise UserError(
-                rule,
-                f"a leaf of dtype {leaf.dtype} is complex",
-                "use optax.contrib.split_real_and_imaginary around it, or another rule",
-            )
-
-
-def widen(x: jax.Array) -> jax.Array:
-    """``x`` in at least float32."""
-    return x.astype(wide_dtype(x))
-
-
-def scalar_like(value: Any, x: jax.Array) -> jax.Array:
-    """A hyperparameter (Python number or traced scalar) in the dtype of ``widen(x)``.
-
-    Raises:
-      UserError: it is neither.
-    """
-    need_scalar("a hyperparameter of the rule", value)
-    return jnp.asarray(value).astype(wide_dtype(x))
-
-
-def need_scalar(field: str, value: Any) -> None:
+def need_numbers(**values: Any) -> None:
     """Refuses what is not a number: neither Python's nor an array.
 
     Raises:
       UserError: naming the argument.
     """
-    number = isinstance(value, int | float) or hasattr(value, "dtype")
-    if isinstance(value, bool) or not number:
-        raise UserError(field, f"{shown(value)} is not a number", "give a number or a scalar array")
+    for field, value in values.items():
+        number = isinstance(value, int | float) or hasattr(value, "dtype")
+        if isinstance(value, bool) or not number:
+            remedy = "give a number or a scalar array"
+            raise UserError(field, f"{shown(value)} is not a number", remedy)
 
 
-def multiply_add(x: jax.Array, factor: Any, y: jax.Array) -> jax.Array:
-    """``x + factor * y`` in at least float32, returned in the dtype of ``x``."""
-    wide = widen(x)
-    return (wide + scalar_like(factor, x) * y.astype(wide.dtype)).astype(x.dtype)
+def one_of(field: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuses a value that is none of the names that an argument takes.
+
+    Raises:
+      UserError: naming them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        remedy = f"use {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}"
+        raise UserError(field, f"unknown {field} {shown(value)}", remedy)
 
 
-def multiply(x: jax.Array, factor: Any) -> jax.Array:
-    """``factor * x`` in at least float32, returned in the dtype of ``x``."""
-    return (scalar_like(factor, x) * widen(x)).astype(x.dtype)
+def at_count(value: Scalar | Schedule, count: jax.Array) -> Any:
+    """The value of a hyperparameter at an update: schedules are called, the rest is returned."""
+    return value(count) if callable(value) else value
 
 
-def sqrt(x: jax.Array) -> jax.Array:
-    """The square root, with derivative 0 (not infinity) at 0."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), x)
+def map_schedule(function: Callable[[Any], Any], value: Scalar | Schedule) -> Any:
+    """``function`` of a number, or the schedule of its values."""
+    return (lambda count: function(value(count))) if callable(value) else function(value)
 
 
-def magnitude(x: jax.Array) -> jax.Array:
-    """The absolute value of real or complex entries, with derivative 0 at 0."""
-    return sqrt(square(x)) if jnp.iscomplexobj(x) else jnp.abs(x)
+class ScheduledState(NamedTuple):
+    """State of :func:`scheduled`."""
+
+    count: Any  # shape=(), dtype=int32: updates made
+    inner: Any
 
 
-def square(x: jax.Array) -> jax.Array:
-    """The squared absolute value of real or complex entries."""
-    if jnp.iscomplexobj(x):
-        return jnp.square(jnp.real(x)) + jnp.square(jnp.imag(x))
-    return jnp.square(x)
+def scheduled(make: Callable[[Any], optax.GradientTransformation]) -> Rule:
+    """The link ``make(count)`` of every update: its hyperparameters may follow the count.
+
+    ``optax.inject_hyperparams`` does this too, and keeps the hyperparameters in the state.
+    """
+
+    def init(params: Any) -> ScheduledState:
+        count = jnp.zeros([], jnp.int32)
+        return ScheduledState(count, make(count).init(params))
+
+    def update(updates: Any, state: ScheduledState, params: Any = None, **extra: Any) -> Any:
+        del extra
+        out, inner = make(state.count).update(updates, state.inner, params)
+        return out, ScheduledState(optax.safe_increment(state.count), inner)
+
+    return Rule(init, update)
+
+
+# --- masks ----------------------------------------------------------------------------------------
 
 
 def kernels(params: Any) -> Any:
@@ -232,14 +218,8 @@ def resolve_mask(mask: Mask) -> Any:
     if not isinstance(mask, str):
         return mask
     if mask not in ("all", "kernels"):
-        raise UserError("mask", f"no mask is called {mask!r}", "use 'all' or 'kernels'")
+        raise UserError("mask", f"unknown mask {mask!r}", "use 'all' or 'kernels'")
     return None if mask == "all" else kernels
-
-
-def on_mask(inner: optax.GradientTransformation, mask: Mask) -> optax.GradientTransformation:
-    """``inner`` on the leaves that ``mask`` selects; the other leaves pass unchanged."""
-    mask = resolve_mask(mask)
-    return inner if mask is None else optax.masked(inner, mask)
 
 
 def mask_leaves(mask: Mask, params: Any) -> Any:
@@ -249,15 +229,7 @@ def mask_leaves(mask: Mask, params: Any) -> Any:
     return jax.tree.broadcast(True if mask is None else mask, params)
 
 
-def one_of(field: str, value: Any, choices: Sequence[str]) -> None:
-    """Refuses a value that is none of the names that an argument takes.
-
-    Raises:
-      UserError: naming them.
-    """
-    if not isinstance(value, str) or value not in choices:
-        remedy = f"use {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}"
-        raise UserError(field, f"unknown {field} {shown(value)}", remedy)
+# --- links: optax's, with the values checked ------------------------------------------------------
 
 
 def need_params(params: Any) -> None:
@@ -275,14 +247,14 @@ def add_l2(weight_decay: Scalar, mask: Mask = None) -> optax.GradientTransformat
       weight_decay: :math:`\lambda`, per unit of the *mean* loss (number or traced scalar).
       mask: leaves to decay: None or ``'all'``, ``'kernels'``, a tree of bools, or a callable.
     """
-
-    need_scalar("weight_decay", weight_decay)
+    need_numbers(weight_decay=weight_decay)
+    inner = optax.add_decayed_weights(weight_decay, resolve_mask(mask))
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         need_params(params)
-        return jax.tree.map(lambda g, p: multiply_add(g, weight_decay, p), updates, params), state
+        return inner.update(updates, state, params)
 
-    return on_mask(link(lambda _: optax.EmptyState(), update), mask)
+    return optax.GradientTransformation(inner.init, update)
 
 
 def heavy_ball(momentum: Scalar | None, nesterov: bool = False) -> optax.GradientTransformation:
@@ -298,44 +270,63 @@ def heavy_ball(momentum: Scalar | None, nesterov: bool = False) -> optax.Gradien
     """
     if momentum is None:
         return optax.identity()
-    need_scalar("momentum", momentum)
-
-    def init(params: Any) -> optax.TraceState:
-        return optax.TraceState(jax.tree.map(jnp.zeros_like, params))
-
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
-        del params
-        trace = jax.tree.map(
-            lambda g, u: multiply_add(g, momentum, u).astype(u.dtype), updates, state.trace
-        )
-        out = jax.tree.map(lambda g, u: u.astype(g.dtype), updates, trace)
-        if nesterov:
-            out = jax.tree.map(lambda g, u: multiply_add(g, momentum, u), updates, trace)
-        return out, optax.TraceState(trace)
-
-    return link(init, update)
+    need_numbers(momentum=momentum)
+    return optax.trace(momentum, nesterov)
 
 
 def scale_by_learning_rate(learning_rate: Scalar | Schedule) -> optax.GradientTransformation:
     r"""Multiplies by :math:`-\eta`, a number, a traced scalar or a schedule of the update count."""
-    if callable(learning_rate):
-        schedule = learning_rate
+    if not callable(learning_rate):
+        need_numbers(learning_rate=learning_rate)
+    return optax.scale_by_learning_rate(learning_rate)
 
-        def update(updates: Any, state: Any, params: Any = None) -> Any:
-            del params
-            step = -jnp.asarray(schedule(state.count))
-            new_state = optax.ScaleByScheduleState(optax.safe_increment(state.count))
-            return jax.tree.map(lambda g: multiply(g, step), updates), new_state
 
-        return link(lambda _: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
+# --- arithmetic -----------------------------------------------------------------------------------
 
-    need_scalar("learning_rate", learning_rate)
 
-    def update_constant(updates: Any, state: Any, params: Any = None) -> Any:
-        del params
-        return jax.tree.map(lambda g: -multiply(g, learning_rate), updates), state
+def widen(x: jax.Array) -> jax.Array:
+    """``x`` in at least float32, the precision in which rules compute.
 
-    return link(lambda _: optax.EmptyState(), update_constant)
+    Rules that are linear in the gradient, or divide by norms, take complex leaves as optax's do:
+    the gradient is used as it is given (``jax.grad`` returns the conjugate of the direction of
+    steepest ascent).
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def need_real(rule: str, *trees: Any) -> None:
+    """Refuses complex leaves for a rule that orders the entries of a leaf, or has no limit there.
+
+    Raises:
+      UserError: naming the rule.
+    """
+    for leaf in jax.tree.leaves(trees):
+        if jnp.iscomplexobj(leaf):
+            raise UserError(
+                rule,
+                f"a leaf of dtype {leaf.dtype} is complex",
+                "use optax.contrib.split_real_and_imaginary around it, or another rule",
+            )
+
+
+def sqrt(x: jax.Array) -> jax.Array:
+    """The square root, with derivative 0 (not infinity) at 0."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), x)
+
+
+def square(x: jax.Array) -> jax.Array:
+    """The squared absolute value of real or complex entries."""
+    if jnp.iscomplexobj(x):
+        return jnp.square(jnp.real(x)) + jnp.square(jnp.imag(x))
+    return jnp.square(x)
+
+
+def multiply_add(x: jax.Array, factor: Any, y: jax.Array) -> jax.Array:
+    """``x + factor * y`` in at least float32, returned in the dtype of ``x``."""
+    with jax.numpy_dtype_promotion("standard"):
+        return (widen(x) + factor * widen(y)).astype(x.dtype)
 
 
 def _power_of_two(size: jax.Array) -> jax.Array:
@@ -355,14 +346,7 @@ def l2_norm(tree: Any) -> jax.Array:
     leaves = [widen(jnp.asarray(x)) for x in jax.tree.leaves(tree)]
     if not leaves:
         return jnp.zeros([], jnp.float32)
-    dtype = max(map(real_dtype, leaves), key=lambda d: jnp.finfo(d).bits)
-    sizes = [jnp.max(jnp.abs(x), initial=0).astype(dtype) for x in leaves]
-    unit = _power_of_two(jax.lax.stop_gradient(jnp.max(jnp.stack(sizes))))
-
-    def sum_of_squares(x: jax.Array) -> jax.Array:
-        parts = (jnp.real(x), jnp.imag(x)) if jnp.iscomplexobj(x) else (x,)
-        return jnp.sum(
-            jnp.stack([jnp.sum(jnp.square(part.astype(dtype) / unit)) for part in parts])
-        )
-
-    return unit * sqrt(jnp.sum(jnp.stack([sum_of_squares(x) for x in leaves])))
+    with jax.numpy_dtype_promotion("standard"):
+        largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0) for x in leaves]))
+        unit = _power_of_two(jax.lax.stop_gradient(largest))
+        return unit * sqrt(jnp.sum(jnp.stack([jnp.sum(square(x / unit)) for x in leaves])))

@@ -10,7 +10,6 @@ import optax
 from sbt.errors import UserError
 from sbt.optim import base
 from sbt.optim.adam import scale_by_adam
-from sbt.optim.shb import at_count
 from sbt.ranges import COUNT
 
 Gradient = Callable[[Any], Any]
@@ -60,7 +59,7 @@ def conservative_step(
         raise UserError("iterations", f"{iterations} inner iterations", "use 1 or more")
 
     def move(x: Any, state: Any, g: Any) -> tuple[Any, Any]:
-        pulled = jax.tree.map(lambda g, x, x0: base.multiply_add(g, proximal, x - x0), g, x, params)
+        pulled = jax.tree.map(lambda g, x, x0: g + proximal * (x - x0), g, x, params)
         updates, state = inner.update(pulled, state, x)
         return optax.apply_updates(x, updates), state
 
@@ -152,7 +151,7 @@ def conservative(
                 "Conservative training needs update(updates, state, params, grad_fn=...), the "
                 "gradient of the same batch as a function of the params."
             )
-        rate = base.scale_by_learning_rate(at_count(learning_rate, state.count))
+        rate = optax.scale_by_learning_rate(base.at_count(learning_rate, state.count))
         inner = optax.chain(adam, rate)
         x, inner_state = conservative_step(
             grad_fn,

@@ -1,112 +1,97 @@
 """Learning rates from curvature radii: exact, per parameter (CBLR), and by medians (MCLR)."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from sbt.optim import base
-from sbt.optim.ratio import Layer, scale_by_layer_ratio, with_rate_inside
+from sbt.optim.layerwise import Layer, scale_by_layer_ratio, with_rate_inside
+
+CHUNK = 8  # products at a time: little memory, and enough to fill a machine
 
 
-class ScaleByCurvatureRadiusState(NamedTuple):
+# --- the diagonal of the Hessian ------------------------------------------------------------------
+
+
+def exact_hessian_diagonal(
+    loss_fn: Callable[..., jax.Array], params: Any, *args: Any, chunk: int | None = CHUNK
+) -> Any:
+    r"""The diagonal :math:`h_i = \partial^2 L / \partial w_i^2`, one Hessian-vector product each.
+
+    The cost is that of :math:`2d` gradients for :math:`d` parameters: for nets of ten thousand
+    parameters at most. Networks of piecewise linear layers have the curvature of their smooth
+    pieces only.
+
+    Args:
+      loss_fn: ``loss_fn(params, *args)``, a scalar.
+      params: the point.
+      *args: passed on, a batch for example.
+      chunk: products computed at a time: the memory is that of as many gradients; None for all.
+
+    Returns:
+      A tree like ``params``.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from sbt import optim
+      >>> print(optim.exact_hessian_diagonal(lambda w: w[0] ** 2 * w[1], jnp.array([1.0, 3.0])))
+      [6. 0.]
+    """
+    flat, unravel = ravel_pytree(params)
+    gradient = jax.grad(lambda w: loss_fn(unravel(w), *args))
+
+    def entry(i: jax.Array) -> jax.Array:
+        basis = jnp.zeros_like(flat).at[i].set(1)
+        return jax.jvp(gradient, (flat,), (basis,))[1][i]
+
+    if flat.size == 0:
+        return params
+    at_once = min(chunk or flat.size, flat.size)
+    return unravel(jax.lax.map(entry, jnp.arange(flat.size), batch_size=at_once))
+
+
+def hutchinson_diagonal(gradient: Callable[[Any], Any], params: Any, key: jax.Array) -> Any:
+    r"""One unbiased sample :math:`v \odot Hv` of the diagonal, with random signs :math:`v`.
+
+    Its variance is :math:`\sum_{j \ne i} H_{ij}^2` in entry i: exact for a diagonal Hessian, noisy
+    where the off-diagonal entries dominate. Average samples of different keys. Note that rules
+    divide by the estimate's magnitude, whose average over noise is larger than that of the entry.
+
+    Args:
+      gradient: of the loss, a function of the params.
+      params: the point.
+      key: typed key (``jax.random.key``); a fresh one per call.
+
+    Returns:
+      A tree like ``params``; the cost is that of two gradients.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from sbt import optim
+      >>> gradient = jax.grad(lambda w: 2.0 * w[0] ** 2 - w[1] ** 2)
+      >>> print(optim.hutchinson_diagonal(gradient, jnp.ones(2), jax.random.key(0)))
+      [ 4. -2.]
+    """
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    signs = [jax.random.rademacher(k, p.shape, p.dtype) for k, p in zip(keys, leaves, strict=True)]
+    probe = jax.tree.unflatten(structure, signs)
+    return jax.tree.map(jnp.multiply, probe, jax.jvp(gradient, (params,), (probe,))[1])
+
+
+# --- CBLR -----------------------------------------------------------------------------------------
+
+
+class CurvatureState(NamedTuple):
     """Moving average of the curvature's magnitude, in at least float32."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
     magnitude: Any
-
-
-def scale_by_curvature_radius(
-    ema_decay: base.Decay = 0.0,
-    curvature_floor: base.NonNegative = 1e-3,
-    fallback_radius: base.NonNegative = 1.0,
-    weight_decay: base.NonNegative = 0.0,
-    *,
-    radius_ceiling: base.Positive | None = None,
-    mask: base.Mask = None,
-) -> optax.GradientTransformationExtraArgs:
-    r"""Multiplies each gradient entry by the curvature radius of its slice of the loss.
-
-    .. math::
-
-      g_i \leftarrow R_i\, g_i, \qquad R_i = \frac{(1 + g_i^2)^{3/2}}{|h_i|}, \qquad
-      h_i = \frac{\partial^2 L}{\partial w_i^2}
-
-    a diagonal Newton direction without its sign problem. The paper divides by :math:`h_i` as it is;
-    here by :math:`\max(\overline{|h_i|}, h_{min})` with a bias-corrected moving average, because a
-    single noisy :math:`h_i \approx 0` gives an unbounded step. The floor bounds the radius where
-    gradients are small; ``radius_ceiling`` bounds it, :math:`\min(R_i, R_{max})`, also where they
-    are large and the numerator grows with their cube. Weight decay is part of the
-    objective: :math:`g_i + \lambda w_i` and :math:`h_i + \lambda` take the place of :math:`g_i`
-    and :math:`h_i`.
-
-    ``update(updates, state, params, hessian_diagonal=h)`` takes the diagonal of the Hessian of the
-    loss *without* decay, a tree like params: :func:`sbt.optim.exact_hessian_diagonal` or
-    :func:`sbt.optim.hutchinson_diagonal`.
-
-    Args:
-      ema_decay: of the average of :math:`|h|`, in [0, 1); 0 takes the current value.
-      curvature_floor: :math:`h_{min}`, units of loss per parameter². 0 for the paper's formula.
-      fallback_radius: :math:`R_i` where even the floored magnitude is 0.
-      weight_decay: :math:`\lambda`, coefficient of :math:`\tfrac12\|w\|^2` in the mean loss.
-      radius_ceiling: :math:`R_{max}`, in the units of a radius; may be traced. None for no bound.
-        The paper has none.
-      mask: leaves to decay, see :func:`sbt.optim.sgd`.
-
-    Returns:
-      The transformation; it needs params and ``hessian_diagonal``.
-    """
-
-    def init(params: Any) -> ScaleByCurvatureRadiusState:
-        zeros = jax.tree.map(lambda p: jnp.zeros_like(base.widen(p)), params)
-        return ScaleByCurvatureRadiusState(jnp.zeros([], jnp.int32), zeros)
-
-    def update(
-        updates: Any,
-        state: ScaleByCurvatureRadiusState,
-        params: Any = None,
-        *,
-        hessian_diagonal: Any = None,
-        **extra: Any,
-    ) -> Any:
-        del extra
-        base.need_params(params)
-        base.need_real("cblr", updates, params)
-        if hessian_diagonal is None:
-            raise ValueError(
-                "This rule needs update(updates, state, params, hessian_diagonal=...)."
-            )
-        count = optax.safe_increment(state.count)
-        decay_on = base.mask_leaves(mask, params)
-
-        def average(old: jax.Array, h: jax.Array, decayed: bool) -> jax.Array:
-            beta = base.scalar_like(ema_decay, old)
-            shift = base.scalar_like(weight_decay if decayed else 0.0, old)
-            return beta * old + (1 - beta) * jnp.abs(jnp.asarray(h).astype(old.dtype) + shift)
-
-        def leaf(g: jax.Array, p: jax.Array, mean: jax.Array, decayed: bool) -> jax.Array:
-            gradient = g.astype(mean.dtype)
-            if decayed:
-                gradient = base.multiply_add(gradient, weight_decay, p)
-            beta = base.scalar_like(ema_decay, mean)
-            magnitude = mean / (1 - beta ** count.astype(beta.dtype))
-            magnitude = jnp.maximum(magnitude, base.scalar_like(curvature_floor, mean))
-            flat = magnitude == 0
-            arc = (1 + jnp.square(gradient)) ** 1.5
-            radius = arc / jnp.where(flat, jnp.ones_like(magnitude), magnitude)
-            fallback = base.scalar_like(fallback_radius, mean)
-            radius = jnp.where(flat, fallback, radius)
-            if radius_ceiling is not None:
-                radius = jnp.minimum(radius, base.scalar_like(radius_ceiling, mean))
-            return (radius * gradient).astype(g.dtype)
-
-        magnitude = jax.tree.map(average, state.magnitude, hessian_diagonal, decay_on)
-        out = jax.tree.map(leaf, updates, params, magnitude, decay_on)
-        return out, ScaleByCurvatureRadiusState(count, magnitude)
-
-    return base.link_with_extra(init, update)
 
 
 def cblr(
@@ -122,23 +107,36 @@ def cblr(
 ) -> base.Rule:
     r"""CBLR: curvature-based learning rate, with the exact radius for each parameter.
 
-    .. math:: w_i \leftarrow w_i - \gamma\, \frac{(1 + g_i^2)^{3/2}}{|h_i|}\, g_i
+    .. math::
 
-    Momentum is not specified in the paper; here it may follow, the learning rate inside the buffer.
+      w_i \leftarrow w_i - \gamma R_i\, g_i, \qquad R_i = \frac{(1 + g_i^2)^{3/2}}{|h_i|}, \qquad
+      h_i = \frac{\partial^2 L}{\partial w_i^2}
+
+    a diagonal Newton direction without its sign problem. The paper divides by :math:`h_i` as it is;
+    here by :math:`\max(\overline{|h_i|}, h_{min})` with a bias-corrected moving average, because a
+    single noisy :math:`h_i \approx 0` gives an unbounded step. The floor bounds the radius where
+    gradients are small; ``radius_ceiling`` bounds it, :math:`\min(R_i, R_{max})`, also where they
+    are large and the numerator grows with their cube. Weight decay is part of the objective:
+    :math:`g_i + \lambda w_i` and :math:`h_i + \lambda` take the place of :math:`g_i` and
+    :math:`h_i`. Momentum is not specified in the paper; here it may follow, the learning rate
+    inside the buffer.
 
     Args:
       learning_rate: :math:`\gamma`, the fraction of the curvature radius to go (dimensionless; a
         Newton step at 1): number, traced scalar or schedule.
       momentum: of the buffer that follows; None (the default) for none.
-      ema_decay: see :func:`scale_by_curvature_radius`.
-      curvature_floor: see :func:`scale_by_curvature_radius`.
-      fallback_radius: see :func:`scale_by_curvature_radius`.
-      weight_decay: see :func:`scale_by_curvature_radius`.
-      radius_ceiling: see :func:`scale_by_curvature_radius`.
-      mask: see :func:`scale_by_curvature_radius`.
+      ema_decay: of the average of :math:`|h|`, in [0, 1); 0 takes the current value.
+      curvature_floor: :math:`h_{min}`, units of loss per parameter². 0 for the paper's formula.
+      fallback_radius: :math:`R_i` where even the floored magnitude is 0.
+      weight_decay: :math:`\lambda`, coefficient of :math:`\tfrac12\|w\|^2` in the mean loss.
+      radius_ceiling: :math:`R_{max}`, in the units of a radius; may be traced. None for no bound.
+        The paper has none.
+      mask: leaves to decay, see :func:`sbt.optim.sgd`.
 
     Returns:
-      The update rule; ``update`` needs ``hessian_diagonal=``.
+      The update rule. ``update(updates, state, params, hessian_diagonal=h)`` needs the diagonal of
+      the Hessian of the loss *without* decay, a tree like params:
+      :func:`exact_hessian_diagonal` or samples of :func:`hutchinson_diagonal`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
@@ -155,15 +153,53 @@ def cblr(
       Gao and Zhong, `Study on the Large Batch Size Training of Neural Networks Based on the
       Second Order Gradient <https://arxiv.org/abs/2012.08795>`_, 2020 (equations 9-11)
     """
-    link = scale_by_curvature_radius(
-        ema_decay,
-        curvature_floor,
-        fallback_radius,
-        weight_decay,
-        radius_ceiling=radius_ceiling,
-        mask=mask,
-    )
-    return with_rate_inside(link, learning_rate, momentum)
+
+    def init(params: Any) -> CurvatureState:
+        zeros = jax.tree.map(lambda p: jnp.zeros_like(base.widen(p)), params)
+        return CurvatureState(jnp.zeros([], jnp.int32), zeros)
+
+    def update(
+        updates: Any,
+        state: CurvatureState,
+        params: Any = None,
+        *,
+        hessian_diagonal: Any = None,
+        **extra: Any,
+    ) -> Any:
+        del extra
+        base.need_params(params)
+        base.need_real("cblr", updates, params)
+        if hessian_diagonal is None:
+            raise ValueError(
+                "This rule needs update(updates, state, params, hessian_diagonal=...)."
+            )
+        count = optax.safe_increment(state.count)
+        decay = jax.tree.map(
+            lambda decayed: weight_decay if decayed else 0.0, base.mask_leaves(mask, params)
+        )
+
+        def average(old: jax.Array, h: jax.Array, decay: Any) -> jax.Array:
+            return ema_decay * old + (1 - ema_decay) * jnp.abs(h + decay)
+
+        def leaf(g: jax.Array, w: jax.Array, mean: jax.Array, decay: Any) -> jax.Array:
+            gradient = g + decay * w
+            bias = 1 - ema_decay ** count.astype(mean.dtype)
+            magnitude = jnp.maximum(mean / bias, curvature_floor)
+            flat = magnitude == 0
+            arc = (1 + jnp.square(gradient)) ** 1.5
+            radius = jnp.where(flat, fallback_radius, arc / jnp.where(flat, 1, magnitude))
+            if radius_ceiling is not None:
+                radius = jnp.minimum(radius, radius_ceiling)
+            return radius * gradient
+
+        magnitude = jax.tree.map(average, state.magnitude, hessian_diagonal, decay)
+        out = jax.tree.map(leaf, updates, params, magnitude, decay)
+        return out, CurvatureState(count, magnitude)
+
+    return with_rate_inside(base.Rule(init, update), learning_rate, momentum)
+
+
+# --- MCLR -----------------------------------------------------------------------------------------
 
 
 def _order_statistic(keys: jax.Array, k: int) -> jax.Array:
@@ -237,79 +273,6 @@ def _middle(flat: jax.Array, kind: str) -> tuple[jax.Array, jax.Array]:
     return low, value(jnp.where(repeated, key, following))
 
 
-def scale_by_median_radius(
-    weight_decay: base.NonNegative = 0.0,
-    fallback_ratio: base.NonNegative = 1.0,
-    *,
-    reading: Literal["magnitudes", "ratio", "signed"] = "magnitudes",
-    decay_form: Literal["sum", "inside"] = "sum",
-    median_kind: Literal["midpoint", "lower"] = "midpoint",
-    mask: base.Mask = "kernels",
-    ratio_mask: base.Mask = "kernels",
-) -> optax.GradientTransformationExtraArgs:
-    r"""Multiplies each layer's gradient by its median curvature radius.
-
-    .. math:: d_l \leftarrow R_l d_l, \qquad d_l = g_l + \lambda w_l
-
-    The paper writes :math:`R_m \approx |w_m / (g_m + \lambda w_m)|` with "median values"
-    :math:`w_m, g_m`. The medians of signed, nearly symmetric tensors are nearly 0/0, so the default
-    reads them as medians of magnitudes:
-
-    ============== ===================================== =======================================
-    ``reading``    ``decay_form='sum'``                  ``decay_form='inside'``
-    ============== ===================================== =======================================
-    ``magnitudes`` med|w| / (med|g| + λ med|w|)          med|w| / med|g + λw|
-    ``ratio``      med|w / (g + λw)|                     the same
-    ``signed``     |med w / (med g + λ med w)|           |med w / med(g + λw)|
-    ============== ===================================== =======================================
-
-    In ``ratio`` an entry without gradient counts as an infinite radius. A layer whose radius is 0
-    or infinite (zero weights; more than half of the gradient zero, as with dead units or dropout
-    at small batches) takes ``fallback_ratio``, as do the leaves that ``ratio_mask`` leaves out.
-
-    Args:
-      weight_decay: :math:`\lambda`, coefficient of :math:`\tfrac12\|w\|^2` in the mean loss.
-      fallback_ratio: the radius where there is none.
-      reading: what the median is taken of.
-      decay_form: how the decay enters the denominator; ``'sum'`` is the printed equation 22.
-      median_kind: of an even count of entries: ``'midpoint'``, or ``'lower'`` as in PyTorch, which
-        the paper used.
-      mask: leaves to decay, see :func:`sbt.optim.sgd`.
-      ratio_mask: leaves with a rate of their own.
-
-    Returns:
-      The transformation; it needs params and has no state.
-
-    Raises:
-      UserError: for another ``reading``, ``decay_form`` or ``median_kind``.
-    """
-    for field, value, choices in (
-        ("reading", reading, ("magnitudes", "ratio", "signed")),
-        ("decay_form", decay_form, ("sum", "inside")),
-        ("median_kind", median_kind, ("midpoint", "lower")),
-    ):
-        base.one_of(field, value, choices)
-
-    def ratio(layer: Layer) -> tuple[jax.Array, jax.Array]:
-        w, g, d = layer.weights, layer.gradient, layer.direction
-        base.need_real("mclr", w)
-        one = jnp.ones_like(layer.decay)
-        if reading == "ratio":
-            flat = d == 0
-            radii = jnp.abs(w) / jnp.where(flat, jnp.ones_like(d), jnp.abs(d))
-            return median(jnp.where(flat, jnp.inf, radii), median_kind), one
-        if reading == "magnitudes":
-            w, g, d = jnp.abs(w), jnp.abs(g), jnp.abs(d)
-        above = median(w, median_kind)
-        if decay_form == "inside":
-            return jnp.abs(above), jnp.abs(median(d, median_kind))
-        return jnp.abs(above), jnp.abs(median(g, median_kind) + layer.decay * above)
-
-    return scale_by_layer_ratio(
-        ratio, 1.0, weight_decay, fallback_ratio, mask=mask, ratio_mask=ratio_mask
-    )
-
-
 def mclr(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | None = None,
@@ -326,26 +289,46 @@ def mclr(
 
     .. math::
 
-      w_l \leftarrow w_l - \gamma\, R_l\, (g_l + \beta w_l), \qquad
-      R_l \approx \left|\frac{w_m}{g_m + \beta w_m}\right|
+      w_l \leftarrow w_l - \gamma\, R_l\, (g_l + \lambda w_l), \qquad
+      R_l \approx \left|\frac{w_m}{g_m + \lambda w_m}\right|
 
-    See :func:`scale_by_median_radius` for the readings of the medians :math:`w_m, g_m`. Momentum is
-    not specified in the paper; here it may follow, the learning rate inside the buffer as in LARS.
+    with "median values" :math:`w_m, g_m`. The medians of signed, nearly symmetric tensors are
+    nearly 0/0, so the default reads them as medians of magnitudes:
+
+    ============== ===================================== =======================================
+    ``reading``    ``decay_form='sum'``                  ``decay_form='inside'``
+    ============== ===================================== =======================================
+    ``magnitudes`` med|w| / (med|g| + λ med|w|)          med|w| / med|g + λw|
+    ``ratio``      med|w / (g + λw)|                     the same
+    ``signed``     |med w / (med g + λ med w)|           |med w / med(g + λw)|
+    ============== ===================================== =======================================
+
+    In ``ratio`` an entry without gradient counts as an infinite radius. A layer whose radius is 0
+    or infinite (zero weights; more than half of the gradient zero, as with dead units or dropout
+    at small batches) takes ``fallback_ratio``, as do the leaves that ``ratio_mask`` leaves out.
+
+    Momentum is not specified in the paper; here it may follow, the learning rate inside the buffer
+    as in LARS.
 
     Args:
       learning_rate: :math:`\gamma`, the fraction of the radius to go (dimensionless): number,
         traced scalar or schedule.
       momentum: of the buffer that follows; None (the default) for none.
-      weight_decay: :math:`\beta` of the paper; see :func:`scale_by_median_radius`.
-      fallback_ratio: see :func:`scale_by_median_radius`.
-      reading: see :func:`scale_by_median_radius`.
-      decay_form: see :func:`scale_by_median_radius`.
-      median_kind: see :func:`scale_by_median_radius`.
-      mask: see :func:`scale_by_median_radius`.
-      ratio_mask: see :func:`scale_by_median_radius`.
+      weight_decay: :math:`\lambda` (the paper's :math:`\beta`), coefficient of
+        :math:`\tfrac12\|w\|^2` in the mean loss.
+      fallback_ratio: the radius where there is none.
+      reading: what the median is taken of.
+      decay_form: how the decay enters the denominator; ``'sum'`` is the printed equation 22.
+      median_kind: of an even count of entries: ``'midpoint'``, or ``'lower'`` as in PyTorch, which
+        the paper used.
+      mask: leaves to decay, see :func:`sbt.optim.layerwise.scale_by_layer_ratio`.
+      ratio_mask: leaves with a rate of their own.
 
     Returns:
       The update rule.
+
+    Raises:
+      UserError: for another ``reading``, ``decay_form`` or ``median_kind``.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -359,13 +342,28 @@ def mclr(
       Gao and Zhong, `Study on the Large Batch Size Training of Neural Networks Based on the
       Second Order Gradient <https://arxiv.org/abs/2012.08795>`_, 2020 (equations 20-22)
     """
-    link = scale_by_median_radius(
-        weight_decay,
-        fallback_ratio,
-        reading=reading,
-        decay_form=decay_form,
-        median_kind=median_kind,
-        mask=mask,
-        ratio_mask=ratio_mask,
+    for field, value, choices in (
+        ("reading", reading, ("magnitudes", "ratio", "signed")),
+        ("decay_form", decay_form, ("sum", "inside")),
+        ("median_kind", median_kind, ("midpoint", "lower")),
+    ):
+        base.one_of(field, value, choices)
+
+    def ratio(layer: Layer) -> tuple[jax.Array, Any]:
+        w, g, d = layer.weights, layer.gradient, layer.direction
+        base.need_real("mclr", w)
+        if reading == "ratio":
+            flat = d == 0
+            radii = jnp.abs(w) / jnp.where(flat, 1, jnp.abs(d))
+            return median(jnp.where(flat, jnp.inf, radii), median_kind), 1.0
+        if reading == "magnitudes":
+            w, g, d = jnp.abs(w), jnp.abs(g), jnp.abs(d)
+        above = median(w, median_kind)
+        if decay_form == "inside":
+            return jnp.abs(above), jnp.abs(median(d, median_kind))
+        return jnp.abs(above), jnp.abs(median(g, median_kind) + layer.decay * above)
+
+    link = scale_by_layer_ratio(
+        ratio, 1.0, weight_decay, fallback_ratio, mask=mask, ratio_mask=ratio_mask
     )
     return with_rate_inside(link, learning_rate, momentum)

@@ -16,66 +16,6 @@ class ExtrapolateState(NamedTuple):
     gradient: Any  # as params; zeros at the start
 
 
-def extrapolate(
-    step_size: base.Scalar | base.Schedule,
-    weight_decay: base.NonNegative = 0.0,
-    *,
-    mask: base.Mask = None,
-    axis_name: Any = None,
-) -> base.Rule:
-    r"""Asks for the gradient at :math:`w - \hat\gamma g`, with the previous gradient :math:`g`.
-
-    .. math::
-
-      w_{t+\frac12} = w_t - \hat\gamma_t\, g_{t-\frac12}, \qquad
-      g_{t+\frac12} = \nabla L_{B_t}(w_{t+\frac12}) + \lambda w_{t+\frac12}
-
-    and passes :math:`g_{t+\frac12}` on. The decay is part of the objective, so it is taken at the
-    extrapolated point too and must not be added again by a later link.
-
-    Args:
-      step_size: :math:`\hat\gamma`, of the extrapolation, in the units of a learning rate: number,
-        traced scalar or schedule of the update count.
-      weight_decay: :math:`\lambda`, coefficient of :math:`\tfrac12\|w\|^2` in the mean loss.
-      mask: leaves to decay, see :func:`sbt.optim.sgd`.
-      axis_name: of the mapped axis over workers (``shard_map`` or ``vmap``). Each worker then
-        extrapolates with its *own* gradient, keeps its own state, and the mean over the axis is
-        passed on. None for a single worker.
-
-    Returns:
-      A rule whose ``evaluate_at`` is the extrapolated point; it needs params.
-    """
-
-    def step(count: jax.Array) -> Any:
-        return step_size(count) if callable(step_size) else step_size
-
-    def evaluate_at(params: Any, state: ExtrapolateState, key: Any = None) -> Any:
-        del key
-        hat = -jnp.asarray(step(state.count))
-        return jax.tree.map(lambda p, g: base.multiply_add(p, hat, g), params, state.gradient)
-
-    def init(params: Any) -> ExtrapolateState:
-        return ExtrapolateState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, params))
-
-    def update(updates: Any, state: ExtrapolateState, params: Any = None, **extra: Any) -> Any:
-        del extra
-        base.need_params(params)
-        point = evaluate_at(params, state)
-        decay_on = base.mask_leaves(mask, params)
-        gradient = jax.tree.map(
-            lambda g, p, decayed: base.multiply_add(g, weight_decay, p) if decayed else g,
-            updates,
-            point,
-            decay_on,
-        )
-        kept = jax.tree.map(lambda g, old: g.astype(old.dtype), gradient, state.gradient)
-        if axis_name is not None:
-            gradient = jax.lax.pmean(gradient, axis_name)
-        return gradient, ExtrapolateState(optax.safe_increment(state.count), kept)
-
-    return base.Rule(init, update, evaluate_at)
-
-
 def extrap_sgd(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | None = 0.0,
@@ -95,8 +35,9 @@ def extrap_sgd(
       w_{t+1} = w_t - \gamma_t (\bar g_t + \beta u_{t+1})
 
     for workers :math:`k = 1 \ldots K`, with :math:`g^k_{-1/2} = 0`, so the first gradient is taken
-    at the start. Evaluate the gradient where ``rule.evaluate_at(params, state)`` says. With one
-    worker and :math:`\hat\gamma = 0` this is :func:`sbt.optim.sgd`.
+    at the start. Evaluate the gradient where ``rule.evaluate_at(params, state)`` says. The decay is
+    part of the objective, so it is taken at the extrapolated point too. With one worker and
+    :math:`\hat\gamma = 0` this is :func:`sbt.optim.sgd`.
 
     The paper's rule was taken from descriptions of it; :math:`\hat\gamma = \gamma/K`, the small
     batch's learning rate, is ``extrapolation=1/K``.
@@ -108,10 +49,12 @@ def extrap_sgd(
       extrapolation: :math:`\hat\gamma / \gamma`, dimensionless.
       nesterov: Nesterov's look-ahead (the formula above); False steps along :math:`u_{t+1}`.
       mask: leaves to decay, see :func:`sbt.optim.sgd`.
-      axis_name: see :func:`extrapolate`.
+      axis_name: of the mapped axis over workers (``shard_map`` or ``vmap``). Each worker then
+        extrapolates with its *own* gradient, keeps its own state, and the mean over the axis enters
+        the buffer. None for a single worker.
 
     Returns:
-      The update rule, with ``evaluate_at``.
+      The update rule, whose ``evaluate_at`` is the extrapolated point; it needs params.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
@@ -133,12 +76,29 @@ def extrap_sgd(
       <https://arxiv.org/abs/2006.05720>`_, 2020
     """
 
-    def step_size(count: Any) -> Any:
-        gamma = jnp.asarray(learning_rate(count) if callable(learning_rate) else learning_rate)
-        return jnp.asarray(extrapolation).astype(gamma.dtype) * gamma
+    def evaluate_at(params: Any, state: ExtrapolateState, key: Any = None) -> Any:
+        del key
+        hat = -(base.at_count(learning_rate, state.count) * extrapolation)
+        return jax.tree.map(lambda p, g: p + hat * g, params, state.gradient)
+
+    def init(params: Any) -> ExtrapolateState:
+        return ExtrapolateState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates: Any, state: ExtrapolateState, params: Any = None, **extra: Any) -> Any:
+        del extra
+        base.need_params(params)
+        decay_on = base.mask_leaves(mask, params)
+        own = jax.tree.map(
+            lambda g, p, decayed: g + weight_decay * p if decayed else g,
+            updates,
+            evaluate_at(params, state),
+            decay_on,
+        )
+        mean = own if axis_name is None else jax.lax.pmean(own, axis_name)
+        return mean, ExtrapolateState(optax.safe_increment(state.count), own)
 
     return base.chain(
-        extrapolate(step_size, weight_decay, mask=mask, axis_name=axis_name),
+        base.Rule(init, update, evaluate_at),
         base.heavy_ball(momentum, nesterov),
         base.scale_by_learning_rate(learning_rate),
     )

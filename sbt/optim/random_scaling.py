@@ -8,7 +8,7 @@ import optax
 
 from sbt.optim import base
 from sbt.optim.sgd import sgd
-from sbt.optim.shb import at_count, scale_by_shb
+from sbt.optim.shb import scale_by_shb
 from sbt.ranges import Range
 
 Distribution = Literal["exponential", "uniform", "none"]
@@ -93,7 +93,10 @@ def random_scaling(
             count=jnp.zeros([], jnp.int32),
             scale=jnp.ones([], dtype),
             weight=jnp.zeros([], dtype),
-            average=() if average_decay is None else jax.tree.map(_wide_zeros, params),
+            # A bfloat16 average would stop moving once its steps fall below its resolution.
+            average=()
+            if average_decay is None
+            else jax.tree.map(lambda p: jnp.zeros_like(base.widen(p)), params),
             inner=inner.init(params),
         )
 
@@ -115,18 +118,14 @@ def random_scaling(
         weight, average = state.weight, state.average
         if average_decay is not None:
             base.need_params(params)
-            weight = 1 + base.scalar_like(average_decay, weight) * weight
-            average = jax.tree.map(
-                lambda old, x: base.multiply_add(old, 1 / weight, base.widen(x) - old),
-                average,
-                params,
-            )
+            weight = 1 + average_decay * weight
+            average = jax.tree.map(lambda old, x: old + 1 / weight * (x - old), average, params)
         if distribution == "uniform":
-            updates = jax.tree.map(lambda g: base.multiply(g, 2 - state.scale), updates)
+            updates = jax.tree.map(lambda g: (2 - state.scale) * g, updates)
         displacement, inner_state = wrapped.update(updates, state.inner, params, **extra)
         fresh = jax.random.fold_in(_as_key(seed), state.count) if key is None else key
         scale = draw(fresh, state.scale.dtype)
-        scaled = jax.tree.map(lambda d: base.multiply(d, scale), displacement)
+        scaled = jax.tree.map(lambda d: scale * d, displacement)
         count = optax.safe_increment(state.count)
         return scaled, RandomScalingState(count, scale, weight, average, inner_state)
 
@@ -141,11 +140,6 @@ def _as_key(seed: float | jax.Array) -> jax.Array:
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return value
     return jax.random.key(value.astype(jnp.uint32))
-
-
-def _wide_zeros(x: jax.Array) -> jax.Array:
-    # A bfloat16 average would stop moving once its steps fall below its resolution.
-    return jnp.zeros_like(base.widen(x))
 
 
 def averaged_iterate(state: RandomScalingState) -> Any:
@@ -216,8 +210,10 @@ def exponentiated_o2nc(
       x_n = x_{n-1} + s_n\Delta_n, \qquad
       \Delta_{n+1} = \frac{\beta}{1+\eta\mu}\,(\Delta_n - \eta\,g_n), \qquad \Delta_1 = 0
 
-    with :math:`g_n` the gradient at :math:`x_n` and :math:`s_n \sim \mathrm{Exp}(1)`. It is SGDM
-    with random scaling, see :func:`o2nc_as_sgdm`. The output is the average with decay
+    with :math:`g_n` the gradient at :math:`x_n` and :math:`s_n \sim \mathrm{Exp}(1)`. It is
+    :func:`sbt.optim.normalized_shb` in random scaling, with momentum
+    :math:`\beta' = \beta / (1+\eta\mu)` and effective learning rate
+    :math:`\eta\beta' / (1-\beta')`. The output is the average with decay
     :math:`\beta`, kept in the state (:func:`averaged_iterate`).
 
     Args:
@@ -249,31 +245,9 @@ def exponentiated_o2nc(
     """
 
     def contraction(count: jax.Array) -> jax.Array:
-        dtype = jnp.result_type(float)
-        beta, mu = (jnp.asarray(x).astype(dtype) for x in (momentum, regularization))
-        return beta / (1 + jnp.asarray(at_count(learning_rate, count)).astype(dtype) * mu)
+        return momentum / (1 + base.at_count(learning_rate, count) * regularization)
 
     def step_size(count: jax.Array) -> jax.Array:
-        kept = contraction(count)
-        return kept * jnp.asarray(at_count(learning_rate, count)).astype(kept.dtype)
+        return contraction(count) * base.at_count(learning_rate, count)
 
     return random_scaling(scale_by_shb(step_size, contraction), seed, distribution, momentum)
-
-
-def o2nc_as_sgdm(learning_rate: Any, momentum: Any, regularization: Any) -> tuple[Any, Any]:
-    r"""The learning rate and momentum of SGDM that :func:`exponentiated_o2nc` amounts to.
-
-    .. math:: \beta' = \frac{\beta}{1+\eta\mu}, \qquad \alpha = \frac{\eta\beta'}{1-\beta'}
-
-    for SGDM in damped form, :func:`sbt.optim.normalized_shb`: effective learning rate
-    :math:`\alpha`.
-
-    Returns:
-      ``(alpha, beta')``.
-
-    >>> alpha, beta = o2nc_as_sgdm(0.1, 0.99, 1.0)
-    >>> print(f'{alpha:.3f} {beta:.3f}')
-    0.900 0.900
-    """
-    beta = momentum / (1 + learning_rate * regularization)
-    return learning_rate * beta / (1 - beta), beta

@@ -5,18 +5,20 @@ from typing import Any, Final
 
 from sbt.choice import Registry
 from sbt.optim.adam import adam
-from sbt.optim.clars import clars
 from sbt.optim.conservative import conservative
 from sbt.optim.curvature import cblr, mclr
 from sbt.optim.extrap_sgd import extrap_sgd
-from sbt.optim.hoffer import hoffer_sgd
-from sbt.optim.lamb import lamb
-from sbt.optim.layerwise import lars, percent_delta
+from sbt.optim.layerwise import clars, lamb, lars, percent_delta
 from sbt.optim.random_scaling import exponentiated_o2nc, randomly_scaled_sgdm
-from sbt.optim.sgd import sgd
-from sbt.optim.shb import normalized_shb, shb
-from sbt.optim.shb_exponential import exponential_shb, mix_shb
-from sbt.optim.shb_stages import accelerated_shb, multistage_shb
+from sbt.optim.sgd import hoffer_sgd, sgd
+from sbt.optim.shb import (
+    accelerated_shb,
+    exponential_shb,
+    mix_shb,
+    multistage_shb,
+    normalized_shb,
+    shb,
+)
 from sbt.optim.smoothout import smoothout_sgd
 from sbt.optim.sngm import sngm
 from sbt.optim.spec import rename_mask

@@ -1,4 +1,4 @@
-r"""Losses and batches that were proposed as remedies for large batches.
+r"""Losses that were proposed as remedies for large batches.
 
 Keskar et al. (2017, appendix E) tried adversarial training and stability training and saw no
 improvement; they give neither numbers nor hyperparameters, so the defaults here are those of the
@@ -7,7 +7,6 @@ function, and differentiable in the params that it closes over.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -114,42 +113,3 @@ def stability_loss(
     noisy = log_probabilities(base.multiply_add(inputs, deviation, noise))
     distance = -jnp.mean(jnp.sum(jnp.exp(clean) * noisy, axis=-1))
     return jnp.asarray(weight).astype(distance.dtype) * distance
-
-
-class AugmentedBatch(NamedTuple):
-    """Positions of a batch in which every example occurs several times."""
-
-    indices: jax.Array  # (copies * B,): index of the example in the training set
-    keys: jax.Array  # (copies * B,): typed keys of the augmentation, all different
-
-
-def batch_augmentation(indices: jax.Array, keys: jax.Array, copies: int) -> AugmentedBatch:
-    """Repeats a batch, every copy of an example with an augmentation of its own.
-
-    The gradient is then averaged over all ``copies * B`` inputs, while learning rate, schedule and
-    number of updates stay those of a batch of B: m for every formula of this library is B.
-
-    Copies follow each other batch by batch (all examples, then all again), so that any B
-    consecutive inputs, such as a micro-batch that shares batch statistics, are of different
-    examples.
-
-    Args:
-      indices: int ``(B,)``, examples of the batch.
-      keys: typed keys ``(B,)`` of their augmentation in this epoch.
-      copies: M, at least 1. With 1 the keys are still folded, with 0.
-
-    Returns:
-      The augmented batch.
-
-    Examples:
-      >>> keys = jax.random.split(jax.random.key(0), 2)
-      >>> print(batch_augmentation(jnp.asarray([7, 3]), keys, 3).indices)
-      [7 3 7 3 7 3]
-
-    References:
-      Hoffer et al., `Augment your batch: better training with larger batches
-      <https://arxiv.org/abs/1901.09335>`_, 2019
-    """
-    copy = jnp.repeat(jnp.arange(copies, dtype=jnp.uint32), indices.shape[0])
-    tiled = jnp.tile(jnp.arange(indices.shape[0]), copies)
-    return AugmentedBatch(indices[tiled], jax.vmap(jax.random.fold_in)(keys[tiled], copy))

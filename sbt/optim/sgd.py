@@ -1,9 +1,14 @@
-r"""Stochastic gradient descent in mean form.
+r"""Stochastic gradient descent, plain and with the clipping of Hoffer, Hubara & Soudry (2017).
 
-:func:`sbt.schedules.scaled_learning_rate` gives its :math:`\eta = m\tilde\eta` from the learning
-rate per example :math:`\tilde\eta` (``base_lr``) of the sum form.
+Rules are in mean form, as in any library: the learning rate per example :math:`\tilde\eta`
+(``base_lr``) of :math:`w \leftarrow w - \tilde\eta \sum_{i \in B} \nabla L_i` is turned into
+theirs, :math:`\eta = m \tilde\eta`, by :func:`sbt.schedules.scaled_learning_rate`.
 """
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import optax
 
 from sbt.optim import base
@@ -71,3 +76,76 @@ def sgd(
     return base.chain(
         decay, base.heavy_ball(momentum, nesterov), base.scale_by_learning_rate(learning_rate)
     )
+
+
+def clip_by_global_norm(max_norm: base.Scalar) -> optax.GradientTransformation:
+    r"""Shortens a gradient that is longer than ``max_norm``: :math:`g \min(1, c/\|g\|_2)`.
+
+    Nothing is added to the norm (PyTorch's ``clip_grad_norm_`` adds 1e-6). Clip the mean gradient
+    of the whole batch: after accumulation, and after the mean over devices.
+
+    Args:
+      max_norm: :math:`c > 0`, may be traced.
+
+    Returns:
+      The transformation; it has no state.
+
+    >>> print(clip_by_global_norm(1.0).update(jnp.asarray([3.0, 4.0]), ())[0])
+    [0.6 0.8]
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        del params, extra
+        norm = base.l2_norm(updates)
+        factor = jnp.where(norm > max_norm, max_norm / jnp.where(norm > 0, norm, 1), 1)
+        return jax.tree.map(lambda g: factor * g, updates), state
+
+    return base.Rule(lambda _: optax.EmptyState(), update)
+
+
+def hoffer_sgd(
+    learning_rate: base.Scalar | base.Schedule,
+    momentum: base.Decay | None = 0.9,
+    weight_decay: base.NonNegative = 0.0,
+    max_norm: base.Positive = 5.0,
+    *,
+    mask: base.Mask = None,
+) -> base.Rule:
+    r"""SGD with momentum on gradients clipped by their global norm.
+
+    .. math::
+
+      u_{t+1} = \beta u_t + g_t \min(1, c / \|g_t\|_2) + \lambda w_t, \qquad
+      w_{t+1} = w_t - \eta_t u_{t+1}
+
+    The gradient of the loss is clipped, then decay is added, as in the authors' PyTorch code. The
+    rest of their large-batch recipe is in a config: ghost batch norm (``bn_batch``), the learning
+    rate :math:`\eta = \eta_0\sqrt{m/128}` (``lr_scaling='sqrt'``), and as many *updates* as the
+    small batch would have made, :math:`\lceil m/128 \rceil` times the ``epochs``. Note that the
+    released code divides by the *ghost* batch size instead, and that its helper makes a new
+    optimiser every epoch, which empties the momentum buffer. Neither is done here.
+
+    Args:
+      learning_rate: :math:`\eta`, in mean form: number, traced scalar or schedule.
+      momentum: as in :func:`sbt.optim.sgd`.
+      weight_decay: as in :func:`sbt.optim.sgd`.
+      max_norm: :math:`c`, norm of a mean gradient; the paper's is 5. May be traced.
+      mask: leaves to decay, as in :func:`sbt.optim.sgd`.
+
+    Returns:
+      The update rule.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from sbt import optim
+      >>> rule = optim.hoffer_sgd(0.1, max_norm=5.0)
+      >>> w = jnp.zeros(2)
+      >>> print(rule.update(jnp.array([30.0, 40.0]), rule.init(w), w)[0])
+      [-0.3 -0.4]
+
+    References:
+      Hoffer, Hubara and Soudry, `Train longer, generalize better: closing the generalization gap in
+      large batch training of neural networks <https://arxiv.org/abs/1705.08741>`_, 2017
+    """
+    inner = sgd(learning_rate, momentum, weight_decay=weight_decay, mask=mask)
+    return base.chain(clip_by_global_norm(max_norm), inner)

@@ -1,16 +1,13 @@
 """SmoothOut: gradients at randomly perturbed weights, steps from the unperturbed ones."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from sbt.optim import base
 from sbt.optim.sgd import sgd
-from sbt.optim.shb import at_count
 
 
 class SmoothOutState(NamedTuple):
@@ -51,8 +48,8 @@ def smoothout(
     Args:
       inner: the rule that makes the step of the gradient.
       amplitude: :math:`a`: half-width of the box in parameter units, or without unit if
-        ``adaptive``. Number, traced scalar or schedule of the update count, see
-        :func:`smoothout_decay`.
+        ``adaptive``. Number, traced scalar or schedule of the update count; the paper's falls as
+        :math:`a\,(1+t)^{-0.275}`.
       adaptive: rescale per output filter.
       mask: leaves to perturb: ``'all'``, ``'kernels'``, a tree of bools or a callable.
 
@@ -89,7 +86,7 @@ def smoothout(
             raise ValueError("SmoothOut draws noise: evaluate_at(params, state, key) needs a key.")
         base.need_real("smoothout", params)
         inner_key, noise_key = jax.random.split(key)
-        size = jnp.asarray(at_count(amplitude, state.count))
+        size = base.at_count(amplitude, state.count)
         point = base.evaluation_point(inner, params, state.inner, inner_key)
         leaves, structure = jax.tree.flatten(point)
         chosen = jax.tree.leaves(base.mask_leaves(mask, params))
@@ -104,15 +101,15 @@ def smoothout(
     return base.Rule(init, update, evaluate_at)
 
 
-def _perturb(key: jax.Array, w: jax.Array, amplitude: jax.Array, adaptive: bool) -> jax.Array:
-    wide = base.widen(w)
-    noise = jax.random.uniform(key, w.shape, wide.dtype, -1.0, 1.0)
+def _perturb(key: jax.Array, w: jax.Array, amplitude: Any, adaptive: bool) -> jax.Array:
+    noise = jax.random.uniform(key, w.shape, w.dtype, -1.0, 1.0)
     if adaptive:
         axes = tuple(range(w.ndim - 1)) if w.ndim > 1 else None
-        length = base.sqrt(jnp.sum(noise * noise, axis=axes, keepdims=True))
-        noise = noise * base.sqrt(jnp.sum(wide * wide, axis=axes, keepdims=True))
-        noise = noise / jnp.where(length > 0, length, 1)
-    return (wide + amplitude.astype(wide.dtype) * noise).astype(w.dtype)
+        length, size = (
+            base.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True)) for x in (noise, w)
+        )
+        noise = noise * size / jnp.where(length > 0, length, 1)
+    return w + amplitude * noise
 
 
 def smoothout_sgd(
@@ -160,24 +157,3 @@ def smoothout_sgd(
     """
     inner = sgd(learning_rate, momentum, weight_decay=weight_decay, mask=mask)
     return smoothout(inner, amplitude, adaptive=adaptive, mask=noise_mask)
-
-
-def smoothout_decay(
-    amplitude: base.NonNegative, exponent: base.Scalar = 0.275
-) -> Callable[[ArrayLike], jax.Array]:
-    r"""The paper's decaying amplitude :math:`a\,(1+t)^{-0.275}`, a schedule of the update count.
-
-    Args:
-      amplitude: :math:`a`, at the first update.
-      exponent: of the decay.
-
-    >>> print(f'{smoothout_decay(0.01)(999):.5f}')
-    0.00150
-    """
-
-    def at(count: ArrayLike) -> jax.Array:
-        t = jnp.asarray(count).astype(float)
-        a, q = (jnp.asarray(x).astype(t.dtype) for x in (amplitude, exponent))
-        return a * (1 + t) ** -q
-
-    return at

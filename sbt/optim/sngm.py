@@ -9,15 +9,6 @@ import optax
 from sbt.optim import base
 
 
-def _normalise(updates: Any) -> Any:
-    """All leaves over their common norm; zeros where that is 0."""
-    norm = base.l2_norm(updates)
-    divisor = jnp.where(norm == 0, jnp.ones_like(norm), norm)
-    return jax.tree.map(
-        lambda g: (base.widen(g) / divisor.astype(base.widen(g).dtype)).astype(g.dtype), updates
-    )
-
-
 def normalize_by_norm(norm: base.Norm = "global") -> optax.GradientTransformation:
     r"""Divides the gradient by its Euclidean norm: :math:`g \leftarrow g / \|g\|_2`.
 
@@ -49,13 +40,16 @@ def normalize_by_norm(norm: base.Norm = "global") -> optax.GradientTransformatio
     """
     base.one_of("norm", norm, get_args(base.Norm))
 
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
-        del params
-        if norm == "global":
-            return _normalise(updates), state
-        return jax.tree.map(_normalise, updates), state
+    def normalised(tree: Any) -> Any:
+        length = base.l2_norm(tree)
+        divisor = jnp.where(length == 0, 1, length)
+        return jax.tree.map(lambda g: g / divisor, tree)
 
-    return base.link(lambda _: optax.EmptyState(), update)
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        del params, extra
+        return normalised(updates) if norm == "global" else jax.tree.map(normalised, updates), state
+
+    return base.Rule(lambda _: optax.EmptyState(), update)
 
 
 def sngm(

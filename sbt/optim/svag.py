@@ -35,8 +35,7 @@ def svag_coefficients(amplification: base.Scalar) -> tuple[jax.Array, jax.Array]
     >>> print(*svag_coefficients(5.0))
     2.0 -1.0
     """
-    ell = jnp.asarray(amplification).astype(float)
-    root = jnp.sqrt(2 * ell - 1)
+    root = jnp.sqrt(2 * jnp.asarray(amplification).astype(float) - 1)
     return (1 + root) / 2, (1 - root) / 2
 
 
@@ -49,44 +48,13 @@ def svag_gradient(first: Any, second: Any, amplification: base.Scalar) -> Any:
       amplification: :math:`\ell`, see :func:`svag_coefficients`.
 
     Returns:
-      The combined gradient, dtypes of ``first``.
+      The combined gradient.
 
     >>> print(svag_gradient(jnp.ones(2), jnp.asarray([1.0, 0.0]), 5.0))
     [1. 2.]
     """
     plus, minus = svag_coefficients(amplification)
-
-    def combine(a: jax.Array, b: jax.Array) -> jax.Array:
-        wide = base.widen(a)
-        other = base.scalar_like(minus, a) * jnp.asarray(b).astype(wide.dtype)
-        return (base.scalar_like(plus, a) * wide + other).astype(a.dtype)
-
-    return jax.tree.map(combine, first, second)
-
-
-def combine_svag(amplification: base.Scalar) -> optax.GradientTransformationExtraArgs:
-    r"""Link of a chain that turns two gradients into SVAG's: :func:`svag_gradient`.
-
-    Args:
-      amplification: :math:`\ell \ge 1`, may be traced.
-
-    Returns:
-      The transformation, without state; ``update`` needs the gradient of the second batch, at the
-      same params, as ``second_gradient=``.
-    """
-
-    def update(
-        updates: Any, state: Any, params: Any = None, *, second_gradient: Any = None, **extra: Any
-    ) -> Any:
-        del params, extra
-        if second_gradient is None:
-            raise ValueError(
-                "SVAG needs update(updates, state, params, second_gradient=...), the gradient of a "
-                "second, independent batch."
-            )
-        return svag_gradient(updates, second_gradient, amplification), state
-
-    return base.link_with_extra(lambda _: optax.EmptyState(), update)
+    return jax.tree.map(lambda a, b: plus * a + minus * b, first, second)
 
 
 def svag(
@@ -117,7 +85,8 @@ def svag(
       mask: leaves to decay, as in :func:`sbt.optim.sgd`.
 
     Returns:
-      The update rule; ``update`` needs ``second_gradient=``, see :func:`combine_svag`.
+      The update rule. ``update`` needs the gradient of the second batch, at the same params, as
+      ``second_gradient=``.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -136,35 +105,19 @@ def svag(
       <https://arxiv.org/abs/2307.15196>`_, 2024
     """
 
-    def slowed(rate: Any) -> Any:
-        value = jnp.asarray(rate)
-        value = value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(float)
-        return value / jnp.asarray(amplification).astype(value.dtype)
+    def combine(
+        updates: Any, state: Any, params: Any = None, *, second_gradient: Any = None, **extra: Any
+    ) -> Any:
+        del params, extra
+        if second_gradient is None:
+            raise ValueError(
+                "SVAG needs update(updates, state, params, second_gradient=...), the gradient of a "
+                "second, independent batch."
+            )
+        return svag_gradient(updates, second_gradient, amplification), state
 
-    rate: Any
-    if callable(learning_rate):
-        schedule = learning_rate
-
-        def rate(count: Any) -> Any:
-            return slowed(schedule(count))
-    else:
-        rate = slowed(learning_rate)
-    inner = sgd(rate, momentum, weight_decay=weight_decay, mask=mask)
-    return base.chain(combine_svag(amplification), inner)
-
-
-def svag_budget(updates: int, batch_size: int, amplification: int) -> tuple[int, int]:
-    r"""Updates and examples of SVAG for the time span of a run of SGD.
-
-    Args:
-      updates: :math:`T` of SGD.
-      batch_size: examples in each of the two batches of an update.
-      amplification: :math:`\ell`.
-
-    Returns:
-      ``(updates, examples)``: :math:`\ell T` and :math:`2\ell T m`.
-
-    >>> svag_budget(1000, 512, 4)
-    (4000, 4096000)
-    """
-    return updates * amplification, 2 * updates * amplification * batch_size
+    rate = base.map_schedule(lambda rate: rate / amplification, learning_rate)
+    return base.chain(
+        base.Rule(lambda _: optax.EmptyState(), combine),
+        sgd(rate, momentum, weight_decay=weight_decay, mask=mask),
+    )

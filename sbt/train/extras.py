@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from sbt.optim.base import l2_norm
-from sbt.optim.clars import mean_example_norms
+from sbt.optim.curvature import hutchinson_diagonal
+from sbt.optim.layerwise import mean_example_norms
 from sbt.train.objective import Batch
 from sbt.train.shards import Sharding
 
@@ -81,18 +82,8 @@ def _example_norms(seen: Seen) -> Any:
 
 
 def _hessian_diagonal(seen: Seen) -> Any:
-    """One Hutchinson sample, v * Hv with random signs v; the update averages over micro-batches."""
-    leaves, structure = jax.tree.flatten(seen.params)
-    keys = jax.random.split(jax.random.fold_in(seen.batch.key, 1), len(leaves))
-    signs = jax.tree.unflatten(
-        structure,
-        [
-            jax.random.rademacher(k, leaf.shape, leaf.dtype)
-            for k, leaf in zip(keys, leaves, strict=True)
-        ],
-    )
-    product = jax.jvp(seen.gradient, (seen.params,), (signs,))[1]
-    return jax.tree.map(jnp.multiply, signs, product)
+    """One sample of it; the update averages over micro-batches."""
+    return hutchinson_diagonal(seen.gradient, seen.params, jax.random.fold_in(seen.batch.key, 1))
 
 
 EXTRAS: Mapping[str, Extra] = {
