@@ -1,6 +1,8 @@
 """What a user adds is one function and no edit anywhere else."""
 
 import json
+import re
+from pathlib import Path
 from typing import Annotated
 
 import flax.linen as nn
@@ -155,3 +157,27 @@ def test_what_a_toy_refuses_and_how_it_is_listed(toys, capsys):
     for section, name in (("rules", "toy_rule"), ("measurements", "toy_norm")):
         assert main(["list", section]) == 0
         assert name in capsys.readouterr().out
+
+
+def test_the_examples_of_the_page_on_architecture():
+    """As printed, with the names that this file imports."""
+    page = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    names = {**globals(), **{name: getattr(report, name) for name in report.__all__}}
+    exec(block, names)
+    added = (
+        (RULES, "scaled_sgd"),
+        (SCHEDULES, "falling"),
+        (MODELS, "two_layers"),
+        (MEASUREMENTS, "norm"),
+        (CLAIMS, "best_exceeds"),
+    )
+    try:
+        assert RULES["scaled_sgd"].numbers == {"gain": 1.0}
+        assert float(SCHEDULES["falling"](0.5)) == 0.75
+        assert MODELS["two_layers"].values["width"] == 64
+        assert MEASUREMENTS["norm"].cost == "passes over the data"
+        assert names["best_exceeds"](0.9) == ("best_exceeds", {"accuracy": 0.9})
+    finally:
+        for owner, name in added:
+            del owner[name]
