@@ -312,6 +312,18 @@ class Choice:
         return {k: v for k, v in self.values.items() if k not in self.numbers}
 
     @property
+    def choices(self) -> dict[str, tuple[Any, ...]]:
+        """The values of every option that takes one of a few, its default first."""
+        found = {}
+        for name, value in self.options.items():
+            field = self.fields[name]
+            some: tuple[Any, ...] = field.allowed if isinstance(field.allowed, tuple) else ()
+            some = (False, True) if field.kind is bool else some
+            if some and value is not None:
+                found[name] = (value, *(other for other in some if other != value))
+        return found
+
+    @property
     def about(self) -> str:
         """First line of its documentation."""
         return str(self.facts.get("about") or (inspect.getdoc(self.make) or "").partition("\n")[0])

@@ -94,12 +94,7 @@ def _chosen(section: str) -> Callable[[], Entries]:
 def _options(choice: Choice) -> Iterator[str]:
     """One option a line, its default first; then what the rule asks of the training step."""
     for option, default in choice.options.items():
-        field = choice.fields[option]
-        names: tuple[Any, ...] = field.allowed if isinstance(field.allowed, tuple) else ()
-        if field.kind is bool:
-            names = (False, True)
-        others = [value for value in names if value != default]
-        yield f"{option}={'|'.join(map(str, (default, *others)))}"
+        yield f"{option}={'|'.join(map(str, choice.choices.get(option, (default,))))}"
     if choice.needs:
         yield f"needs {', '.join(sorted(choice.needs)).replace('_', ' ')}"
 

@@ -20,9 +20,8 @@ def test_every_spec_is_consistent_with_its_function(name):
     assert named <= set(parameters)
     assert not set(spec.numbers) & set(spec.options)
     assert all(isinstance(v, float) and v >= 0 for v in spec.numbers.values())
-    named_ = {k: f.allowed for k, f in spec.fields.items() if isinstance(f.allowed, tuple)}
-    assert set(named_) <= set(spec.options)
-    assert all(spec.options[k] in values for k, values in named_.items())
+    assert set(spec.choices) <= set(spec.options)
+    assert all(spec.options[k] in values for k, values in spec.choices.items())
     assert all(
         name in spec.numbers or value is None
         for name, value in spec.values.items()

@@ -47,50 +47,52 @@ Sample = Callable[[jax.Array, jax.Array, jax.Array], jax.Array | None]
 
 # --- which examples of a batch count --------------------------------------------------------------
 
-SAMPLES = Registry("sample", default="all")
-_Left = Annotated[ArrayLike, BELOW_ONE]
-_Until = Annotated[ArrayLike, FRACTION]
-_Average = Literal["kept", "batch"]
 
-
-@SAMPLES.register("all")
-def all_examples(
+def weights_by(
+    score: Callable[[jax.Array, jax.Array], jax.Array | None],
     losses: jax.Array,
     progress: jax.Array,
     key: jax.Array,
-    fraction: _Left = 0.0,
-    until: _Until = 1.0,
-    average: _Average = "kept",
-) -> None:
+    *,
+    fraction: Annotated[ArrayLike, BELOW_ONE] = 0.0,
+    until: Annotated[ArrayLike, FRACTION] = 1.0,
+    average: Literal["kept", "batch"] = "kept",
+) -> jax.Array | None:
+    """Weights of the examples of a batch; those of the lowest score are left out.
+
+    Args:
+      score: losses and a key to one number for each example; None: all count the same.
+      losses: ``(m,)``.
+      progress: fraction of the budget.
+      key: typed key.
+      fraction: of the batch that is left out, see :func:`sbt.optim.discard_weights`.
+      until: progress from which on nothing is left out.
+      average: divide by the examples kept, or by the whole batch.
+    """
+    scores = score(losses, key)
+    if scores is None:
+        return None
+    return discard_weights(scores, fraction, progress, until, average=average)
+
+
+SAMPLES = Registry("sample", shared=weights_by, default="all")
+
+
+@SAMPLES.register("all")
+def all_examples(losses: jax.Array, key: jax.Array) -> None:
     """Every example counts, and counts the same."""
 
 
 @SAMPLES.register("loss", source="Gao and Zhong 2020, arXiv 2012.08795, section 3.1")
-def largest_losses(
-    losses: jax.Array,
-    progress: jax.Array,
-    key: jax.Array,
-    fraction: _Left = 0.0,
-    until: _Until = 1.0,
-    average: _Average = "kept",
-) -> jax.Array:
-    """All but the examples of smallest loss."""
-    return discard_weights(losses, fraction, progress, until, average=average)
+def largest_losses(losses: jax.Array, key: jax.Array) -> jax.Array:
+    """The examples of smallest loss are left out."""
+    return losses
 
 
 @SAMPLES.register("random", source="Gao and Zhong 2020, arXiv 2012.08795, section 3.1")
-def random_examples(
-    losses: jax.Array,
-    progress: jax.Array,
-    key: jax.Array,
-    fraction: _Left = 0.0,
-    until: _Until = 1.0,
-    average: _Average = "kept",
-) -> jax.Array:
-    """All but as many examples drawn at random, the control."""
-    return discard_weights(
-        losses, fraction, progress, until, choice="random", key=key, average=average
-    )
+def random_examples(losses: jax.Array, key: jax.Array) -> jax.Array:
+    """As many are left out without regard to their loss: the control."""
+    return jax.random.uniform(key, losses.shape)
 
 
 def sample_weights(losses: jax.Array, batch: Batch, sample: Sample) -> jax.Array | None:
