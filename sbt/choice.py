@@ -31,7 +31,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -399,6 +399,8 @@ class Registry(Mapping[str, Choice]):
         self._shared = shared
         self._elsewhere = dict(elsewhere or {})
         self._choices: dict[str, Choice] = {}
+        self._later: dict[str, Callable[[str], Choice]] = {}
+        self._made: dict[str, Choice] = {}
 
     def register(
         self,
@@ -450,8 +452,24 @@ class Registry(Mapping[str, Choice]):
 
         return decorate
 
+    def extend(self, names: Iterable[str], make: Callable[[str], Choice]) -> None:
+        """Names whose choice is made when it is first asked for; they are not iterated over.
+
+        Args:
+          names: of them.
+          make: a name to its choice.
+        """
+        self._later.update(dict.fromkeys(names, make))
+
     def __getitem__(self, name: str) -> Choice:
+        if name not in self._choices and name in self._later:
+            if name not in self._made:
+                self._made[name] = self._later[name](name)
+            return self._made[name]
         return self._choices[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._choices or name in self._later
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._choices)
@@ -471,11 +489,14 @@ class Registry(Mapping[str, Choice]):
         Raises:
           UserError: there is none; with the nearest names.
         """
-        if not isinstance(name, str) or name not in self._choices:
+        if not isinstance(name, str) or name not in self:
             what = self.section.replace("_", " ")
             field, problem = f"config.{self.section}.name", f"unknown {what} {shown(name)}"
-            raise UserError(field, problem, nearest(str(name), self._choices))
-        return self._choices[name]
+            later = [
+                one for one in self._later if "." in str(name) or one.rpartition(".")[2] == name
+            ]
+            raise UserError(field, problem, nearest(str(name), later or self._choices))
+        return self[name]
 
     def configured(self, section: Mapping[str, Any]) -> Choice:
         """What a section of a config names, with the values that it gives.

@@ -15,6 +15,7 @@ from sbt.errors import UserError, nearest
 from sbt.experiment import experiments
 from sbt.measure import MEASUREMENTS
 from sbt.models.registry import describe_models
+from sbt.optim.foreign import optax_fields, optax_rules
 
 WIDEST_NAME = 28  # columns; longer names have a line of their own
 Entries = Iterator[tuple[str, tuple[str, ...]]]  # a name, and the lines that say what it is
@@ -91,6 +92,14 @@ def _chosen(section: str) -> Callable[[], Entries]:
     return entries
 
 
+def _optax() -> Entries:
+    """Every optimizer of optax; its docstring says what its keywords mean."""
+    for name, fields in ((name, optax_fields(name)) for name in optax_rules()):
+        numbers = {key: value for key, value in fields.items() if isinstance(value, float)}
+        others = {key: value for key, value in fields.items() if key not in numbers}
+        yield name, (_numbers(numbers), _numbers(others))
+
+
 def _options(choice: Choice) -> Iterator[str]:
     """One option a line, its default first; then what the rule asks of the training step."""
     for option, default in choice.options.items():
@@ -133,4 +142,5 @@ SECTIONS: dict[str, tuple[str, Callable[[], Entries]]] = {
         for section in CONFIG_SECTIONS
         if section != "model"
     },
+    "optax": ("Optimizers of optax (config.rule.name), their numbers, and options", _optax),
 }

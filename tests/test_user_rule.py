@@ -16,8 +16,7 @@ import reference
 import sbt
 from sbt import fingerprint, optim
 from sbt.errors import UserCodeError, UserError
-from sbt.optim import RULES
-from sbt.sweep import user_rule
+from sbt.optim import RULES, foreign
 
 
 def decayed(learning_rate, decay=0.5, dtype=jnp.bfloat16, mask=lambda p: p, table=None):
@@ -182,12 +181,12 @@ def checked(rule, fields=None):
     with (
         warnings.catch_warnings(action="ignore"),  # optax's, of what it will change
         jax.numpy_dtype_promotion("standard"),
-        user_rule.known(rule),
+        foreign.known(rule),
     ):
-        config = user_rule.section(fields or {})
+        config = foreign.section(fields or {})
         spec = RULES.configured(config)
         json.dumps({**spec.numbers, **spec.options})
-        user_rule.check(config, PARAMS)
+        foreign.check(config, PARAMS)
         return spec
 
 

@@ -18,7 +18,7 @@ from sbt.data import Dataset
 from sbt.errors import UserError, nearest, shown
 from sbt.files import directory_of
 from sbt.measure.registry import separate_in
-from sbt.sweep import user_rule
+from sbt.optim import foreign
 from sbt.sweep.arrangement import name_of, places_of
 from sbt.sweep.axes import axes_of
 from sbt.sweep.cohort import Cohort
@@ -40,7 +40,7 @@ def measure_runs(
     *,
     module: Any = None,
     dataset: Dataset | None = None,
-    rule: user_rule.MakeRule | None = None,
+    rule: foreign.MakeRule | None = None,
     progress: Progress | bool | None = None,
 ) -> xr.Dataset:
     """Measures the final weights of a sweep and adds what is found to its ``results.nc``.
@@ -66,7 +66,7 @@ def measure_runs(
     directory = directory_of(directory, "directory")
     config = _config_in(directory)
     wanted = configs.updated(config, {} if measure is None else {"measure": measure})
-    with user_rule.known(rule), directories.locked(directory, None):
+    with foreign.known(rule), directories.locked(directory, None):
         sweep = prepare(wanted, Parts(module, dataset, rule))
         directories.refuse_other_parts(directory, sweep.parts)
         if not separate_in(sweep.config):
@@ -110,7 +110,7 @@ def load_weights(directory: str | os.PathLike[str], **run: Any) -> Weights:
     config = _config_in(directory)
     index = _index_of(axes_of(config), run)
     # The config of a user's own rule makes no grid without the rule.
-    grid = None if config.rule.name == user_rule.NAME else make_grid(config)
+    grid = None if config.rule.name == foreign.NAME else make_grid(config)
     for rows in _saved(grid, directory):
         if index in rows:
             (params, stats), row = rows[index]

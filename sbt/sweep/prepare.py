@@ -14,8 +14,9 @@ from sbt import fingerprint
 from sbt.checks import validate
 from sbt.errors import UserError
 from sbt.measure.registry import separate_in
+from sbt.optim import foreign
 from sbt.parallel.mesh import make_mesh, prepare_devices
-from sbt.sweep import feed, subject, user_rule
+from sbt.sweep import feed, subject
 from sbt.sweep.cohort import Cohort, make_cohorts
 from sbt.sweep.grid import Grid, make_grid, with_settings
 from sbt.sweep.task import Builder, Parts, Placed, make_program, place
@@ -82,8 +83,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
     cohorts = make_cohorts(grid, builder.facts, one_micro_batch=not on_cpu)
     for cohort in cohorts:
         task = builder.task(cohort.config, cohort.synchronous)
-        if cohort.config.rule.name == user_rule.NAME:
-            user_rule.check(cohort.config.rule, task.params(), _moves_rate(cohort))
+        foreign.check(cohort.config.rule, task.params(), _moves_rate(cohort))
         make_program(task, cohort, "stock")
         feed.check(task, cohort, measured=bool(separate_in(cohort.config)))
         subject.check(task, cohort, on_cpu)

@@ -22,8 +22,9 @@ from sbt.data import Dataset
 from sbt.errors import telling_memory
 from sbt.files import directory_of
 from sbt.measure.registry import separate_in
+from sbt.optim import foreign
 from sbt.parallel.mesh import by_lane
-from sbt.sweep import extend, user_rule
+from sbt.sweep import extend
 from sbt.sweep.afterwards import measure_runs
 from sbt.sweep.arrangement import arrange
 from sbt.sweep.fit import fit
@@ -44,7 +45,7 @@ def run(
     *,
     module: Any = None,
     dataset: Dataset | None = None,
-    rule: user_rule.MakeRule | None = None,
+    rule: foreign.MakeRule | None = None,
     progress: Progress | bool | None = None,
 ) -> xr.Dataset:
     """Trains every run of a config's grid.
@@ -72,10 +73,10 @@ def run(
       Interrupted: after SIGTERM or Ctrl-C, once everything is saved.
     """
     directory = None if workdir is None else directory_of(workdir)
-    with telling_memory(), user_rule.known(rule):
+    with telling_memory(), foreign.known(rule):
         if rule is not None:
             fields = given(config)
-            config = fields | {"rule": user_rule.section(fields.get("rule") or {})}
+            config = fields | {"rule": foreign.section(fields.get("rule") or {})}
         sweep = prepare(config, Parts(module, dataset, rule))
         shown = chosen_progress(progress)
         if directory is None:

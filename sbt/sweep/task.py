@@ -46,7 +46,7 @@ class Parts:
     Attributes:
       module: a Flax module (Linen, or NNX: see :func:`sbt.models.adapter.as_model`).
       dataset: arrays, see :func:`sbt.data.from_arrays`.
-      rule: an update rule, see :mod:`sbt.sweep.user_rule`.
+      rule: an update rule, see :mod:`sbt.optim.foreign`.
     """
 
     module: Any = None

@@ -1,8 +1,12 @@
-"""A user's own update rule in a sweep, under the name ``own``, for as long as the sweep lasts.
+"""Rules that are not of this package: a user's own, and every optimizer of optax by name.
 
-What it wants is found out by tracing it with shapes, before anything compiles: which of its numbers
-have to be known then, which further arguments its ``update`` takes, and which parts of its state
-are copies of hyperparameters (``optax.inject_hyperparams``), to be renewed at every update.
+``config.rule.name = "optax.adamw"`` (or ``"optax.contrib.muon"``) is that function of optax, its
+keywords the fields of ``config.rule``. A user's own function goes by the name ``own`` for as long
+as its sweep lasts.
+
+What a rule wants is found out by tracing it with shapes, before anything compiles: which of its
+numbers have to be known then, which further arguments its ``update`` takes, and which parts of its
+state are copies of hyperparameters (``optax.inject_hyperparams``), to be renewed at every update.
 """
 
 import contextlib
@@ -10,7 +14,8 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,13 +26,16 @@ from ml_collections import ConfigDict
 
 from sbt.choice import Choice, Field, fields_of
 from sbt.errors import UserError, nearest, shown, user_code
-from sbt.optim import RULES, base
+from sbt.optim import base
+from sbt.optim.registry import RULES
 from sbt.ranges import ANY
 
 NAME = "own"
 FIELD = "rule (your own)"
 
 MakeRule = Callable[..., optax.GradientTransformation]
+# The learning rate and the numbers that are traced to the transformation.
+Build = Callable[[Any, Mapping[str, Any]], optax.GradientTransformation]
 
 # What the engine computes for an update beyond the gradient, first what costs nothing: the mean
 # loss of the batch, or functions of the params that a rule may call on the same batch.
@@ -51,7 +59,7 @@ _UNTRACEABLE = (
 # --- from a function to what the registry knows of rules ------------------------------------------
 
 
-def choice_of(rule: MakeRule) -> Choice:
+def choice_of(rule: MakeRule, name: str = NAME, source: str = "your own") -> Choice:
     """What the registry would say of a function ``rule(learning_rate, **hyperparameters)``.
 
     Parameters with a fractional number as default are hyperparameters: they can be swept and arrive
@@ -62,6 +70,16 @@ def choice_of(rule: MakeRule) -> Choice:
     Raises:
       UserError: it is not such a function, or a parameter has no default.
     """
+    choice = Choice("rule", name, rule, _fields(rule), source)
+    # A net of two layers shows what most rules want; those that are made for one network (masks,
+    # labels) fail on it, and are judged on that network.
+    static, needs = _wants(choice)
+    make = functools.partial(_made, rule, needs)
+    return dataclasses.replace(choice, make=make, needs=needs, static=static)
+
+
+def _fields(rule: MakeRule) -> dict[str, Field]:
+    """What a config can set of a rule's function."""
     fields: dict[str, Field] = {}
     ranges = {name: field.allowed for name, field in fields_of(rule).items()}
     for parameter in _parameters(rule)[1:]:
@@ -80,12 +98,41 @@ def choice_of(rule: MakeRule) -> Choice:
             fields[name] = Field(default, type(default), ranges.get(name))
         elif _fits_json(default):
             fields[name] = Field(default, object, optional=True)
-    choice = Choice("rule", NAME, rule, fields, "your own")
-    # A net of two layers shows what most rules want; those that are made for one network (masks,
-    # labels) fail on it, and are judged on that network.
-    static, needs = _wants(choice)
-    make = functools.partial(_made, rule, needs)
-    return dataclasses.replace(choice, make=make, needs=needs, static=static)
+    return fields
+
+
+# --- every optimizer of optax ---------------------------------------------------------------------
+
+_RATES = ("learning_rate", "max_learning_rate")
+
+
+@functools.cache
+def optax_rules() -> dict[str, MakeRule]:
+    """Every function of optax that makes an optimizer from a learning rate, by its name here."""
+    found: dict[str, MakeRule] = {}
+    for prefix, module in (("optax.", optax), ("optax.contrib.", optax.contrib)):
+        for name, rule in sorted(vars(module).items()):
+            kind = types.FunctionType | functools.partial
+            if name.startswith(("_", "scale_by_")) or not isinstance(rule, kind):
+                continue
+            parameters = list(inspect.signature(rule).parameters.values())
+            whole = all(p.default is not p.empty for p in parameters[1:])
+            if parameters and parameters[0].name in _RATES and whole:
+                found[f"{prefix}{name}"] = rule
+    return found
+
+
+def optax_fields(name: str) -> dict[str, Any]:
+    """The fields, with defaults, of an optimizer of optax: no tracing, for lists."""
+    return {key: field.default for key, field in _fields(optax_rules()[name]).items()}
+
+
+RULES.extend(
+    optax_rules(), lambda name: choice_of(optax_rules()[name], name, f"optax {optax.__version__}")
+)
+
+
+# --- a user's own ---------------------------------------------------------------------------------
 
 
 def _parameters(rule: Any) -> list[inspect.Parameter]:
@@ -164,11 +211,11 @@ def _made(rule: MakeRule, needs: frozenset[str], learning_rate: Any, **fields: A
     """The user's transformation, given what it takes and with its hyperparameters up to date."""
     inner = _build(rule, learning_rate, fields)
     traced = {k: v for k, v in fields.items() if isinstance(v, jax.Array)}
-    fixed = {k: v for k, v in fields.items() if k not in traced}
+    build = _builder(rule, {k: v for k, v in fields.items() if k not in traced})
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         fresh = inner.init(params)
-        renewed = _roles(rule, needs, traced, fixed, jax.tree.map(_shape, params)).renewed
+        renewed = _roles(build, needs, traced, jax.tree.map(_shape, params)).renewed
         leaves = [
             new if again else old
             for new, old, again in zip(
@@ -181,6 +228,11 @@ def _made(rule: MakeRule, needs: frozenset[str], learning_rate: Any, **fields: A
         return step, jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), after, state)
 
     return base.Rule(inner.init, update, getattr(inner, "evaluate_at", base.at_params))
+
+
+def _builder(rule: MakeRule, fixed: Mapping[str, Any]) -> Build:
+    """The rule as a function of what is traced."""
+    return lambda learning_rate, numbers: _build(rule, learning_rate, {**fixed, **numbers})
 
 
 def _build(rule: MakeRule, learning_rate: Any, fields: Mapping[str, Any]) -> Any:
@@ -246,19 +298,19 @@ def _extras(needs: frozenset[str], params: Any) -> dict[str, Any]:
     return {"key": jax.random.key(0)} | {name: made[name] for name in needs}
 
 
-def _trace(
-    rule: MakeRule,
-    needs: frozenset[str],
-    traced: Mapping[str, Any],
-    fixed: Mapping[str, Any],
-    params: Any,
-) -> Any:
+def _arguments(numbers: Iterable[str], params: Any) -> tuple[Any, dict[str, Any], Any]:
+    """Shapes of a learning rate, the traced numbers and the weights."""
+    scalar = jax.ShapeDtypeStruct((), jnp.result_type(float))
+    return scalar, dict.fromkeys(numbers, scalar), params
+
+
+def _trace(build: Build, needs: frozenset[str], numbers: Iterable[str], params: Any) -> Any:
     """Shapes of ``(state, updates, next state)`` of one update; whether it takes more arguments."""
     takes = False
 
-    def one(learning_rate: Any, traced: Any, params: Any) -> Any:
+    def one(learning_rate: Any, numbers: Any, params: Any) -> Any:
         nonlocal takes
-        inner = _build(rule, learning_rate, {**fixed, **traced})
+        inner = build(learning_rate, numbers)
         takes = isinstance(inner, optax.GradientTransformationExtraArgs)
         state = inner.init(params)
         result = _call(inner, params, state, params, _extras(needs, params))
@@ -270,8 +322,7 @@ def _trace(
             )
         return state, *result
 
-    scalar = jax.ShapeDtypeStruct((), jnp.result_type(float))
-    return jax.eval_shape(one, scalar, dict.fromkeys(traced, scalar), params), takes
+    return jax.eval_shape(one, *_arguments(numbers, params)), takes
 
 
 def _wants(rule: Choice) -> tuple[frozenset[str], frozenset[str]]:
@@ -282,10 +333,10 @@ def _wants(rule: Choice) -> tuple[frozenset[str], frozenset[str]]:
 
     def works(needs: frozenset[str], static: frozenset[str]) -> Any:
         nonlocal takes
-        traced = {k: v for k, v in numbers.items() if k not in static}
         fixed = rule.options | {k: v for k, v in numbers.items() if k in static}
         try:
-            _, takes = _trace(rule.make, needs, traced, fixed, params)
+            build = _builder(rule.make, fixed)
+            _, takes = _trace(build, needs, numbers.keys() - static, params)
         except _UNTRACEABLE:
             return None
         except Exception:  # of any kind, in the user's code: told when the network is known
@@ -317,22 +368,15 @@ class _Roles:
         self.renewed, self.starts_from_rate = renewed, starts_from_rate
 
 
-def _roles(
-    rule: MakeRule,
-    needs: frozenset[str],
-    numbers: Mapping[str, Any],
-    fixed: Mapping[str, Any],
-    params: Any,
-) -> _Roles:
+def _roles(build: Build, needs: frozenset[str], numbers: Iterable[str], params: Any) -> _Roles:
     """The roles of the leaves of a rule's state, from how its functions trace."""
-    scalar = jax.ShapeDtypeStruct((), jnp.result_type(float))
+    args = _arguments(numbers, params)
 
     def init(learning_rate: Any, numbers: Any, params: Any) -> Any:
-        return _build(rule, learning_rate, {**fixed, **numbers}).init(params)
+        return build(learning_rate, numbers).init(params)
 
-    args = (scalar, dict.fromkeys(numbers, scalar), params)
     start, shapes = jax.make_jaxpr(init, return_shape=True)(*args)
-    count = 1 + len(numbers)
+    count = 1 + len(args[1])
     inputs = start.jaxpr.invars
     from_rate = _reached(start.jaxpr, inputs[:1])
     from_numbers = _reached(start.jaxpr, inputs[:count])
@@ -341,7 +385,7 @@ def _roles(
         return _Roles((False,) * len(from_numbers), False)
 
     def update(state: Any, learning_rate: Any, numbers: Any, params: Any) -> Any:
-        inner = _build(rule, learning_rate, {**fixed, **numbers})
+        inner = build(learning_rate, numbers)
         return _call(inner, params, state, params, _extras(needs, params))[1]
 
     after = jax.make_jaxpr(update)(shapes, *args).jaxpr
@@ -370,7 +414,7 @@ def _reached(jaxpr: Any, sources: Any) -> list[bool]:
 
 
 def check(rule_config: Mapping[str, Any], params: Any, varied: str = "") -> None:
-    """Refuses a rule of the user's own that cannot train the given network.
+    """Refuses a rule, if it is none of this package's, that cannot train the given network.
 
     Args:
       rule_config: the section ``rule`` of a cohort.
@@ -381,16 +425,18 @@ def check(rule_config: Mapping[str, Any], params: Any, varied: str = "") -> None
       UserError: naming what is wrong with the rule, and UserCodeError where its own code raises.
     """
     choice = RULES.configured(rule_config)
+    if getattr(choice.make, "func", None) is not _made:
+        return
     rule, needs = choice.make.args  # type: ignore[attr-defined]
-    traced, fixed = choice.numbers, choice.options
+    build = _builder(rule, choice.options)
     try:
-        with user_code(FIELD):
-            (state, updates, after), _ = _trace(rule, needs, traced, fixed, params)
+        with user_code(FIELD if choice.name == NAME else f"config.rule ({choice.name})"):
+            (state, updates, after), _ = _trace(build, needs, choice.numbers, params)
     except UserError as error:
         raise _explained(error) from error.__cause__
     _check_tree("the updates", updates, params)
     _check_tree("the next state", after, state)
-    if varied and _roles(rule, needs, traced, fixed, params).starts_from_rate:
+    if varied and _roles(build, needs, choice.numbers, params).starts_from_rate:
         raise UserError(
             varied,
             "changes the learning rate, and your own rule keeps its first one in the state",
