@@ -8,22 +8,157 @@ import dataclasses
 import functools
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sbt.measure.registry import Found, separate_in
+from sbt.data import purpose_key
+from sbt.errors import UserError
+from sbt.measure.registry import MEASUREMENTS, Found, Subject, separate_in
 from sbt.measure.trees import is_float
+from sbt.nn.conv import Implementation, lane_friendly
 from sbt.parallel.mesh import LANE_AXIS, fetch, put
+from sbt.sweep.engine import EVALUATION_BATCH, PRECISE_BATCHES
+from sbt.sweep.lanes import make_lanes
 from sbt.sweep.strategy import Strategy, over_lanes
-from sbt.sweep.subject import measure_run, state_shapes
-from sbt.sweep.task import Placed
+from sbt.sweep.task import Placed, make_program
+from sbt.train import evaluate as evaluation
+from sbt.train import step
+from sbt.train.loss import cross_entropy, is_correct
 from sbt.train.state import Hyper
+
+# --- one run -------------------------------------------------------------------------------------
+
+
+class Trained(NamedTuple):
+    """A run as it stands, or several, stacked."""
+
+    params: Any
+    stats: Any  # running statistics
+    hyper: Hyper
+
+
+def measure_run(placed: Placed, name: str, run: Trained, arrays: Any, key: jax.Array) -> Found:
+    """One measurement of one run.
+
+    Args:
+      placed: the run's cohort, with its data and model.
+      name: of :data:`sbt.measure.MEASUREMENTS`.
+      run: where it stands.
+      arrays: data on the device.
+      key: of all measurements.
+    """
+    settings = dict(placed.cohort.config.measure.get(name, {}))
+    subject = make_subject(placed, run, arrays, purpose_key(key, name))
+    return MEASUREMENTS[name].make(subject, **settings)
+
+
+def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> Subject:
+    """A run at given weights, as measurements see it.
+
+    The network is that of evaluation (no dropout; running statistics, or whatever
+    ``config.evaluate.statistics`` says), or with ``config.measure.mode = "training"`` that of
+    training: dropout masks that follow from the batch, and batch statistics.
+    """
+    task, cohort, on_cpu = placed.task, placed.cohort, placed.platform == "cpu"
+    params, stats, hyper = run
+    config, model, n = cohort.config, task.model, task.num_examples
+    training = config.measure.mode == "training"
+    usual = EVALUATION_BATCH[on_cpu and config.evaluate.statistics != "batch"]
+    split = jnp.arange(min(config.measure.examples or n, n), dtype=jnp.int32)
+    dropout = purpose_key(hyper.key, "dropout")
+    if config.evaluate.statistics == "precise" and cohort.facts.batch_statistics and not training:
+        program = make_program(task, cohort, "direct")
+        state = step.state_from(program, hyper, params, stats)
+        count = max(1, min(PRECISE_BATCHES, n // program.micro_batch))
+        stats = evaluation.precise_statistics(program, state, hyper, arrays, count).stats
+
+    # Lane after lane on a CPU the form made for it; several at a time, matrix products.
+    one_by_one: Implementation = "packed" if on_cpu else "direct"
+    usual_form: Implementation = one_by_one if config.measure.at_once == 1 else "im2col"
+
+    def outputs(
+        params: Any, batch: jax.Array, form: Implementation, training: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        x, labels = task.batches(arrays, batch, 0, hyper.key, True, augmented=False)
+        key = jax.random.fold_in(dropout, batch[0]) if training else None
+        with lane_friendly(form):
+            logits, _ = model.apply(params, stats, x, key, training)
+        return logits, labels
+
+    def losses(params: Any, batch: jax.Array, form: Implementation) -> jax.Array:
+        return cross_entropy(*outputs(params, batch, form, training))
+
+    def batch_metrics(batch: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits, labels = outputs(params, batch, usual_form, False)
+        return jnp.mean(cross_entropy(logits, labels)), jnp.mean(is_correct(logits, labels))
+
+    def initial() -> Any:
+        example = task.example()
+        x = jnp.zeros(example.shape, example.dtype)
+        return model.init(purpose_key(hyper.key, "init"), x)[0]
+
+    def example_loss(params: Any, example: jax.Array) -> jax.Array:
+        if cohort.facts.batch_statistics and (training or config.evaluate.statistics == "batch"):
+            field = "measure.mode" if training else "evaluate.statistics"
+            raise UserError(
+                f"config.{field}",
+                "single examples have no gradient of their own under batch statistics",
+                "measure noise_scale instead, or with running statistics",
+            )
+        # One example after another in a batch, each with a gradient: matrix products at best.
+        return losses(params, example[None], "im2col")[0]
+
+    return Subject(
+        params=params,
+        stats=stats,
+        initial=initial,
+        key=key,
+        batch_loss=lambda params, batch: jnp.mean(losses(params, batch, usual_form)),
+        example_loss=example_loss,
+        batch_metrics=batch_metrics,
+        split=split,
+        batch=min(config.measure.batch or config.evaluate.batch or usual, len(split)),
+        where=config.measure.where or None,
+    )
+
+
+def check(placed: Placed) -> None:
+    """Refuses what the measurements of a cohort's config refuse; nothing compiles.
+
+    Raises:
+      UserError: a filter that selects nothing, batches larger than the split, more directions than
+        parameters.
+    """
+    for name in separate_in(placed.cohort.config):
+        try:
+            _labels(placed, name)
+        except UserError as error:
+            inside = error.field.startswith("config.")
+            field = error.field if inside else f"config.measure.{name} ({error.field})"
+            raise UserError(field, error.problem, error.remedy) from None
+
+
+def _labels(placed: Placed, name: str) -> Found:
+    """What a measurement gives of one run, in shapes."""
+    measured = functools.partial(measure_run, placed, name)
+    return jax.eval_shape(measured, _shapes(placed), placed.task.arrays, jax.random.key(0))
+
+
+def _shapes(placed: Placed) -> Trained:
+    """Of one run."""
+    task = placed.task
+    params, stats = jax.eval_shape(task.model.init, jax.random.key(0), task.example())
+    hyper = make_lanes(placed.cohort, [0], 1).hyper
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), hyper)
+    return Trained(params, stats, one)
+
+
+# --- all lanes -----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -31,19 +166,17 @@ class Observer:
     """Compiled measurements for some lanes of one cohort.
 
     Attributes:
+      placed: the cohort.
       programs: by measurement.
-      variables: by measurement, what each gives.
-      mesh: of the lanes.
-      arrays: the data on it.
+      labels: by measurement, what each gives.
       key: of the measurements' own randomness.
       compile_seconds: spent compiling.
       seconds: spent measuring, by measurement.
     """
 
+    placed: Placed
     programs: Mapping[str, Any]
-    variables: Mapping[str, Found]
-    mesh: Mesh
-    arrays: Any
+    labels: Mapping[str, Found]
     key: jax.Array
     compile_seconds: float
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -61,18 +194,17 @@ class Observer:
           Values on the host, with a leading axis of lanes; NaN for a lane that is no run, or whose
           weights are not finite.
         """
-        sharded = NamedSharding(self.mesh, P(LANE_AXIS))
         weights = (params, stats)
         if jax.process_count() == 1:
-            weights = put(weights, sharded)
-        rest = put((hyper, used), sharded)
+            weights = put(weights, self.placed.by_lane)
+        hyper, used = put((hyper, used), self.placed.by_lane)
         found: Found = {}
         for name, program in self.programs.items():
             began = time.perf_counter()
-            values = fetch(program(*weights, *rest, self.arrays, self.key))
+            values = fetch(program(Trained(*weights, hyper), used, self.placed.arrays, self.key))
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
             for variable, value in values.items():
-                labels = self.variables[name][variable]
+                labels = self.labels[name][variable]
                 found[variable] = dataclasses.replace(labels, value=value)
         return found
 
@@ -84,57 +216,49 @@ def make_observer(placed: Placed, size: int) -> Observer:
       placed: whose runs are measured.
       size: lanes of a call, a multiple of ``placed.rows``.
     """
-    cohort, task, mesh, arrays = placed.cohort, placed.task, placed.mesh, placed.arrays
-    config = cohort.config.measure
-    on_cpu = placed.platform == "cpu"
-    sharded, replicated = placed.by_lane, placed.everywhere
-    shapes = state_shapes(task, cohort)
-    stacked = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype, sharding=sharded),
-        (*shapes, jax.ShapeDtypeStruct((), jnp.bool_)),
+    config = placed.cohort.config.measure
+    run, used = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype, sharding=placed.by_lane),
+        (_shapes(placed), jax.ShapeDtypeStruct((), jnp.bool_)),
     )
-    key = put(jax.random.key(config.seed), replicated)
+    key = put(jax.random.key(config.seed), placed.everywhere)
     started = time.perf_counter()
-    programs, variables = {}, {}
-    for name in separate_in(cohort.config):
-        measured = functools.partial(measure_run, task, cohort, on_cpu, name)
-        variables[name] = jax.eval_shape(measured, *shapes, task.arrays, key)
+    programs, labels = {}, {}
+    for name in separate_in(placed.cohort.config):
+        labels[name] = _labels(placed, name)
         program = jax.shard_map(
-            functools.partial(_measure_lanes, measured, config.at_once),
-            mesh=mesh,
-            in_specs=(*[P(LANE_AXIS)] * 4, P(), P()),
+            functools.partial(_measure_lanes, placed, name),
+            mesh=placed.mesh,
+            in_specs=(P(LANE_AXIS), P(LANE_AXIS), P(), P()),
             out_specs=P(LANE_AXIS),
             check_vma=False,  # as in sbt.sweep.engine
         )
-        programs[name] = jax.jit(program).lower(*stacked, arrays, key).compile()
-    seconds = time.perf_counter() - started
-    return Observer(programs, variables, mesh, arrays, key, seconds)
+        programs[name] = jax.jit(program).lower(run, used, placed.arrays, key).compile()
+    return Observer(placed, programs, labels, key, time.perf_counter() - started)
 
 
-def _measure_lanes(measured: Any, at_once: int, *arguments: Any) -> dict[str, jax.Array]:
-    """A device's lanes, ``at_once`` at a time."""
-    *lanes, arrays, key = arguments
-
-    def lane(*lane: Any) -> dict[str, jax.Array]:
-        return _where_sound(lambda *state: measured(*state, arrays, key), *lane)
-
-    return over_lanes(Strategy(at_once, "direct"), lane)(*lanes)
-
-
-def _where_sound(
-    measured: Any, params: Any, stats: Any, hyper: Hyper, used: jax.Array
+def _measure_lanes(
+    placed: Placed, name: str, runs: Trained, used: jax.Array, arrays: Any, key: jax.Array
 ) -> dict[str, jax.Array]:
-    """Values of one lane by variable; NaN where it is no run, or its weights are not finite."""
-    leaves = [leaf for leaf in jax.tree.leaves((params, stats)) if is_float(leaf)]
-    sound = used & jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+    """Values of a device's lanes by variable, ``config.measure.at_once`` lanes at a time.
 
-    def values() -> dict[str, jax.Array]:
-        found = measured(params, stats, hyper)
-        kind = jnp.result_type(float)
-        return {variable: labelled.value.astype(kind) for variable, labelled in found.items()}
+    NaN where a lane is no run, or its weights are not finite.
+    """
 
-    def nothing() -> dict[str, jax.Array]:
-        shapes = jax.eval_shape(values)
-        return jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes)
+    def lane(run: Trained, used: jax.Array) -> dict[str, jax.Array]:
+        leaves = [leaf for leaf in jax.tree.leaves((run.params, run.stats)) if is_float(leaf)]
+        sound = used & jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
-    return lax.cond(sound, values, nothing)
+        def values() -> dict[str, jax.Array]:
+            found = measure_run(placed, name, run, arrays, key)
+            kind = jnp.result_type(float)
+            return {variable: labelled.value.astype(kind) for variable, labelled in found.items()}
+
+        def nothing() -> dict[str, jax.Array]:
+            shapes = jax.eval_shape(values)
+            return jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes)
+
+        return lax.cond(sound, values, nothing)
+
+    at_once = placed.cohort.config.measure.at_once
+    return over_lanes(Strategy(at_once, "direct"), lane)(runs, used)

@@ -16,7 +16,7 @@ from sbt.errors import UserError
 from sbt.measure.registry import separate_in
 from sbt.optim import foreign
 from sbt.parallel.mesh import make_mesh, prepare_devices
-from sbt.sweep import feed, subject
+from sbt.sweep import feed, observe
 from sbt.sweep.cohort import Cohort, make_cohorts
 from sbt.sweep.grid import Grid, make_grid, with_settings
 from sbt.sweep.task import Builder, Parts, Placed, make_program, place
@@ -86,7 +86,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
         foreign.check(cohort.config.rule, task.params(), _moves_rate(cohort))
         make_program(task, cohort, "stock")
         feed.check(task, cohort, measured=bool(separate_in(cohort.config)))
-        subject.check(task, cohort, on_cpu)
+        observe.check(Placed(cohort, task, mesh, None))
     _check_online(config, cohorts)
     _check_statistics(config, grid, any(c.facts.batch_statistics for c in cohorts))
     return Sweep(config, grid, cohorts, builder, mesh, _fingerprint(parts, cohorts[0], builder))
