@@ -1,5 +1,6 @@
 """What is refused of a config before anything compiles, whatever the data."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Set
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 from sbt.config import FIELDS, SECTIONS, taken, unknown_field
 from sbt.data.source import SYNTHETIC
 from sbt.errors import UserError, nearest, shown
-from sbt.measure.registry import MEASUREMENTS, Option
+from sbt.measure.registry import MEASUREMENTS
 from sbt.models.registry import build_model
 from sbt.ranges import Range, check_number
 
@@ -209,25 +210,6 @@ def validate_measure(measure: ConfigDict) -> None:
             "write part of the path of a weight, such as Dense_0/kernel",
         ) from None
     for name, measurement in MEASUREMENTS.items():
-        for field, option in measurement.fields.items():
-            _setting(f"config.measure.{name}.{field}", measure[name][field], option)
-
-
-def _setting(field: str, value: Any, option: Option) -> None:
-    """Refuses a setting of a measurement of another kind, or with values that it does not take."""
-    if option.several:
-        like = f"give one like {option.default}"
-        if not isinstance(value, tuple):
-            raise UserError(field, f"{shown(value)} is not a tuple", like)
-        if not value:
-            raise UserError(field, "is empty", like)
-    for item in value if option.several else (value,):
-        if isinstance(option.allowed, Range):
-            check_number(field, item, option.allowed, whole=option.kind is int)
-        elif not isinstance(item, str):
-            known = ", ".join(option.allowed)
-            raise UserError(field, f"{shown(item)} is not a text", f"give one of {known}")
-        elif item not in option.allowed:
-            raise UserError(field, f"unknown value {shown(item)}", nearest(item, option.allowed))
-    if option.several and len(set(value)) < len(value):
-        raise UserError(field, f"{shown(value)} holds a value twice", "give each once")
+        for key, field in measurement.fields.items():
+            labels = dataclasses.replace(field, distinct=True)  # of a dimension of the results
+            labels.taken(f"config.measure.{name}.{key}", measure[name][key])

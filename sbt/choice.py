@@ -78,8 +78,7 @@ class Field:
     distinct: bool = False
 
     @property
-    def takes(self) -> str:
-        """What it takes, in words that follow "give"."""
+    def _each(self) -> str:
         words = {
             int: "a whole number",
             float: "a number",
@@ -93,6 +92,12 @@ class Field:
             text = f"one of {', '.join(self.allowed)}"
         else:
             text = f"{words[self.kind]} {self.allowed or ''}".strip()
+        return text
+
+    @property
+    def takes(self) -> str:
+        """What it takes, in words that follow "give"."""
+        text = self._each
         if self.several:
             like = self.default if isinstance(self.default, tuple) else (self.default,)
             tuples = f"a tuple, such as {like!r}"
@@ -128,6 +133,10 @@ class Field:
     def _remedy(self) -> str:
         return f"give {self.takes}"
 
+    @property
+    def _remedy_of_one(self) -> str:
+        return self._remedy if self.single else f"give {self._each}"
+
     def _one(self, where: str, value: Any) -> Any:
         value = plain(value)
         if self.kind in (int, float):
@@ -135,13 +144,14 @@ class Field:
             try:
                 number = check_number(where, value, allowed, whole=self.kind is int)
             except UserError as error:
-                raise UserError(where, error.problem, self._remedy) from None
+                raise UserError(where, error.problem, self._remedy_of_one) from None
             return self.kind(number)
         if isinstance(self.allowed, tuple) and isinstance(value, str) and value not in self.allowed:
             raise UserError(where, f"unknown value {shown(value)}", nearest(value, self.allowed))
         if not isinstance(value, self.kind):
             kinds = {bool: "True or False", str: "a text", tuple: "a tuple"}
-            raise UserError(where, f"{shown(value)} is not {kinds[self.kind]}", self._remedy)
+            problem = f"{shown(value)} is not {kinds[self.kind]}"
+            raise UserError(where, problem, self._remedy_of_one)
         return value
 
 

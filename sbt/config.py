@@ -185,8 +185,8 @@ def default() -> Config:
             config[section] = Config()
         (config[section] if section else config)[leaf] = field.default
     for name, measurement in MEASUREMENTS.items():
-        if measurement.defaults:
-            config.measure[name] = Config(measurement.defaults)
+        if measurement.values:
+            config.measure[name] = Config(measurement.values)
     config.sweep = Config(dict.fromkeys(VOCABULARY))  # axis -> values; None: not swept
     # Fields that follow an axis: {"base_lr": ("batch_size", ((2, 0.01), (4, 0.02)))}
     config.follow = Config()

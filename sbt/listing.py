@@ -110,8 +110,8 @@ def _options(choice: Choice) -> Iterator[str]:
 
 def _measurements() -> Entries:
     for name, measurement in MEASUREMENTS.items():
-        about = f"{measurement.about.rstrip('.')}; {measurement.cost}"
-        yield name, (about, _numbers(measurement.defaults), measurement.source)
+        about = f"{measurement.about.rstrip('.')}; {measurement.facts['cost']}"
+        yield name, (about, _numbers(measurement.values), measurement.source)
 
 
 def _numbers(fields: Mapping[str, Any]) -> str:

@@ -61,7 +61,7 @@ def quickly():
 def test_every_measurement_in_training_and_afterwards(network, tmp_path):
     during = sbt.run(sweep(NETWORKS[network], measure=FAST), dataset=data())
     sbt.run(sweep(NETWORKS[network]), tmp_path, dataset=data())
-    names = tuple(name for name in MEASUREMENTS if MEASUREMENTS[name].cost != "free")
+    names = tuple(name for name in MEASUREMENTS if MEASUREMENTS[name].facts["cost"] != "free")
     after = sbt.measure_runs(tmp_path, {**FAST, "names": names}, dataset=data())
     for name, variable in during.data_vars.items():
         if "measurement" not in variable.attrs:
@@ -120,7 +120,7 @@ def test_a_users_network_has_the_hessian_of_stock_convolutions(x64):
     [
         ({"sharpness": {"spaces": ("foo",)}}, "sharpness.spaces", "Known: full, subspace"),
         ({"sharpness": {"spaces": (3,)}}, "sharpness.spaces", "one of full, subspace"),
-        ({"sharpness": {"epsilons": 0.1}}, "sharpness.epsilons", "give one like"),
+        ({"sharpness": {"epsilons": 0.1}}, "sharpness.epsilons", "a tuple, such as (0.001"),
         ({"sharpness": {"epsilons": ((0.1,),)}}, "sharpness.epsilons", "give a number"),
         ({"sharpness": {"steps": 10**400}}, "sharpness.steps", "whole number"),
         ({"hessian_trace": {"samples": "many"}}, "hessian_trace.samples", "whole number"),

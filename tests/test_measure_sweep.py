@@ -419,7 +419,7 @@ def test_refused(section, field, monkeypatch):
 def test_the_registry_says_what_things_cost():
     for name, measurement in MEASUREMENTS.items():
         assert measurement.about and measurement.source, name
-        assert (measurement.cost == "free") == (name in ONLINE)
+        assert (measurement.facts["cost"] == "free") == (name in ONLINE)
 
 
 # --- the tables ----------------------------------------------------------------------------------

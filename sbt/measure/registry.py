@@ -14,16 +14,14 @@ along instead, see :mod:`sbt.measure.online`.
 """
 
 import dataclasses
-import functools
-import inspect
 import math
-import typing
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from sbt.choice import Registry
 from sbt.measure.split import average_over_split, over_split
 from sbt.measure.trees import Loss, Where, selected
 from sbt.ranges import Range
@@ -148,95 +146,23 @@ class Subject:
         return max(1, min(self.batch, 64, EXAMPLE_GRADIENT_NUMBERS // max(1, self.size)))
 
 
+# --- the registry --------------------------------------------------------------------------------
+
 STEPS = Range(1, 10**4)
-Cost = Literal["free", "passes over the data", "heavy"]
+MEASUREMENTS = Registry("measure", static=True)
+"""By name. Each states its ``cost``:
 
-
-@dataclasses.dataclass(frozen=True)
-class Option:
-    """What a setting of a measurement takes, read from the signature.
-
-    Attributes:
-      default: where nobody sets it.
-      kind: ``int``, ``float`` or ``str``, of each entry where it takes several.
-      several: whether it takes a tuple.
-      allowed: the numbers, or the names.
-    """
-
-    default: Any
-    kind: type
-    several: bool
-    allowed: Range | tuple[str, ...]
-
-
-def _option(default: Any, annotation: Any) -> Option:
-    """Of ``Annotated[int, Range]``, ``Literal[...]``, or a tuple of either."""
-    ranges = [
-        extra for extra in getattr(annotation, "__metadata__", ()) if isinstance(extra, Range)
-    ]
-    inner = annotation.__origin__ if ranges else annotation
-    several = typing.get_origin(inner) is tuple
-    item = typing.get_args(inner)[0] if several else inner
-    if ranges:
-        return Option(default, item, several, ranges[0])
-    return Option(default, str, several, typing.get_args(item))
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """One measurement.
-
-    Attributes:
-      make: ``(run, **settings) -> {variable: Labelled}``, pure; its keywords with their defaults
-        are the settings. Of cost ``free``: see :mod:`sbt.measure.online`.
-      cost: ``free``: sums that training carries along, recorded every epoch; ``passes over the
-        data``: tens of gradients of the split; ``heavy``: hundreds, or products with the Hessian.
-      source: paper and place.
-    """
-
-    make: Callable[..., Any]
-    cost: Cost
-    source: str
-
-    @functools.cached_property
-    def defaults(self) -> dict[str, Any]:
-        """Names of the settings with their defaults."""
-        return {name: option.default for name, option in self.fields.items()}
-
-    @functools.cached_property
-    def fields(self) -> dict[str, Option]:
-        """Names of the settings with what they take."""
-        parameters = inspect.signature(self.make).parameters.values()
-        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-        return {p.name: _option(p.default, p.annotation) for p in keywords}
-
-    @property
-    def about(self) -> str:
-        """First line of its documentation."""
-        return (inspect.getdoc(self.make) or "").partition("\n")[0]
-
-
-class Registry(dict[str, Measurement]):
-    """Measurements by name."""
-
-    def register(self, name: str, *, cost: Cost, source: str) -> Callable[[Any], Any]:
-        """Gives a function a name; a decorator that returns the function itself."""
-
-        def decorate(make: Any) -> Any:
-            self[name] = Measurement(make, cost, source)
-            return make
-
-        return decorate
-
-
-MEASUREMENTS = Registry()
+``free``                 sums that training carries along, recorded every epoch
+``passes over the data`` tens of gradients of the split
+``heavy``                hundreds, or products with the Hessian
+"""
 
 
 def online_in(config: Any) -> list[str]:
     """Names of the measurements of a config that training carries along, in their order."""
-    return [name for name in config.measure.names if MEASUREMENTS[name].cost == "free"]
+    return [name for name in config.measure.names if MEASUREMENTS[name].facts["cost"] == "free"]
 
 
 def separate_in(config: Any) -> list[str]:
     """Names of the measurements of a config that have programs of their own."""
-    return [name for name in config.measure.names if MEASUREMENTS[name].cost != "free"]
+    return [name for name in config.measure.names if MEASUREMENTS[name].facts["cost"] != "free"]
