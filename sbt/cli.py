@@ -63,6 +63,8 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     about = "Measures the weights that a sweep kept (config.checkpoint.final_weights)."
     measure = command(_measure, usage, about, fields="measure.")
     measure.add_argument("directory", metavar="DIR", help="work directory of the sweep")
+    about = "the experiment file that was run, where it has a module, data set or rule of its own"
+    measure.add_argument("--experiment", metavar="FILE", help=about)
 
     about = "Writes report.html with figures, tables and verdicts; of several sweeps, a comparison."
     report = command(_report, "DIR [DIR ...] [--out DIR]", about)
@@ -171,11 +173,11 @@ def _telling() -> Iterator[Callable[[str], None]]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from sbt.experiment import load_config
+    from sbt.experiment import load_experiment
     from sbt.parallel import hosts
 
     hosts.start(arguments.coordinator, arguments.processes, arguments.process)
-    config = load_config(arguments.config, arguments.overrides)
+    config, parts = load_experiment(arguments.config, arguments.overrides)
     from sbt.parallel.mesh import prepare_devices
     from sbt.sweep.progress import Silent, for_console
     from sbt.sweep.run import run
@@ -185,7 +187,8 @@ def _run(arguments: argparse.Namespace) -> int:
     chosen = arguments.workdir is not None
     directory = arguments.workdir if chosen else default_directory(config.name)
     with hosts.noticing_losses():
-        dataset = run(config, directory, progress=for_console() if hosts.writes() else Silent())
+        shown = for_console() if hosts.writes() else Silent()
+        dataset = run(config, directory, **parts, progress=shown)
     if not hosts.writes():
         return 0
     from sbt.results import best_cell
@@ -198,14 +201,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from sbt.experiment import load_config
+    from sbt.experiment import load_experiment
 
-    config = load_config(arguments.config, arguments.overrides)
+    config, parts = load_experiment(arguments.config, arguments.overrides)
     from sbt.sweep.preview import preview, tables
     from sbt.text import roughly
 
     with _telling() as note:
-        cohorts = preview(config, note)
+        cohorts = preview(config, note, **parts)
     console = _console(80)
     for part in tables(config.name, cohorts):
         console.print(part)
@@ -241,6 +244,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _measure(arguments: argparse.Namespace) -> int:
+    from sbt.experiment import load_experiment
     from sbt.overrides import apply_overrides
     from sbt.sweep.afterwards import measure_runs
     from sbt.sweep.progress import for_console
@@ -250,8 +254,9 @@ def _measure(arguments: argparse.Namespace) -> int:
     config = stored_config(directory)
     if config is None:
         raise UserError(str(directory), "holds no sweep (config.json)", "run one: sbt run ...")
-    measure = apply_overrides(config, arguments.overrides).measure
-    measure_runs(directory, measure, progress=for_console())
+    measure = apply_overrides({"measure": config.measure}, arguments.overrides).measure
+    parts = load_experiment(arguments.experiment).parts if arguments.experiment else {}
+    measure_runs(directory, measure, **parts, progress=for_console())
     print(f"results: {directory}/results.nc    figures: sbt report {directory}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Experiment files: a config from a Python file."""
+"""Experiment files: a config from a Python file, and the parts that a user brings with it."""
 
 import contextlib
 import importlib.machinery
@@ -9,17 +9,41 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from sbt.config import Config
+from sbt.config import Config, given
 from sbt.errors import UserError, shown, user_code
 from sbt.files import path_of
+from sbt.optim import foreign
 from sbt.overrides import apply_overrides
+
+# Functions of an experiment file, beside get_config, that stand for what a config names.
+PARTS = ("module", "dataset", "rule")
+
+
+class Experiment(NamedTuple):
+    """What an experiment file says.
+
+    Attributes:
+      config: of its ``get_config``, with overrides.
+      parts: further arguments of :func:`sbt.run`, of those functions of the file that are there:
+        ``module()`` gives a Flax module, ``dataset()`` what ``sbt.from_arrays`` makes, and
+        ``rule(learning_rate, ...)`` is an update rule itself.
+    """
+
+    config: Config
+    parts: dict[str, Any]
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> Config:
-    """The config of an experiment file, with overrides.
+    """The config of an experiment file, with overrides; see :func:`load_experiment`."""
+    return load_experiment(spec, overrides).config
+
+
+def load_experiment(spec: str, overrides: Sequence[str] = ()) -> Experiment:
+    """The config of an experiment file, with overrides, and the parts that the file brings.
 
     Args:
       spec: path of the file, optionally ``:variant``.
@@ -46,7 +70,27 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> Config:
         got = "nothing (None)" if config is None else shown(config)
         remedy = "return the config: sbt.default_config() with its fields set"
         raise UserError(whose, f"returned {got}", remedy)
-    return apply_overrides(config, overrides)
+    parts = _parts(module, path)
+    rule = parts.get("rule")
+    with foreign.known(rule):
+        if rule is not None:
+            fields = given(config)
+            config = fields | {"rule": foreign.section(fields.get("rule") or {})}
+        return Experiment(apply_overrides(config, overrides), parts)
+
+
+def _parts(module: ModuleType, path: str) -> dict[str, Any]:
+    """What the functions that an experiment file defines (not imports) stand for."""
+    found: dict[str, Any] = {}
+    for name in PARTS:
+        function = vars(module).get(name)
+        if inspect.isfunction(function) and function.__module__ == module.__name__:
+            if name == "rule":
+                found[name] = function
+                continue
+            with user_code(f"{name}() of {path}"):
+                found[name] = function()
+    return found
 
 
 def _split(spec: str) -> tuple[str, str, str]:

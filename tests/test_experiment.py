@@ -5,9 +5,11 @@ import os
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 
+import sbt
 from sbt import cli
+from sbt.cli import main
 from sbt.errors import UserCodeError, UserError
-from sbt.experiment import load_config
+from sbt.experiment import PARTS, load_config, load_experiment
 
 HEAD = "import sbt\n"
 
@@ -121,3 +123,81 @@ def test_a_file_that_may_not_be_read(tmp_path):
     os.chmod(file, 0)
     with pytest.raises(UserError, match="PermissionError"):
         load_config(file)
+
+
+OWN = """
+import flax.linen as nn
+import numpy as np
+import optax
+import sbt
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(3)(x.reshape(x.shape[0], -1))
+
+
+def module():
+    return Net()
+
+
+def dataset():
+    labels = np.arange(24) % 3
+    images = np.eye(3, dtype=np.float32)[labels]
+    return sbt.from_arrays(images, labels, images, labels)
+
+
+def rule(learning_rate, gain=1.0):
+    return optax.sgd(gain * learning_rate)
+
+
+def get_config():
+    config = sbt.default_config()
+    config.data.normalize = "none"
+    config.epochs = 2
+    config.batch_size = 4
+    config.rule = {"gain": 2.0}
+    config.checkpoint.final_weights = True
+    config.sweep.rule__gain = (0.0, 2.0)
+    return config
+"""
+
+
+def test_a_file_brings_its_own_module_data_and_rule(tmp_path, capsys):
+    """Through every command; the same file resumes, another one is told apart."""
+    file, directory = tmp_path / "mine.py", tmp_path / "run"
+    file.write_text(OWN)
+    assert load_experiment(str(file)).config.rule.gain == 2.0
+    overridden = load_experiment(str(file), ["--config.rule.gain=3."])
+    assert overridden.config.rule.gain == 3.0 and set(overridden.parts) == set(PARTS)
+    assert main(["plan", str(file)]) == 0
+    assert main(["run", str(file), "--workdir", str(directory)]) == 0
+    results = sbt.load(directory)
+    still, moved = results.test_loss.isel(epoch=-1).values
+    assert moved < still
+    assert main(["run", str(file), "--workdir", str(directory)]) == 0
+    measure = ["measure", str(directory), "--config.measure=distance"]
+    capsys.readouterr()
+    assert main(measure) == 2
+    assert "--experiment FILE" in capsys.readouterr().err
+    assert main([*measure, "--experiment", str(file)]) == 0
+    assert sbt.load(directory)["distance_from_start"].values.ravel()[0] == 0.0
+    file.write_text(OWN.replace("np.eye(3", "2 * np.eye(3"))
+    capsys.readouterr()
+    assert main(["run", str(file), "--workdir", str(directory)]) == 2
+    assert "was made with" in capsys.readouterr().err
+
+
+def test_what_a_file_imports_is_not_its_own(tmp_path):
+    (tmp_path / "shared.py").write_text("def rule(learning_rate): ...\n")
+    file = tmp_path / "mine.py"
+    file.write_text("import sbt\nfrom shared import rule\nget_config = sbt.default_config\n")
+    assert load_experiment(str(file)).parts == {}
+
+
+def test_an_exception_in_a_part_says_whose_code_it_is(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import sbt\nget_config = sbt.default_config\ndef dataset(): return {}[0]\n")
+    with pytest.raises(UserCodeError, match=r"dataset\(\) of .*mine.py: raised KeyError"):
+        load_experiment(str(file))

@@ -66,6 +66,12 @@ def measure_runs(
     directory = directory_of(directory, "directory")
     config = _config_in(directory)
     wanted = configs.updated(config, {} if measure is None else {"measure": measure})
+    if wanted.rule.name == foreign.NAME and rule is None:
+        raise UserError(
+            str(directory),
+            "was trained with an update rule of your own, which is not given",
+            "name the file that defines it (sbt measure DIR --experiment FILE), or pass rule=",
+        )
     with foreign.known(rule), directories.locked(directory, None):
         sweep = prepare(wanted, Parts(module, dataset, rule))
         directories.refuse_other_parts(directory, sweep.parts)

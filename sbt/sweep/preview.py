@@ -3,16 +3,19 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 from rich.table import Table
 from rich.text import Text
 
+from sbt.data import Dataset
+from sbt.optim import foreign
 from sbt.sweep import run as _  # noqa: F401  so that this process holds what a run's holds
 from sbt.sweep.cohort import Cohort
 from sbt.sweep.fit import fit, peak_memory, process_memory, time_ticks
-from sbt.sweep.prepare import prepare
+from sbt.sweep.prepare import Sweep, prepare
 from sbt.sweep.progress import si
 from sbt.sweep.task import Parts
 from sbt.text import one_line, roughly
@@ -56,18 +59,30 @@ class CohortPreview:
 
 
 def preview(
-    config: ConfigDict, note: Callable[[str], None] = lambda text: None
+    config: ConfigDict,
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    module: Any = None,
+    dataset: Dataset | None = None,
+    rule: foreign.MakeRule | None = None,
 ) -> list[CohortPreview]:
     """Plans, compiles and times every cohort for a moment; trains nothing.
 
     Args:
       config: as for ``sbt.run``.
       note: is told what goes on.
+      module: as for ``sbt.run``.
+      dataset: as for ``sbt.run``.
+      rule: as for ``sbt.run``.
 
     Raises:
       UserError: what ``sbt.run`` would refuse.
     """
-    sweep = prepare(config, Parts())
+    with foreign.known(rule):
+        return _previews(prepare(config, Parts(module, dataset, rule)), note)
+
+
+def _previews(sweep: Sweep, note: Callable[[str], None]) -> list[CohortPreview]:
     on_cpu = jax.default_backend() == "cpu"
     previews = []
     for number, cohort in enumerate(sweep.cohorts):
