@@ -1,6 +1,7 @@
 """What ships: the sections of ``sbt list``, readable at 80 columns."""
 
 import ast
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -114,6 +115,15 @@ def _measurements() -> Entries:
         yield name, (about, _numbers(measurement.values), measurement.source)
 
 
+def _claims() -> Entries:
+    from sbt.report.claims import CLAIMS  # draws, which takes a second to import
+
+    for name, claim in CLAIMS.items():
+        words = (inspect.getdoc(claim.judge) or "").partition("\n")[0]
+        takes = ", ".join(claim.signature.parameters)
+        yield name, (words, f"takes {takes}" if takes else "", claim.source)
+
+
 def _numbers(fields: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
@@ -142,5 +152,6 @@ SECTIONS: dict[str, tuple[str, Callable[[], Entries]]] = {
         for section in CONFIG_SECTIONS
         if section != "model"
     },
+    "claims": ("Claims of sbt.report.claims (config.report.claims)", _claims),
     "optax": ("Optimizers of optax (config.rule.name), their numbers, and options", _optax),
 }

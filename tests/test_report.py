@@ -17,6 +17,7 @@ import xarray as xr
 from PIL import Image
 
 from sbt import files, report
+from sbt.cli import main
 from sbt.config import to_json
 from sbt.errors import UserError
 from sbt.report import (
@@ -565,6 +566,12 @@ def test_claims_that_are_unknown_here_are_named_in_a_line(tmp_path):
     report.write_report(old, tmp_path, META)
     text = read_page(tmp_path / "report.html")
     assert "The results name 'fig01' but were written before claims travelled" in text
+
+
+def test_claims_are_listed(capsys):
+    assert main(["list", "claims"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in CLAIMS) and "takes low, high, base_lr" in listed
 
 
 @pytest.mark.parametrize(
