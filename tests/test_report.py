@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import doctest
 import io
 import itertools
 import json
@@ -566,6 +567,13 @@ def test_claims_that_are_unknown_here_are_named_in_a_line(tmp_path):
     report.write_report(old, tmp_path, META)
     text = read_page(tmp_path / "report.html")
     assert "The results name 'fig01' but were written before claims travelled" in text
+
+
+def test_examples_in_docstrings(monkeypatch):
+    monkeypatch.setattr(claims, "CLAIMS", dict(CLAIMS))  # one of them registers a claim
+    for module in (claims, markup):
+        found = doctest.testmod(module)
+        assert found.attempted and not found.failed
 
 
 def test_claims_are_listed(capsys):

@@ -230,12 +230,9 @@ class Claim:
             found = self.judge(view, *given.args, **given.kwargs)
         scope, reduced = scope_of(view, *self.protocols)
         source = self.source or str(view.setting("report.figure", ""))
-        return [
-            _so_far(
-                view, replace(one, source=source, scope=scope, subject=subject, reduced=reduced)
-            )
-            for one in ([found] if isinstance(found, Verdict) else found)
-        ]
+        told = partial(replace, source=source, scope=scope, subject=subject, reduced=reduced)
+        verdicts = [found] if isinstance(found, Verdict) else found
+        return [_so_far(view, told(verdict)) for verdict in verdicts]
 
 
 CLAIMS: dict[str, Claim] = {}
@@ -269,13 +266,12 @@ def known(stated: Any) -> tuple[Claim, dict[str, Any]]:
     """
     where = "config.report.claims"
     try:
-        name, arguments = stated
-        arguments = dict(arguments)
-    except (TypeError, ValueError):
+        name, arguments = str(stated[0]), dict(stated[1])
+    except (TypeError, ValueError, LookupError):
         remedy = "give names with arguments, such as (('best_batch', {'sizes': (2, 4)}),)"
         raise UserError(where, f"{shown(stated)} is not a claim", remedy) from None
     if name not in CLAIMS:
-        raise UserError(where, f"unknown claim {shown(name)}", nearest(str(name), CLAIMS))
+        raise UserError(where, f"unknown claim {shown(name)}", nearest(name, CLAIMS))
     takes = CLAIMS[name].signature.parameters
     needed = {p.name for p in takes.values() if p.default is p.empty}
     if not needed <= set(arguments) <= set(takes):
