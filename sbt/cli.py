@@ -215,6 +215,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     total = sum(c.seconds + c.compile_seconds for c in cohorts)
     peak = max(c.process_bytes for c in cohorts)
     print(f"peak memory {peak / 2**30:.2f} GB, estimated time {roughly(total)}, nothing trained")
+    if config.engine.lanes is None and config.engine.memory_gb is None:
+        print("lanes follow free memory; config.engine.lanes (or .memory_gb) fixes them")
     return 0
 
 
