@@ -16,9 +16,10 @@ from sbt.measure.gradients import (
     measure_gradient_size,
     predict_mean_abs_gradient,
 )
-from sbt.measure.layers import average_radius, curvature_radii, layer_radii
+from sbt.measure.layers import average_radius, curvature_radii, curvature_radius, layer_radii
 from sbt.measure.online import Setting, Update, strides, strides_of
-from sbt.measure.spectrum import exact_diagonal
+from sbt.measure.registry import Subject
+from sbt.measure.spectrum import diagonal_estimate, exact_diagonal
 
 
 def example_loss(params, example):
@@ -209,6 +210,53 @@ def test_layer_radii_count_what_they_leave_out():
         assert np.isnan(found["b"].value) and found["b"].excluded == 3
     only = layer_radii(params, slopes, where="b")
     assert list(only) == ["b"]
+
+
+def test_error_and_bias_of_a_radius_are_a_plain_jackknife_over_groups_of_random_vectors(x64):
+    rng = np.random.default_rng(3)
+    x, y = jnp.asarray(rng.normal(size=(12, 5))), jnp.asarray(rng.normal(size=12))
+    params = {"a": jnp.asarray(rng.normal(size=(5, 3))), "b": jnp.asarray(rng.normal(size=3))}
+
+    def batch_loss(p, batch):
+        return jnp.mean((jnp.tanh(x[batch] @ p["a"]) @ p["b"] - y[batch]) ** 2)
+
+    run = Subject(
+        params=params,
+        stats=(),
+        initial=lambda: params,
+        key=jax.random.key(7),
+        batch_loss=batch_loss,
+        example_loss=lambda p, example: batch_loss(p, example[None]),
+        batch_metrics=lambda batch: (batch_loss(params, batch), 0.0),
+        split=jnp.arange(12),
+        batch=12,
+    )
+    found = curvature_radius(run, forms=("hutchinson",), samples=20)
+    whole = jax.tree.map(np.asarray, jax.grad(lambda p: batch_loss(p, jnp.arange(12)))(params))
+    slopes = np.concatenate([whole["a"].ravel(), whole["b"]])
+    # Five groups of four random vectors each.
+    diagonals = [
+        diagonal_estimate(
+            lambda p: batch_loss(p, jnp.arange(12)),
+            params,
+            samples=4,
+            key=jax.random.fold_in(jax.random.key(7), group),
+        ).value
+        for group in range(5)
+    ]
+
+    def radius(chosen):
+        curvature = np.mean([diagonals[i] for i in chosen], axis=0)
+        radii = (1 + slopes**2) ** 1.5 / np.abs(curvature)
+        return np.array([np.median(radii[:15]), np.median(radii[15:])])
+
+    without = np.array([radius([i for i in range(5) if i != j]) for j in range(5)])
+    error = np.sqrt(4 / 5 * np.sum((without - without.mean(axis=0)) ** 2, axis=0))
+    bias = 4 * (without.mean(axis=0) - radius(range(5)))
+    assert found["curvature_radius"].dims[1] == ("layer", ("a", "b"))
+    for name, expected in (("", radius(range(5))), ("_error", error), ("_bias", bias)):
+        value = found[f"curvature_radius{name}"].value[0]
+        np.testing.assert_allclose(value, expected, rtol=1e-9)
 
 
 def test_harmonic_mean_of_radii_is_percent_delta(x64):

@@ -11,9 +11,8 @@ from sbt.measure.landscape import (
     distance,
     filter_normalised,
     interpolate,
+    loss_slice,
     random_direction,
-    slice_1d,
-    slice_2d,
 )
 
 
@@ -103,7 +102,7 @@ def test_slices_do_not_see_the_scale_of_a_filter(x64):
 
     direction = [jnp.asarray(rng.normal(size=(3, 4))), jnp.zeros((4, 1))]
     values = [
-        slice_1d(loss, point, filter_normalised(direction, point), np.linspace(-1, 1, 5))
+        loss_slice(loss, point, [filter_normalised(direction, point)], [np.linspace(-1, 1, 5)])
         for point in ([first, second], [first * c, second / c[:, None]])
     ]
     np.testing.assert_allclose(values[0], values[1], rtol=1e-9)
@@ -116,11 +115,11 @@ def test_plane_of_a_quadratic():
     def both(w):
         return jnp.sum(w**2), w
 
-    values, points = slice_2d(both, np.ones(2, np.float32), one, other, a, b, chunk=5)
+    values, points = loss_slice(both, np.ones(2, np.float32), [one, other], [a, b], chunk=5)
     expected = 1 + a[:, None, None] * one + b[None, :, None] * other
     np.testing.assert_allclose(points, expected, atol=1e-6)
     np.testing.assert_allclose(values, np.sum(expected**2, axis=-1), rtol=1e-5)
-    line = slice_1d(lambda w: jnp.sum(w**2), np.ones(2, np.float32), one)
+    line = loss_slice(lambda w: jnp.sum(w**2), np.ones(2, np.float32), [one])
     np.testing.assert_allclose(
         line, [np.sum((1 + t * one) ** 2) for t in np.linspace(-1, 1, 51)], rtol=1e-5
     )
@@ -139,8 +138,8 @@ def test_mistakes():
     with pytest.raises(UserError, match="first and second"):
         distance(START, {"a": np.zeros(3), "b": np.zeros(())})
     with pytest.raises(UserError, match="params"):
-        slice_1d(cubic, broken, START)
+        loss_slice(cubic, broken, [START])
     with pytest.raises(UserError, match="empty"):
-        slice_1d(cubic, START, START, [])
+        loss_slice(cubic, START, [START], [[]])
     with pytest.raises(UserError, match="direction and params"):
         filter_normalised([1.0], START)

@@ -21,9 +21,8 @@ from sbt.measure.landscape import Path as Path
 from sbt.measure.landscape import distance as distance
 from sbt.measure.landscape import filter_normalised as filter_normalised
 from sbt.measure.landscape import interpolate as interpolate
+from sbt.measure.landscape import loss_slice as loss_slice
 from sbt.measure.landscape import random_direction as random_direction
-from sbt.measure.landscape import slice_1d as slice_1d
-from sbt.measure.landscape import slice_2d as slice_2d
 from sbt.measure.layers import LayerRadius as LayerRadius
 from sbt.measure.layers import average_radius as average_radius
 from sbt.measure.layers import curvature_radii as curvature_radii

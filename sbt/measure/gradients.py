@@ -7,7 +7,7 @@ References:
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -249,6 +249,7 @@ def measure_gradient_size(
     at = surface(batch_loss, params, where, field="batch_loss")
     arrays = jax.tree.map(jnp.asarray, arrays)
     for n in batch_sizes:
+        checked_count("batch_sizes", n, 0)
         if not 1 <= n <= (n if replacement else size):
             raise UserError("batch_sizes", f"{n} of {size} examples", f"use 1 to {size}")
 
@@ -413,7 +414,7 @@ def discarded_gradient(
     *,
     fractions: Annotated[tuple[float, ...], BELOW_ONE] = (0.1, 0.3, 0.5, 0.7, 0.9),
     examples: Annotated[int, COUNT] = 8192,
-    average: Literal["kept", "batch"] = "kept",
+    average: Average = "kept",
 ) -> Found:
     """Mean |g| of one batch without the fraction of smallest losses, and of random ones.
 

@@ -2,7 +2,7 @@ r"""The loss between and around solutions: curves, slices, and distances in para
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,9 @@ from sbt.measure.trees import (
     selected,
     wide,
 )
+from sbt.optim.base import one_of
 
 Curve = Literal["linear", "curvilinear"]
-Coordinates = ArrayLike | Sequence[float] | None
 
 
 class Path(NamedTuple):
@@ -105,8 +105,7 @@ def interpolate(
     loss_fn = fast(loss_fn)
     for name, value in (("points", points), ("chunk", chunk)):
         checked_count(name, value)
-    if curve not in ("linear", "curvilinear"):
-        raise UserError("curve", f"unknown: {curve!r}", "use 'linear' or 'curvilinear'")
+    one_of("curve", curve, get_args(Curve))
     same_shapes(start, end, ("start", "end"))
     check_finite(start, "start")
     check_finite(end, "end")
@@ -220,94 +219,63 @@ def random_direction(
     return filter_normalised(drawn, params, where=where, vectors=vectors)
 
 
-def slice_1d(
+def loss_slice(
     loss_fn: Callable[[Any], Any],
     params: Any,
-    direction: Any,
-    coordinates: Coordinates = None,
+    directions: Sequence[Any],
+    coordinates: Sequence[ArrayLike] | None = None,
     *,
     chunk: int = 1,
 ) -> Any:
-    r"""Values of ``loss_fn`` at :math:`w + a\, d`.
+    r"""Values of ``loss_fn`` on the grid :math:`w + a_1 d_1 + a_2 d_2 + \dots`
 
     Args:
       loss_fn: ``params -> value``, a loss or any tree of numbers.
       params: :math:`w`.
-      direction: :math:`d`, from :func:`random_direction`, say.
-      coordinates: the values of :math:`a`; None for 51 from -1 to 1.
+      directions: :math:`d_i`, one for a line, two for a plane: from :func:`random_direction`, say.
+      coordinates: the values of each :math:`a_i`; None for 51 from -1 to 1.
       chunk: points evaluated at a time.
 
     Returns:
-      What ``loss_fn`` returns, with a leading axis of coordinates.
+      What ``loss_fn`` returns, with a leading axis for each direction.
 
     Raises:
-      UserError: for parameters that are not finite or do not fit the direction.
+      UserError: for parameters that are not finite or do not fit the directions, or an empty grid.
 
     Examples:
-      >>> print(slice_1d(lambda w: jnp.sum(w**2), jnp.ones(1), jnp.ones(1), [-1.0, 0.0, 1.0]))
+      >>> print(loss_slice(lambda w: jnp.sum(w**2), jnp.ones(1), [jnp.ones(1)], [[-1.0, 0.0, 1.0]]))
       [0. 1. 4.]
-    """
-    zero = jax.tree.map(jnp.zeros_like, direction)
-    values = slice_2d(loss_fn, params, direction, zero, coordinates, [0.0], chunk=chunk)
-    return jax.tree.map(lambda v: v[:, 0], values)
-
-
-def slice_2d(
-    loss_fn: Callable[[Any], Any],
-    params: Any,
-    first: Any,
-    second: Any,
-    rows: Coordinates = None,
-    columns: Coordinates = None,
-    *,
-    chunk: int = 1,
-) -> Any:
-    r"""Values of ``loss_fn`` on the grid :math:`w + a\, d_1 + b\, d_2`.
-
-    Args:
-      loss_fn: ``params -> value``, a loss or any tree of numbers.
-      params: :math:`w`.
-      first: :math:`d_1`.
-      second: :math:`d_2`.
-      rows: the values of :math:`a`; None for 51 from -1 to 1.
-      columns: the values of :math:`b`; None for the same as ``rows``.
-      chunk: points evaluated at a time.
-
-    Returns:
-      What ``loss_fn`` returns, with leading axes ``(rows, columns)``.
-
-    Raises:
-      UserError: for parameters that are not finite or do not fit the directions.
-
-    Examples:
-      >>> one, other = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
-      >>> print(slice_2d(lambda w: w[0] + 10 * w[1], jnp.zeros(2), one, other, [0.0, 1.0]))
+      >>> plane = [jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])]
+      >>> print(loss_slice(lambda w: w[0] + 10 * w[1], jnp.zeros(2), plane, [[0.0, 1.0]] * 2))
       [[ 0. 10.]
        [ 1. 11.]]
     """
     loss_fn = fast(loss_fn)
     checked_count("chunk", chunk)
     check_finite(params)
-    for field, direction in (("first", first), ("second", second)):
-        same_shapes(params, direction, ("params", field))
-    rows = np.linspace(-1, 1, 51) if rows is None else rows
-    columns = rows if columns is None else columns
-    a, b = (jnp.ravel(jnp.asarray(axis, jnp.result_type(float))) for axis in (rows, columns))
-    if not a.size or not b.size:
-        raise UserError("coordinates", "the grid is empty", "give at least one value per axis")
+    for direction in directions:
+        same_shapes(params, direction, ("params", "directions"))
+    if coordinates is None:
+        coordinates = [np.linspace(-1, 1, 51)] * len(directions)
+    axes = [jnp.ravel(jnp.asarray(a, jnp.result_type(float))) for a in coordinates]
+    if not axes or len(axes) != len(directions) or not all(a.size for a in axes):
+        problem = f"{len(axes)} axes for {len(directions)} directions, or an empty one"
+        raise UserError("coordinates", problem, "give at least one value for each direction")
 
-    def at(place: tuple[jax.Array, jax.Array]) -> Any:
-        def leaf(w: Any, d1: jax.Array, d2: jax.Array) -> Any:
+    def at(place: tuple[jax.Array, ...]) -> Any:
+        def leaf(w: Any, *moves: jax.Array) -> Any:
             if not is_float(w):
                 return w
-            x, y = (c.astype(d1.dtype) for c in place)
-            return jnp.asarray(w, d1.dtype) + x * d1 + y * d2
+            there = jnp.asarray(w, moves[0].dtype)
+            for a, d in zip(place, moves):
+                there = there + a.astype(d.dtype) * d
+            return there
 
-        return loss_fn(jax.tree.map(leaf, params, first, second))
+        return loss_fn(jax.tree.map(leaf, params, *directions))
 
-    grid = [axis.ravel() for axis in jnp.meshgrid(a, b, indexing="ij")]
-    values = lax.map(at, tuple(grid), batch_size=chunk)
-    return jax.tree.map(lambda v: v.reshape(a.size, b.size, *v.shape[1:]), values)
+    grid = tuple(axis.ravel() for axis in jnp.meshgrid(*axes, indexing="ij"))
+    values = lax.map(at, grid, batch_size=chunk)
+    return jax.tree.map(lambda v: v.reshape(*(a.size for a in axes), *v.shape[1:]), values)
 
 
 # --- measured on a run ---------------------------------------------------------------------------

@@ -5,7 +5,7 @@ References:
   Order Gradient <https://arxiv.org/abs/2012.08795>`_, 2020 (equations 9, 17 and 25-28, figure 2)
 """
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,12 @@ from sbt.errors import UserError
 from sbt.measure.registry import MEASUREMENTS, Found, Labelled, Subject, by_layer
 from sbt.measure.spectrum import diagonal_estimate, exact_diagonal
 from sbt.measure.trees import Where, ravel, unravel_by_leaf
-from sbt.ranges import Range
+from sbt.optim.base import one_of
+from sbt.ranges import Range, check_number
 
 Statistic = Literal["median", "trimmed", "mean", "harmonic"]
 
+TRIM = Range(0, 0.5, open_high=True)  # share of the entries cut off at each end
 GROUPS = 5  # of the random vectors, left out in turn
 EXACT_PARAMETERS = 20_000  # more would take hours: two gradients each
 
@@ -102,12 +104,8 @@ def average_radius(
       mean 251.50, without 1
       harmonic 2.73, without 0
     """
-    if statistic not in ("median", "trimmed", "mean", "harmonic"):
-        raise UserError(
-            "statistic", f"unknown: {statistic!r}", "use 'median', 'trimmed', 'mean' or 'harmonic'"
-        )
-    if not 0 <= trim < 0.5:
-        raise UserError("trim", f"{trim} of the entries at each end", "use 0 to 0.5")
+    one_of("statistic", statistic, get_args(Statistic))
+    check_number("trim", trim, TRIM)
     radii = radii.ravel()
     if radii.size == 0:
         return LayerRadius(jnp.full((), jnp.nan, radii.dtype), jnp.zeros((), jnp.int32), 0)
@@ -178,8 +176,8 @@ def curvature_radius(
     *,
     forms: tuple[Literal["parabola", "hutchinson", "exact"], ...] = ("parabola", "hutchinson"),
     samples: Annotated[int, Range(4, 10**6)] = 20,
-    statistic: Literal["median", "trimmed", "mean", "harmonic"] = "median",
-    trim: Annotated[float, Range(0, 0.5, open_high=True)] = 0.1,
+    statistic: Statistic = "median",
+    trim: Annotated[float, TRIM] = 0.1,
 ) -> Found:
     r"""Average curvature radius of every layer.
 

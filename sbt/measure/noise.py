@@ -54,7 +54,7 @@ def square_norm(gradient: Any, where: Where = None) -> jax.Array:
       >>> print(square_norm({'a': jnp.array([3.0]), 'b': jnp.array([4.0])}))
       25.0
     """
-    leaves = leaves_of(gradient, where)
+    leaves = [jnp.asarray(leaf) for leaf in leaves_of(gradient, where)]
     each = [jnp.sum(jnp.square(leaf.astype(wide(leaf.dtype)))) for leaf in leaves]
     return jnp.sum(jnp.stack(each))
 

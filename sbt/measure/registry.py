@@ -14,16 +14,16 @@ along instead, see :mod:`sbt.measure.online`.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sbt.choice import Registry
 from sbt.measure.split import average_over_split, over_split
-from sbt.measure.trees import Loss, Where, selected
+from sbt.measure.trees import Loss, Where, leaves_of
 from sbt.ranges import Range
 
 Dimension = tuple[str, tuple[Any, ...]]  # its name, and the label of each position
@@ -55,27 +55,14 @@ class Labelled:
     long_name: str = dataclasses.field(default="", metadata={"static": True})
 
 
-def by_layer(
-    values: dict[str, jax.Array], sizes: dict[str, int] | None = None, **words: str
-) -> Labelled:
-    """One number for each leaf of the parameters; with ``sizes``, a mean over all in front.
+def by_layer(values: dict[str, jax.Array], **words: str) -> Labelled:
+    """One number for each leaf of the parameters.
 
     Args:
       values: path of the leaf -> number.
-      sizes: entries of each leaf; then the first label is ``all``, the mean weighted by them.
       words: ``units`` and ``long_name``.
-
-    Examples:
-      >>> found = by_layer({'a': jnp.asarray(1.0), 'b': jnp.asarray(4.0)}, {'a': 2, 'b': 1})
-      >>> print(found.dims, found.value)
-      (('layer', ('all', 'a', 'b')),) [2. 1. 4.]
     """
-    names, stacked = tuple(values), jnp.stack(list(values.values()))
-    if sizes is not None:
-        weights = jnp.asarray([sizes[name] for name in names], stacked.dtype)
-        mean = jnp.sum(weights * stacked) / jnp.sum(weights)
-        names, stacked = ("all", *names), jnp.concatenate([mean[None], stacked])
-    return Labelled(stacked, (("layer", names),), **words)
+    return Labelled(jnp.stack(list(values.values())), (("layer", tuple(values)),), **words)
 
 
 Found = dict[str, Labelled]  # by variable
@@ -130,15 +117,9 @@ class Subject:
         return average(None)
 
     @property
-    def leaf_sizes(self) -> dict[str, int]:
-        """Path of every leaf that counts -> its number of entries."""
-        leaves = zip(selected(self.params, self.where), jax.tree.leaves(self.params))
-        return {path: math.prod(jnp.shape(leaf)) for (path, chosen), leaf in leaves if chosen}
-
-    @property
     def size(self) -> int:
         """Number of parameters that count."""
-        return sum(self.leaf_sizes.values())
+        return sum(np.size(leaf) for leaf in leaves_of(self.params, self.where))
 
     @property
     def chunk(self) -> int:

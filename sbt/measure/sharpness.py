@@ -14,7 +14,7 @@ space and random subspaces of 100 directions.
 
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ from sbt.measure.trees import (
     ravel,
     surface,
 )
+from sbt.optim.base import one_of
 from sbt.ranges import COUNT, Range
 
 Array = jax.Array | np.ndarray
@@ -302,6 +303,7 @@ def sharpness_scipy(
     """
     key = checked_key(key)
     checked_count("iterations", iterations)
+    one_of("start", start, get_args(Start))
     with jax.enable_x64(True):
         params = jax.tree.map(
             lambda leaf: jnp.asarray(leaf, jnp.float64) if is_float(leaf) else leaf, params
@@ -322,14 +324,8 @@ def sharpness_scipy(
 
         centre = np.zeros_like(bound)
         loss, downhill = descend(centre)
-        if start == "centre":
-            first = centre
-        elif start == "corner":
-            first = np.asarray(random_corner(box, jax.random.fold_in(key, 1)))
-        elif start == "sign":
-            first = -bound * np.sign(downhill)
-        else:
-            raise UserError("start", f"unknown: {start!r}", "use 'centre', 'corner' or 'sign'")
+        corner = np.asarray(random_corner(box, jax.random.fold_in(key, 1)))
+        first = {"centre": centre, "corner": corner, "sign": -bound * np.sign(downhill)}[start]
         found = scipy.optimize.minimize(
             descend,
             first,

@@ -7,7 +7,7 @@ References:
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax import lax
 from sbt.errors import UserError
 from sbt.measure.registry import MEASUREMENTS, STEPS, Found, Labelled, Subject
 from sbt.measure.trees import Loss, Where, checked_count, checked_key, dot, surface
+from sbt.optim.base import one_of
 from sbt.optim.curvature import CHUNK, exact_hessian_diagonal
 from sbt.ranges import POSITIVE, Range, check_number
 
@@ -196,6 +197,7 @@ def top_eigenvalues(
       >>> print(top_eigenvalues(loss, jnp.ones(3), which='smallest').values.round(4))
       [-4.]
     """
+    one_of("which", which, get_args(Which))
     operator = hessian_operator(loss_fn, params, where)
     size = operator.point.size
     checked_count("count", count)
@@ -210,15 +212,8 @@ def top_eigenvalues(
     start = jax.random.normal(jax.random.fold_in(key, 0), (size,), operator.point.dtype)
     tridiagonal = lanczos(operator.product, start, steps, jax.random.fold_in(key, 1))
     found = ritz(tridiagonal)
-    if which == "largest":
-        rank = -found.values
-    elif which == "smallest":
-        rank = found.values
-    elif which == "magnitude":
-        rank = -jnp.abs(found.values)
-    else:
-        raise UserError("which", f"unknown: {which!r}", "use 'largest', 'smallest' or 'magnitude'")
-    best = jnp.argsort(rank)[:count]
+    size_of = {"largest": -found.values, "smallest": found.values}
+    best = jnp.argsort(size_of.get(which, -jnp.abs(found.values)))[:count]
     vectors = dot(found.vectors[:, best].T, tridiagonal.basis)
     return Eigen(found.values[best], found.residuals[best], vectors)
 
@@ -454,7 +449,7 @@ def hessian_eigenvalues(
     run: Subject,
     *,
     count: Annotated[int, STEPS] = 1,
-    which: Literal["largest", "smallest", "magnitude"] = "largest",
+    which: Which = "largest",
     order: Annotated[int, STEPS] = 30,
 ) -> Found:
     """Extreme eigenvalues of the Hessian, and bounds of their errors.

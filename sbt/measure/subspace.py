@@ -2,7 +2,7 @@ r"""The random matrix :math:`A` of Keskar's metric: products with it, stored or 
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from sbt.errors import UserError, shown
 from sbt.measure.trees import checked_count, checked_key, dot
+from sbt.optim.base import one_of
 
 Distribution = Literal["normal", "uniform"]
 Scale = Literal["entries", "columns"]
@@ -121,10 +122,8 @@ def random_subspace(
             f"a subspace of {directions} directions is larger than the {parameters} parameters",
             f"use at most {parameters}, or the full space",
         )
-    if distribution not in ("normal", "uniform"):
-        raise UserError("distribution", f"unknown: {distribution!r}", "use 'normal' or 'uniform'")
-    if scale not in ("entries", "columns"):
-        raise UserError("scale", f"unknown: {scale!r}", "use 'entries' or 'columns'")
+    one_of("distribution", distribution, get_args(Distribution))
+    one_of("scale", scale, get_args(Scale))
     if stored is None:
         stored = parameters * directions <= STORED_ELEMENTS
     block = parameters if stored else max(1, min(parameters, BLOCK_ELEMENTS // directions))

@@ -151,7 +151,7 @@ def leaves_of(tree: Any, where: Where = None) -> list[jax.Array]:
       UserError: if nothing is selected.
     """
     chosen = zip(selected(tree, where), jax.tree.leaves(tree))
-    return [jnp.asarray(leaf) for (_, taken), leaf in chosen if taken]
+    return [leaf for (_, taken), leaf in chosen if taken]
 
 
 def _accept(where: Any) -> Callable[[str], Any] | None:
