@@ -1,9 +1,19 @@
 """Measurements: pure functions of a loss and its parameters, on any tree, with or without sbt.
 
-Every one takes ``loss_fn(params)``, the mean loss over a whole split (:func:`over_split` makes it
-from a batch loss), or a loss of one example or batch beside the arrays. None changes its arguments.
 Compile what is called again and again, and map over stacked parameters to measure all lanes at
-once: ``jax.jit(jax.vmap(lambda p: sharpness(loss_fn, p).value))``.
+once: ``jax.jit(jax.vmap(lambda p: sharpness(loss_fn, p).value))``. Arguments that they share, and
+that their documentation does not repeat:
+
+- ``loss_fn(params)``: the mean loss over a whole split, one real number; :func:`over_split` makes
+  it from a batch loss. Or ``batch_loss(params, batch)``, ``example_loss(params, example)`` beside
+  the examples, a tree of arrays with one leading axis.
+- ``params``: the point, any tree of arrays. It is never changed.
+- ``where``: the parameters that count, see :data:`Where`; the others stay as they are.
+- ``key``: typed key of all that is drawn at random; None for ``jax.random.key(0)``.
+- ``chunk``: examples, products or points computed at a time; memory for as many.
+
+All raise a :class:`sbt.errors.UserError` for parameters that are not finite, a filter that selects
+nothing, a loss that is no function or returns anything else, and values of other types.
 
 :data:`MEASUREMENTS` are those that a sweep makes of its runs: the same functions with a name, see
 :mod:`sbt.measure.registry`.

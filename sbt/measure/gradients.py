@@ -62,17 +62,14 @@ def example_gradient_moments(
 
     Args:
       example_loss: loss of one example.
-      params: the point, any tree.
       examples: tree of arrays with one leading axis of examples.
       chunk: examples differentiated at a time; memory of as many gradients.
-      where: the parameters that count, see :data:`sbt.measure.Where`.
 
     Returns:
       Vectors in the order of :func:`sbt.measure.ravel`. Can be mapped over lanes.
 
     Raises:
-      UserError: for parameters that are not finite, a filter that selects nothing, or arrays whose
-        leading axes differ.
+      UserError: for arrays whose leading axes differ.
 
     Examples:
       >>> found = example_gradient_moments(lambda w, x: 0.5 * (w - x) ** 2, 0.0, jnp.arange(5.0))
@@ -224,19 +221,15 @@ def measure_gradient_size(
 
     Args:
       batch_loss: ``batch_loss(params, batch)``, mean loss over a batch.
-      params: the point, any tree.
       arrays: the split; tree of arrays with one leading axis of examples.
       batch_sizes: numbers of examples, each at most those of the split unless with replacement.
       repeats: batches drawn for each size.
-      key: typed key; None for ``jax.random.key(0)``.
-      where: the parameters that count.
       chunk: largest number of examples at a time. With batch norm on batch statistics these are
         the statistics of a chunk (a "ghost" batch).
       replacement: whether a batch is drawn with replacement.
 
     Raises:
-      UserError: for parameters that are not finite, a filter that selects nothing, or a batch size
-        that the split does not have.
+      UserError: for a batch size that the split does not have.
 
     Examples:
       >>> loss = lambda w, batch: jnp.mean(0.5 * (w - batch) ** 2)
@@ -305,15 +298,13 @@ def gradient_by_discarded_fraction(
         whole batch, so that dropping does not scale up.
       key: typed key of the control; None for ``jax.random.key(0)``.
       where: the parameters that count (the paper: the second fully connected layer's).
-      chunk: examples at a time.
 
     Returns:
       In units of the gradient, one value for each fraction. Cost: two gradients of the batch for
       each fraction. Can be mapped over lanes.
 
     Raises:
-      UserError: for parameters that are not finite, a filter that selects nothing, or a fraction
-        outside [0, 1).
+      UserError: for a fraction outside [0, 1).
 
     Examples:
       >>> loss = lambda w, x: 0.5 * (w - x) ** 2

@@ -83,7 +83,6 @@ def interpolate(
       low: first :math:`\alpha`.
       high: last :math:`\alpha`.
       where: the leaves that move; the others stay those of ``start``.
-      chunk: points evaluated at a time.
 
     Returns:
       The values of :math:`\alpha`, and those of ``loss_fn``. Cost: ``points`` evaluations; pairs of
@@ -150,7 +149,6 @@ def filter_normalised(
 
     Args:
       direction: tree like ``params``.
-      params: the point.
       where: the leaves that move; the direction is zero on the others.
       vectors: whether biases and the scales and offsets of norms (leaves with fewer than two axes)
         move as well, each leaf as one filter. The usual choice is not to move them.
@@ -199,7 +197,6 @@ def random_direction(
     Two of them are nearly orthogonal in the high dimensions of a net; they are not made exactly so.
 
     Args:
-      params: the point, any tree.
       key: typed key; another one for every direction.
       where: the leaves that move.
       vectors: see :func:`filter_normalised`.
@@ -234,7 +231,6 @@ def loss_slice(
       params: :math:`w`.
       directions: :math:`d_i`, one for a line, two for a plane: from :func:`random_direction`, say.
       coordinates: the values of each :math:`a_i`; None for 51 from -1 to 1.
-      chunk: points evaluated at a time.
 
     Returns:
       What ``loss_fn`` returns, with a leading axis for each direction.

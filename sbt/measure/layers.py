@@ -39,12 +39,10 @@ def curvature_radii(
     NaN for 0/0; 0 for zero weights under equation 17, whatever the curvature.
 
     Args:
-      params: the point, any tree.
       gradients: of the loss there, a tree of the same shapes.
       hessian_diagonal: of the selected parameters, shape ``(n,)``, from
         :func:`sbt.measure.exact_diagonal` or :func:`sbt.measure.diagonal_estimate`; an estimate's
         noise makes the smallest entries, and so the largest radii, arbitrary.
-      where: the parameters that count.
 
     Returns:
       Shape ``(n,)``, in the order of :func:`sbt.measure.ravel`; dimensionless only in the sense of
@@ -144,12 +142,10 @@ def layer_radii(
     How the paper averaged is not stated; see :func:`average_radius` for the choices.
 
     Args:
-      params: the point, any tree.
       gradients: of the loss there.
       hessian_diagonal: as for :func:`curvature_radii`.
       statistic: as for :func:`average_radius`.
       trim: likewise.
-      where: the leaves that count.
 
     Returns:
       Path of the leaf -> average, with the number of entries left out.

@@ -158,13 +158,10 @@ def measure_noise_scale(
 
     Args:
       batch_loss: ``batch_loss(params, batch)``, mean loss over a batch.
-      params: the point, any tree.
       arrays: the training split; tree of arrays with one leading axis of examples.
       micro_batch: :math:`g`, examples of a small gradient.
       count: :math:`k \ge 2`; a large batch has :math:`k g` examples, drawn without replacement.
       repeats: number of large batches.
-      key: typed key; None for ``jax.random.key(0)``.
-      where: the parameters that count.
 
     Returns:
       ``value`` is NaN where even the average of :math:`|G|^2` is not positive, ``standard_error``
@@ -172,8 +169,7 @@ def measure_noise_scale(
       larger ones. Cost: ``count * repeats`` gradients of ``micro_batch`` examples.
 
     Raises:
-      UserError: for parameters that are not finite, a filter that selects nothing, or batches that
-        the split does not have.
+      UserError: for batches that the split does not have.
 
     References:
       Efron & Tibshirani, An Introduction to the Bootstrap, 1993 (section 11.5)

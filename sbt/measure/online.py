@@ -162,7 +162,6 @@ def strides(gradients: Any, updates: Any, learning_rate: ArrayLike, where: Where
       gradients: of the batch that made the update (all of it, not one micro-batch).
       updates: :math:`\Delta w`, a tree of the same shapes.
       learning_rate: :math:`\eta` of this step, in mean form.
-      where: the parameters that count, see :data:`sbt.measure.Where`.
 
     Examples:
       >>> g = {'a': jnp.array([1.0, -3.0]), 'b': jnp.array([2.0])}

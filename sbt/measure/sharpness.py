@@ -117,7 +117,6 @@ def sharpness(
     :math:`A` and the same random starts. A lane that is not finite gives NaN.
 
     Args:
-      loss_fn: mean loss over the whole split, see :func:`sbt.measure.over_split`.
       params: the point :math:`x`, any tree.
       epsilon: half-width :math:`\epsilon` of the box, relative to :math:`|x_i| + 1`.
       subspace: None for the full space, the number :math:`p` of random directions, or a
@@ -131,8 +130,7 @@ def sharpness(
       The metric and the point where it was found.
 
     Raises:
-      UserError: for parameters that are not finite, a filter that selects nothing, a subspace
-        larger than the parameters, or no start, step or box.
+      UserError: for a subspace larger than the parameters, or no start, step or box.
 
     Examples:
       Along each axis of :math:`f(w) = w_1^2 + 10 w_2^2` the rise is greatest at a corner:
@@ -280,7 +278,6 @@ def sharpness_scipy(
       iterations: of L-BFGS-B.
       start: ``'centre'``, :math:`z = 0`; ``'corner'``, a random corner; ``'sign'``, the corner that
         the gradient at the centre points to.
-      key: typed key; None for ``jax.random.key(0)``.
 
     Returns:
       As :func:`sbt.measure.sharpness`, NumPy arrays of float64. The maximum is taken with

@@ -42,14 +42,6 @@ def hessian_operator(loss_fn: Loss, params: Any, where: Where = None) -> Operato
     rounding; it costs about two gradients. With :func:`sbt.measure.over_split` it goes through the
     split batch by batch. With a filter it is the block of the selected parameters.
 
-    Args:
-      loss_fn: mean loss over the whole split, see :func:`sbt.measure.over_split`.
-      params: the point, any tree.
-      where: the parameters that count, see :data:`sbt.measure.Where`.
-
-    Raises:
-      UserError: for parameters that are not finite, or a filter that selects nothing.
-
     Examples:
       >>> h = hessian_operator(lambda w: w[0] ** 2 * w[1], jnp.array([1.0, 3.0]))
       >>> print(h.product(jnp.array([1.0, 0.0])))
@@ -177,8 +169,6 @@ def top_eigenvalues(
     mapped over lanes.
 
     Args:
-      loss_fn: mean loss over the whole split, see :func:`sbt.measure.over_split`.
-      params: the point, any tree.
       count: how many.
       which: ``'largest'`` (signed), ``'smallest'`` (the most negative curvature) or
         ``'magnitude'``, each in that order.
@@ -187,8 +177,7 @@ def top_eigenvalues(
       key: typed key of the random start; None for ``jax.random.key(0)``.
 
     Raises:
-      UserError: for parameters that are not finite, a filter that selects nothing, more
-        eigenvalues than parameters or steps, or an unknown ``which``.
+      UserError: for more eigenvalues than parameters or steps, or an unknown ``which``.
 
     Examples:
       >>> loss = lambda w: 3.0 * w[0] ** 2 - 2.0 * w[1] ** 2 + 0.5 * w[2] ** 2
@@ -257,17 +246,13 @@ def spectral_density(
     Cost: ``probes * order`` Hessian-vector products, memory for ``order`` copies of the parameters.
 
     Args:
-      loss_fn: mean loss over the whole split, see :func:`sbt.measure.over_split`.
-      params: the point, any tree.
       probes: number of random vectors.
       order: Lanczos steps from each; never more than the parameters.
       points: of the grid.
       width: :math:`\sigma` as a fraction of the spectrum's range; resolution of the picture.
-      where: the parameters that count.
-      key: typed key; None for ``jax.random.key(0)``.
 
     Raises:
-      UserError: for parameters that are not finite, a filter that selects nothing, or no probe.
+      UserError: for no probe.
 
     Examples:
       >>> loss = lambda w: 0.5 * jnp.sum(jnp.array([1.0, 1.0, 1.0, 5.0]) * w**2)
@@ -341,16 +326,11 @@ def hessian_trace(
     Cost: ``samples`` Hessian-vector products.
 
     Args:
-      loss_fn: mean loss over the whole split, see :func:`sbt.measure.over_split`.
-      params: the point, any tree.
       samples: number of random vectors, 2 or more.
       where: the parameters that count; the trace is that of their diagonal block.
-      key: typed key; None for ``jax.random.key(0)``.
-      chunk: products computed at a time.
 
     Raises:
-      UserError: for parameters that are not finite, a filter that selects nothing, or fewer than
-        two samples.
+      UserError: for fewer than two samples.
 
     Examples:
       >>> estimate = hessian_trace(lambda w: 3.0 * w[0] ** 2 - w[1] ** 2, jnp.ones(2))
@@ -383,17 +363,10 @@ def diagonal_estimate(
     Cost: ``samples`` Hessian-vector products; memory for two vectors, whatever the samples.
 
     Args:
-      loss_fn: mean loss over the whole split.
-      params: the point.
       samples: number of random vectors, 2 or more.
-      where: the parameters that count.
-      key: typed key; None for ``jax.random.key(0)``.
 
     Returns:
       Vectors of shape ``(n,)``, in the order of :func:`sbt.measure.ravel`.
-
-    Raises:
-      UserError: as :func:`hessian_trace`.
 
     Examples:
       >>> print(diagonal_estimate(lambda w: 3.0 * w[0] ** 2 - w[1] ** 2, jnp.ones(2)).value)
@@ -423,9 +396,6 @@ def exact_diagonal(
     One Hessian-vector product for each of them: for small nets or single layers.
 
     Args:
-      loss_fn: mean loss over the whole split.
-      params: the point.
-      where: the parameters that count.
       chunk: products computed at a time: the memory is that of as many gradients; None for all.
 
     Returns:

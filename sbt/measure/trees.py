@@ -44,7 +44,8 @@ def fast(
       UserError: it is not a function.
     """
     if not callable(function):
-        raise UserError(field, f"{shown(function)} is not a function", "give one of the parameters")
+        problem = f"{shown(function)} is not a function"
+        raise UserError(field, problem, "give a function of the parameters")
     if implementation is None:
         implementation = "packed" if jax.default_backend() == "cpu" else "direct"
     chosen: Implementation = implementation
@@ -72,7 +73,8 @@ def as_loss(
         value = run(*args, **kwargs)
         shape, kind = getattr(value, "shape", ()), getattr(value, "dtype", type(value))
         if shape != () or not jnp.issubdtype(kind, jnp.floating):
-            what = f"an array of shape {shape}" if shape else f"a {getattr(kind, '__name__', kind)}"
+            name = getattr(kind, "name", None) or kind.__name__
+            what = f"an array of shape {shape}" if shape else f"a value of type {name}"
             raise UserError(field, f"returns {what}", "return the mean loss, one real number")
         return value
 
