@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from sbt.errors import UserError
-from sbt.measure.registry import MEASUREMENTS, Found, Labelled, Subject, by_layer
+from sbt.measure.noise import jackknife_error
+from sbt.measure.registry import MEASUREMENTS, Found, Labelled, Subject
 from sbt.measure.spectrum import diagonal_estimate, exact_diagonal
-from sbt.measure.trees import Where, ravel, unravel_by_leaf
+from sbt.measure.trees import Where, ravel, selected, unravel_by_leaf
 from sbt.optim.base import one_of
 from sbt.ranges import Range, check_number
 
@@ -203,45 +204,38 @@ def curvature_radius(
     """
     gradients = jax.grad(run.loss)(run.params)
 
-    def radii(diagonal: jax.Array | None) -> dict[str, LayerRadius]:
-        return layer_radii(
+    layers = tuple(path for path, taken in selected(run.params, run.where) if taken)
+
+    def averages(diagonal: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """Radius of each layer, and the share of its entries left out."""
+        radii = layer_radii(
             run.params, gradients, diagonal, statistic=statistic, trim=trim, where=run.where
-        )
+        ).values()
+        shares = [radius.excluded / max(1, radius.size) for radius in radii]
+        return jnp.stack([radius.value for radius in radii]), jnp.stack(shares)
 
-    def values(diagonal: jax.Array | None) -> jax.Array:
-        return by_layer({path: radius.value for path, radius in radii(diagonal).items()}).value
+    def measured(form: str) -> tuple[jax.Array, ...]:
+        if form != "hutchinson":
+            value, excluded = averages(_exact_diagonal(run) if form == "exact" else None)
+            return value, jnp.zeros_like(value), jnp.zeros_like(value), excluded
+        groups = _diagonals(run, samples)
+        count, diagonal = len(groups), jnp.mean(groups, axis=0)
+        value, excluded = averages(diagonal)
+        rest = (count * diagonal - groups) / (count - 1)
+        without = jax.lax.map(lambda diagonal: averages(diagonal)[0], rest)
+        bias = (count - 1) * (jnp.mean(without, axis=0) - value)
+        return value, jackknife_error(without), bias, excluded
 
-    rows: dict[str, list[jax.Array]] = {"value": [], "error": [], "bias": [], "excluded": []}
-    for form in forms:
-        diagonal, error, bias = None, None, None
-        if form == "exact":
-            diagonal = _exact_diagonal(run)
-        elif form == "hutchinson":
-            groups = _diagonals(run, samples)
-            diagonal = jnp.mean(groups, axis=0)
-            count = len(groups)
-            rest = (count * diagonal - groups) / (count - 1)
-            without = jax.lax.map(values, rest)
-            mean = jnp.mean(without, axis=0)
-            error = jnp.sqrt((count - 1) * jnp.mean(jnp.square(without - mean), axis=0))
-            bias = (count - 1) * (mean - values(diagonal))
-        found = radii(diagonal)
-        value = by_layer({path: radius.value for path, radius in found.items()})
-        left_out = {path: radius.excluded / max(1, radius.size) for path, radius in found.items()}
-        rows["value"].append(value.value)
-        rows["error"].append(jnp.zeros_like(value.value) if error is None else error)
-        rows["bias"].append(jnp.zeros_like(value.value) if bias is None else bias)
-        rows["excluded"].append(by_layer(left_out).value)
-    dims = (("radius_form", tuple(forms)), *value.dims)
-
-    def stacked(name: str, words: str) -> Labelled:
-        return Labelled(jnp.stack(rows[name]), dims, "", words)
-
+    dims = (("radius_form", tuple(forms)), ("layer", layers))
+    words = {
+        "curvature_radius": f"curvature radius, {statistic} of the layer",
+        "curvature_radius_error": "its standard error (jackknife)",
+        "curvature_radius_bias": "its bias (jackknife), not taken off",
+        "curvature_radius_excluded": "share of the layer left out of it",
+    }
+    columns = zip(*(measured(form) for form in forms))
     return {
-        "curvature_radius": stacked("value", f"curvature radius, {statistic} of the layer"),
-        "curvature_radius_error": stacked("error", "its standard error (jackknife)"),
-        "curvature_radius_bias": stacked("bias", "its bias (jackknife), not taken off"),
-        "curvature_radius_excluded": stacked("excluded", "share of the layer left out of it"),
+        name: Labelled(jnp.stack(rows), dims, "", words[name]) for name, rows in zip(words, columns)
     }
 
 

@@ -133,6 +133,21 @@ def noise_scale_from_examples(moments: Moments, *, population: bool = True) -> N
     return as_noise_scale(square, trace)
 
 
+def jackknife_error(without: jax.Array) -> jax.Array:
+    r"""Standard error of an estimate from those that leave out each sample in turn.
+
+    .. math:: \sqrt{\tfrac{R-1}{R} \textstyle\sum_i (B_{(i)} - \bar B_{(\cdot)})^2}
+
+    Args:
+      without: :math:`B_{(i)}` along the first axis, the estimate from all but the :math:`i`-th of
+        :math:`R` samples.
+
+    References:
+      Efron & Tibshirani, An Introduction to the Bootstrap, 1993 (section 11.5)
+    """
+    return jnp.sqrt((len(without) - 1) * jnp.var(without, axis=0))
+
+
 def measure_noise_scale(
     batch_loss: Any,
     params: Any,
@@ -146,11 +161,7 @@ def measure_noise_scale(
 ) -> NoiseScale:
     r"""Noise scale at one point from random batches: the ratio of averages over ``repeats``.
 
-    Its standard error is the jackknife's, which leaves out each large batch in turn: with
-    :math:`B_{(i)}` the estimate from all but the :math:`i`-th of :math:`R`,
-
-    .. math:: \sqrt{\tfrac{R-1}{R} \textstyle\sum_i (B_{(i)} - \bar B_{(\cdot)})^2}
-
+    Its standard error is the jackknife's, which leaves out each large batch in turn.
     A ratio's error is not normal: it reaches farther up than down.
 
     Works where per-example gradients do not exist (batch norm) or cost too much: batch norm then
@@ -170,9 +181,6 @@ def measure_noise_scale(
 
     Raises:
       UserError: for batches that the split does not have.
-
-    References:
-      Efron & Tibshirani, An Introduction to the Bootstrap, 1993 (section 11.5)
     """
     size, key = split_size(arrays, micro_batch, "micro_batch"), checked_key(key)
     for name, value in (("count", count), ("repeats", repeats)):
@@ -207,7 +215,7 @@ def measure_noise_scale(
         return noise_scale_from_two(small, large, micro_batch, micro_batch * count, population=size)
 
     without = estimate((total - squares) / max(1, repeats - 1)).value
-    error = jnp.sqrt((repeats - 1) * jnp.var(without)) if repeats > 1 else jnp.nan
+    error = jackknife_error(without) if repeats > 1 else jnp.nan
     found = estimate(total[:, 0] / repeats)
     return found._replace(standard_error=jnp.asarray(error, found.value.dtype))
 

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sbt.choice import Registry
@@ -53,16 +52,6 @@ class Labelled:
     dims: tuple[Dimension, ...] = dataclasses.field(default=(), metadata={"static": True})
     units: str = dataclasses.field(default="", metadata={"static": True})
     long_name: str = dataclasses.field(default="", metadata={"static": True})
-
-
-def by_layer(values: dict[str, jax.Array], **words: str) -> Labelled:
-    """One number for each leaf of the parameters.
-
-    Args:
-      values: path of the leaf -> number.
-      words: ``units`` and ``long_name``.
-    """
-    return Labelled(jnp.stack(list(values.values())), (("layer", tuple(values)),), **words)
 
 
 Found = dict[str, Labelled]  # by variable
