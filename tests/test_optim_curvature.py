@@ -100,7 +100,10 @@ def test_hutchinson_has_the_mean_and_the_variance_that_it_states(x64):
     @jax.jit
     @jax.vmap
     def pair(key):
-        samples = [optim.hutchinson_diagonal(gradient, params, k) for k in jax.random.split(key)]
+        samples = [
+            optim.hutchinson_diagonal(gradient, params, optim.random_signs(params, k))
+            for k in jax.random.split(key)
+        ]
         return jax.tree.map(lambda a, b: (a + b) / 2, *samples)
 
     estimate = pair(jax.random.split(jax.random.key(0), draws))

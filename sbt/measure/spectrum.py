@@ -17,7 +17,7 @@ from sbt.errors import UserError
 from sbt.measure.registry import MEASUREMENTS, STEPS, Found, Labelled, Subject
 from sbt.measure.trees import Loss, Where, checked_count, checked_key, dot, surface
 from sbt.optim.base import one_of
-from sbt.optim.curvature import CHUNK, exact_hessian_diagonal
+from sbt.optim.curvature import CHUNK, exact_hessian_diagonal, hutchinson_diagonal
 from sbt.ranges import POSITIVE, Range, check_number
 
 Which = Literal["largest", "smallest", "magnitude"]
@@ -302,11 +302,8 @@ class Estimate(NamedTuple):
     standard_error: jax.Array  # of the same shape; sqrt(sample variance / samples)
 
 
-def _probe(operator: Operator, key: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Random signs ``v``, and ``H v``."""
-    point = operator.point
-    v = jax.random.rademacher(jax.random.fold_in(key, i), point.shape, point.dtype)
-    return v, operator.product(v)
+def _signs(point: jax.Array, key: jax.Array, i: jax.Array) -> jax.Array:
+    return jax.random.rademacher(jax.random.fold_in(key, i), point.shape, point.dtype)
 
 
 def hessian_trace(
@@ -339,11 +336,13 @@ def hessian_trace(
     """
     check_number("samples", samples, SAMPLES, whole=True)
     operator, key = hessian_operator(loss_fn, params, where), checked_key(key)
-    found = lax.map(
-        lambda i: jnp.vdot(*_probe(operator, key, i)),
-        jnp.arange(samples),
-        batch_size=checked_count("chunk", chunk),
-    )
+    chunk = checked_count("chunk", chunk)
+
+    def sample(i: jax.Array) -> jax.Array:
+        v = _signs(operator.point, key, i)
+        return jnp.vdot(v, operator.product(v))
+
+    found = lax.map(sample, jnp.arange(samples), batch_size=chunk)
     return Estimate(jnp.mean(found), jnp.std(found, ddof=1) / math.sqrt(samples))
 
 
@@ -373,17 +372,17 @@ def diagonal_estimate(
       [ 6. -2.]
     """
     check_number("samples", samples, SAMPLES, whole=True)
-    operator, key = hessian_operator(loss_fn, params, where), checked_key(key)
+    at, key = surface(loss_fn, params, where), checked_key(key)
+    gradient = jax.grad(at.loss)
 
     def add(i: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         mean, squares = state  # Welford: no difference of large sums
-        v, product = _probe(operator, key, i)
-        entry = v * product
+        entry = hutchinson_diagonal(gradient, at.point, _signs(at.point, key, i))
         step = entry - mean
         mean = mean + step / (i + 1).astype(mean.dtype)
         return mean, squares + step * (entry - mean)
 
-    zeros = jnp.zeros_like(operator.point)
+    zeros = jnp.zeros_like(at.point)
     mean, squares = lax.fori_loop(0, samples, add, (zeros, zeros))
     return Estimate(mean, jnp.sqrt(squares / (samples * (samples - 1))))
 

@@ -55,33 +55,38 @@ def exact_hessian_diagonal(
     return unravel(jax.lax.map(entry, jnp.arange(flat.size), batch_size=at_once))
 
 
-def hutchinson_diagonal(gradient: Callable[[Any], Any], params: Any, key: jax.Array) -> Any:
+def random_signs(params: Any, key: jax.Array) -> Any:
+    """Independent signs, a tree like ``params``: directions for :func:`hutchinson_diagonal`."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    signs = [jax.random.rademacher(k, p.shape, p.dtype) for k, p in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, signs)
+
+
+def hutchinson_diagonal(gradient: Callable[[Any], Any], params: Any, signs: Any) -> Any:
     r"""One unbiased sample :math:`v \odot Hv` of the diagonal, with random signs :math:`v`.
 
     Its variance is :math:`\sum_{j \ne i} H_{ij}^2` in entry i: exact for a diagonal Hessian, noisy
-    where the off-diagonal entries dominate. Average samples of different keys. Note that rules
+    where the off-diagonal entries dominate. Average samples of different signs. Note that rules
     divide by the estimate's magnitude, whose average over noise is larger than that of the entry.
 
     Args:
       gradient: of the loss, a function of the params.
       params: the point.
-      key: typed key (``jax.random.key``); a fresh one per call.
+      signs: :math:`v`, a tree like ``params``: fresh ones per call, see :func:`random_signs`.
 
     Returns:
-      A tree like ``params``; the cost is that of two gradients.
+      A tree like ``params``, whose sum is a sample of the trace; the cost is that of two gradients.
 
     Examples:
       >>> import jax, jax.numpy as jnp
       >>> from sbt import optim
       >>> gradient = jax.grad(lambda w: 2.0 * w[0] ** 2 - w[1] ** 2)
-      >>> print(optim.hutchinson_diagonal(gradient, jnp.ones(2), jax.random.key(0)))
+      >>> signs = optim.random_signs(jnp.ones(2), jax.random.key(0))
+      >>> print(optim.hutchinson_diagonal(gradient, jnp.ones(2), signs))
       [ 4. -2.]
     """
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    signs = [jax.random.rademacher(k, p.shape, p.dtype) for k, p in zip(keys, leaves, strict=True)]
-    probe = jax.tree.unflatten(structure, signs)
-    return jax.tree.map(jnp.multiply, probe, jax.jvp(gradient, (params,), (probe,))[1])
+    return jax.tree.map(jnp.multiply, signs, jax.jvp(gradient, (params,), (signs,))[1])
 
 
 # --- CBLR -----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sbt.optim.base import l2_norm
-from sbt.optim.curvature import hutchinson_diagonal
+from sbt.optim.curvature import hutchinson_diagonal, random_signs
 from sbt.optim.layerwise import mean_example_norms
 from sbt.train.objective import Batch
 from sbt.train.shards import Sharding
@@ -83,7 +83,8 @@ def _example_norms(seen: Seen) -> Any:
 
 def _hessian_diagonal(seen: Seen) -> Any:
     """One sample of it; the update averages over micro-batches."""
-    return hutchinson_diagonal(seen.gradient, seen.params, jax.random.fold_in(seen.batch.key, 1))
+    signs = random_signs(seen.params, jax.random.fold_in(seen.batch.key, 1))
+    return hutchinson_diagonal(seen.gradient, seen.params, signs)
 
 
 EXTRAS: Mapping[str, Extra] = {
