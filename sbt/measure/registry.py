@@ -43,7 +43,7 @@ class Labelled:
       long_name: what it is, in a few words.
 
     Examples:
-      >>> found = jax.vmap(lambda w: Labelled(w[:2], (('rank', (1, 2)),), 'nats'))(jnp.ones((5, 3)))
+      >>> found = jax.vmap(lambda w: Labelled(w[:2], (('rank', (1, 2)),), 'nats'))(np.ones((5, 3)))
       >>> print(found.value.shape, found.dims)
       (5, 2) (('rank', (1, 2)),)
     """
