@@ -71,6 +71,7 @@ def test_lanes_are_a_plain_optax_loop(name, x64, tmp_path):
         "engine": {"strategy": "vmap"},
         "sweep": {"batch_size": SIZES, "base_lr": RATES},
     }
+    close = 1e-6 if name == "optax.lbfgs" else 1e-9  # a line search magnifies rounding
     with jax.numpy_dtype_promotion("standard"):
         results = sbt.run(
             config,
@@ -85,7 +86,7 @@ def test_lanes_are_a_plain_optax_loop(name, x64, tmp_path):
                 plain = plain_weights(name, m, rate)
                 for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(plain)):
                     if np.isfinite(theirs).all():  # else the run is frozen where it diverged
-                        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+                        np.testing.assert_allclose(ours, theirs, rtol=close, atol=close)
     assert results.sizes["batch_size"] == 2
 
 
