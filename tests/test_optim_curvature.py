@@ -33,7 +33,7 @@ def test_cblr_follows_the_numpy_loop(x64, ema, wd, momentum):
         ema,
         floor,
         weight_decay=wd,
-        mask="kernels",
+        decay_mask="kernels",
     )
     ours, w, mean, v = jax.tree.map(jnp.asarray, start), dict(start), {}, {}
     state = rule.init(ours)
@@ -136,7 +136,7 @@ def test_mclr_follows_the_numpy_loop(x64, reading, form, kind):
     w = rng.normal(size=(3, 4)) + 0.5
     target, wd, beta = rng.normal(size=(3, 4)) - 2.0, 0.1, 0.4
     rule = optim.mclr(
-        0.002, beta, wd, reading=reading, decay_form=form, median_kind=kind, mask="all"
+        0.002, beta, wd, reading=reading, decay_form=form, median_kind=kind, decay_mask="all"
     )
     ours, v = jnp.asarray(w), np.zeros_like(w)
     state, step = rule.init(ours), jax.jit(rule.update)

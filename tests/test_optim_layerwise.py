@@ -43,7 +43,15 @@ def test_lars_follows_the_numpy_loop_in_the_papers_form(x64):
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_lars_in_optax_form_is_optax_lars(x64, nesterov):
     ours = optim.lars(
-        0.5, 0.8, 0.1, 0.01, 100.0, nesterov=nesterov, form="optax", mask="all", ratio_mask="all"
+        0.5,
+        0.8,
+        0.1,
+        0.01,
+        100.0,
+        nesterov=nesterov,
+        form="optax",
+        decay_mask="all",
+        ratio_mask="all",
     )
     theirs = optax.lars(0.5, 0.1, True, 0.01, momentum=0.8, nesterov=nesterov)
     params = start() | {"zero": np.zeros(3)}
@@ -70,7 +78,7 @@ def test_masks_of_lars_can_be_trees_or_callables(x64):
     params, g = start(), gradient(start())
     only_bias = {"kernel": False, "bias": True}
     for mask in (only_bias, lambda p: {k: k == "bias" for k in p}):
-        rule = optim.lars(1.0, None, 0.5, 0.1, mask=mask, ratio_mask=mask)
+        rule = optim.lars(1.0, None, 0.5, 0.1, decay_mask=mask, ratio_mask=mask)
         updates, _ = rule.update(g, rule.init(params), params)
         np.testing.assert_allclose(updates["kernel"], -0.1 * g["kernel"], rtol=1e-12)
         w, b = params["bias"], g["bias"]
@@ -101,7 +109,7 @@ def test_lamb_follows_the_numpy_loop(x64, phi):
 
 
 def test_lamb_without_masks_is_optax_lamb(x64):
-    ours = optim.lamb(0.05, weight_decay=0.02, mask="all", ratio_mask="all")
+    ours = optim.lamb(0.05, weight_decay=0.02, decay_mask="all", ratio_mask="all")
     params = start() | {"zero": np.zeros(3)}
     with jax.numpy_dtype_promotion("standard"):
         theirs = train(optax.lamb(0.05, weight_decay=0.02), params, grad_fn=shifted)
@@ -113,7 +121,7 @@ def test_lamb_without_masks_is_optax_lamb(x64):
 
 def test_percent_delta_changes_every_layer_by_the_same_percentage(x64):
     gamma = 0.013
-    rule = optim.percent_delta(gamma, weight_floor=0.0, mask="all", ratio_mask="all")
+    rule = optim.percent_delta(gamma, weight_floor=0.0, decay_mask="all", ratio_mask="all")
     before = start()
     for after in train(rule, before):
         for k in after:

@@ -100,15 +100,14 @@ def test_normalized_shb_is_the_undebiased_average(x64):
 
 
 def test_matched_pair(x64):
-    """eta = gamma / (1 - beta); the SGDM member is the damped form at eta."""
-    pair = optim.sgdm_matched_lr(0.2, 0.75, 0.01)
+    """eta = gamma / (1 - beta): SGDM at gamma is the damped form at eta, and matches SGD at eta."""
     decay = optax.add_decayed_weights(0.01)
-    same(path(pair.sgd)[0], path(optax.chain(decay, optax.sgd(0.2)))[0])
-    same(path(pair.sgdm)[0], path(optax.chain(decay, optax.sgd(0.05, 0.75)))[0])
-    same(path(pair.sgdm)[0], path(optim.normalized_shb(0.2, 0.75, 0.01))[0])
-    slower = optim.sgdm_matched_lr(falling(0.2), 0.75).sgdm
+    plain = optim.sgd(0.2, None, weight_decay=0.01)
+    same(path(plain)[0], path(optax.chain(decay, optax.sgd(0.2)))[0])
+    damped = optim.normalized_shb(0.2, 0.75, 0.01)
+    same(path(damped)[0], path(optax.chain(decay, optax.sgd(0.05, 0.75)))[0])
+    slower = optim.normalized_shb(falling(0.2), 0.75)
     same(path(slower)[0], path(optax.sgd(falling(0.05), 0.75))[0])
-    same(optim.matched_sgd_learning_rate(optim.matched_sgdm_learning_rate(0.2, 0.75), 0.75), 0.2)
 
 
 def test_matched_pair_agrees_for_small_learning_rates(x64):
@@ -116,7 +115,7 @@ def test_matched_pair_agrees_for_small_learning_rates(x64):
 
     def distance(rate):
         finals = []
-        for rule in optim.sgdm_matched_lr(rate, 0.9):
+        for rule in (optim.sgd(rate), optim.normalized_shb(rate, 0.9)):
             x = jnp.asarray(START)
             state = rule.init(x)
             for _ in range(round(2 / rate)):

@@ -171,8 +171,9 @@ def test_static_choices_are_refused_by_name():
         lambda: optim.sngm(0.1, norm="l1"),
         lambda: optim.lars(0.1, form="apex"),
         lambda: optim.lamb(0.1, phi="sqrt"),
+        lambda: optim.lamb(0.1, phi="clamp", phi_min=2.0, phi_max=1.0),
         lambda: optim.mclr(0.1, reading="mean"),
-        lambda: optim.sgd(0.1, mask="weights"),
+        lambda: optim.sgd(0.1, decay_mask="weights"),
     ):
         with pytest.raises(UserError):
             call()

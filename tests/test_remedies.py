@@ -172,7 +172,7 @@ def test_smoothout_noise_is_uniform_on_the_kernels():
 
 def test_smoothout_masks_and_keys():
     params, key = params_of_a_net(), jax.random.key(3)
-    everywhere = noise_of(optim.smoothout(optax.sgd(0.1), 0.1, mask="all"), params, key)
+    everywhere = noise_of(optim.smoothout(optax.sgd(0.1), 0.1, noise_mask="all"), params, key)
     assert all(np.any(x) for x in jax.tree.leaves(everywhere))
     kernels = noise_of(optim.smoothout(optax.sgd(0.1), 0.1), params, key)
     assert not np.any(kernels["norm"]["scale"]) and not np.any(kernels["dense"]["bias"])
@@ -205,10 +205,12 @@ def test_ada_smoothout_rescales_every_output_filter():
 
 def test_smoothout_steps_from_the_unperturbed_weights(x64):
     """A plain loop: gradient at x + noise, momentum step from x; amplitude from its schedule."""
-    rule = optim.smoothout(optax.sgd(0.1, 0.9), lambda t: 0.3 * (1.0 + t) ** -0.275, mask="all")
+    rule = optim.smoothout(
+        optax.sgd(0.1, 0.9), lambda t: 0.3 * (1.0 + t) ** -0.275, noise_mask="all"
+    )
     x, state = jnp.asarray(START), rule.init(jnp.asarray(START))
     y, u = START.copy(), np.zeros(3)
-    unit = optim.smoothout(optax.identity(), 1.0, mask="all")
+    unit = optim.smoothout(optax.identity(), 1.0, noise_mask="all")
     for k in range(STEPS):
         key = jax.random.fold_in(jax.random.key(1), k)
         point = optim.evaluation_point(rule, x, state, key)
@@ -222,7 +224,7 @@ def test_smoothout_steps_from_the_unperturbed_weights(x64):
 
 def test_smoothout_descends_the_box_average():
     """Mean gradient of sin over the box: (cos(x-a) ... ) = cos(x) sin(a) / a."""
-    rule = optim.smoothout(optax.sgd(0.1), 1.5, mask="all")
+    rule = optim.smoothout(optax.sgd(0.1), 1.5, noise_mask="all")
     x = jnp.float32([0.3])
     state = rule.init(x)
     keys = jax.random.split(jax.random.key(0), 100_000)
@@ -234,7 +236,7 @@ def test_smoothout_descends_the_box_average():
 
 def test_smoothout_composes_with_other_evaluation_points():
     inner = optim.extrap_sgd(0.1, extrapolation=0.5)
-    rule = optim.smoothout(inner, 0.01, mask="all")
+    rule = optim.smoothout(inner, 0.01, noise_mask="all")
     x = jnp.ones(2)
     state = rule.init(x)
     _, state = rule.update(x, state, x)

@@ -1,7 +1,15 @@
-"""Update rules: ordinary optax transformations that take schedules and traced hyperparameters."""
+"""Update rules: ordinary optax transformations that take schedules and traced hyperparameters.
+
+``RULES`` holds those that a config can name; each is a function of a learning rate, for use without
+a config as well. For chains of one's own there are their links (``scale_by_adam``,
+``scale_by_shb``, ``normalize_by_norm``, ``clip_by_global_norm``), wrappers around any rule
+(``smoothout``, ``random_scaling`` with its ``averaged_iterate``, ``conservative_step``), and what
+rules want to know of a batch (``mean_example_norms``, ``hutchinson_diagonal``).
+"""
 
 from sbt.optim.adam import adam as adam
 from sbt.optim.adam import scale_by_adam as scale_by_adam
+from sbt.optim.base import RULES as RULES
 from sbt.optim.base import Rule as Rule
 from sbt.optim.base import chain as chain
 from sbt.optim.base import evaluation_point as evaluation_point
@@ -20,14 +28,10 @@ from sbt.optim.layerwise import lamb as lamb
 from sbt.optim.layerwise import lars as lars
 from sbt.optim.layerwise import mean_example_norms as mean_example_norms
 from sbt.optim.layerwise import percent_delta as percent_delta
-from sbt.optim.matched_momentum import matched_sgd_learning_rate as matched_sgd_learning_rate
-from sbt.optim.matched_momentum import matched_sgdm_learning_rate as matched_sgdm_learning_rate
-from sbt.optim.matched_momentum import sgdm_matched_lr as sgdm_matched_lr
 from sbt.optim.random_scaling import averaged_iterate as averaged_iterate
 from sbt.optim.random_scaling import exponentiated_o2nc as exponentiated_o2nc
 from sbt.optim.random_scaling import random_scaling as random_scaling
 from sbt.optim.random_scaling import randomly_scaled_sgdm as randomly_scaled_sgdm
-from sbt.optim.registry import RULES as RULES
 from sbt.optim.remedies import adversarial_loss as adversarial_loss
 from sbt.optim.remedies import fast_gradient_sign as fast_gradient_sign
 from sbt.optim.remedies import stability_loss as stability_loss

@@ -38,6 +38,7 @@ def scale_by_adam(
     return base.Rule(lambda params: inner.init(jax.tree.map(base.widen, params)), inner.update)
 
 
+@base.RULES.register("adam", source="Kingma and Ba 2015, arXiv 1412.6980, algorithm 1")
 def adam(
     learning_rate: base.Scalar | base.Schedule,
     b1: base.Decay = 0.9,
@@ -45,7 +46,7 @@ def adam(
     eps: base.Positive = 1e-8,
     weight_decay: base.NonNegative = 0.0,
     *,
-    mask: base.Mask = None,
+    decay_mask: base.Mask = None,
 ) -> base.Rule:
     r"""Adam with an L2 term: :func:`scale_by_adam` times :math:`-\eta`.
 
@@ -60,7 +61,7 @@ def adam(
       eps: see :func:`scale_by_adam`.
       weight_decay: coefficient of :math:`\tfrac12\|w\|^2` in the mean loss. It enters the moments;
         for AdamW chain :func:`scale_by_adam` with ``optax.add_decayed_weights``.
-      mask: leaves to decay, as in :func:`sbt.optim.sgd`.
+      decay_mask: leaves to decay, as in :func:`sbt.optim.sgd`.
 
     Returns:
       The update rule.
@@ -78,7 +79,7 @@ def adam(
       <https://arxiv.org/abs/1412.6980>`_, 2015 (algorithm 1)
     """
     return base.chain(
-        base.add_l2(weight_decay, mask),
+        base.add_l2(weight_decay, decay_mask),
         scale_by_adam(b1, b2, eps),
         base.scale_by_learning_rate(learning_rate),
     )

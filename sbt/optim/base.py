@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sbt.choice import Names
+from sbt.choice import Names, Registry
 from sbt.errors import UserError, shown
 from sbt.ranges import BELOW_ONE, FRACTION, NON_NEGATIVE, POSITIVE, Range
 
 Scalar = float | jax.Array
+RULES = Registry("rule")  # functions rule(learning_rate, ...), each registered where it stands
+
 # Hyperparameters by the numbers that they take.
 Decay = Annotated[Scalar, BELOW_ONE]  # momentum, and the rate of a moving average
 NonNegative = Annotated[Scalar, NON_NEGATIVE]
@@ -109,7 +111,8 @@ def _wide(tree: Any) -> Any:
 
 def _cast_like(tree: Any, like: Any) -> Any:
     def leaf(x: Any, y: Any) -> Any:
-        return x if jnp.result_type(x) == jnp.result_type(y) else x.astype(y.dtype)
+        dtype = jnp.result_type(y)
+        return x if jnp.issubdtype(dtype, jax.dtypes.extended) else jnp.asarray(x).astype(dtype)
 
     return jax.tree.map(leaf, tree, like)
 

@@ -74,6 +74,9 @@ def conservative_step(
     return move(x, state, g)
 
 
+@base.RULES.register(
+    "conservative", source="Keskar et al. 2017, arXiv 1609.04836, appendix E", needs=("grad_fn",)
+)
 def conservative(
     learning_rate: base.Scalar | base.Schedule = 1e-3,
     proximal: base.NonNegative = 1e-3,

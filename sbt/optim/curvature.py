@@ -99,6 +99,12 @@ class CurvatureState(NamedTuple):
     magnitude: Any
 
 
+@base.RULES.register(
+    "cblr",
+    source="Gao and Zhong 2020, arXiv 2012.08795, equations 9-11",
+    needs=("hessian_diagonal",),
+    defaults={"momentum": 0.0},
+)
 def cblr(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | None = None,
@@ -108,7 +114,7 @@ def cblr(
     *,
     weight_decay: base.NonNegative = 0.0,
     radius_ceiling: base.Positive | None = None,
-    mask: base.Mask = None,
+    decay_mask: base.Mask = None,
 ) -> base.Rule:
     r"""CBLR: curvature-based learning rate, with the exact radius for each parameter.
 
@@ -136,7 +142,7 @@ def cblr(
       weight_decay: :math:`\lambda`, coefficient of :math:`\tfrac12\|w\|^2` in the mean loss.
       radius_ceiling: :math:`R_{max}`, in the units of a radius; may be traced. None for no bound.
         The paper has none.
-      mask: leaves to decay, see :func:`sbt.optim.sgd`.
+      decay_mask: leaves to decay, see :func:`sbt.optim.sgd`.
 
     Returns:
       The update rule. ``update(updates, state, params, hessian_diagonal=h)`` needs the diagonal of
@@ -180,7 +186,7 @@ def cblr(
             )
         count = optax.safe_increment(state.count)
         decay = jax.tree.map(
-            lambda decayed: weight_decay if decayed else 0.0, base.mask_leaves(mask, params)
+            lambda decayed: weight_decay if decayed else 0.0, base.mask_leaves(decay_mask, params)
         )
 
         def average(old: jax.Array, h: jax.Array, decay: Any) -> jax.Array:
@@ -278,6 +284,11 @@ def _middle(flat: jax.Array, kind: str) -> tuple[jax.Array, jax.Array]:
     return low, value(jnp.where(repeated, key, following))
 
 
+@base.RULES.register(
+    "mclr",
+    source="Gao and Zhong 2020, arXiv 2012.08795, equations 20-22",
+    defaults={"momentum": 0.0},
+)
 def mclr(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | None = None,
@@ -287,7 +298,7 @@ def mclr(
     reading: Literal["magnitudes", "ratio", "signed"] = "magnitudes",
     decay_form: Literal["sum", "inside"] = "sum",
     median_kind: Literal["midpoint", "lower"] = "midpoint",
-    mask: base.Mask = "kernels",
+    decay_mask: base.Mask = "kernels",
     ratio_mask: base.Mask = "kernels",
 ) -> base.Rule:
     r"""MCLR: median-curvature learning rate, one radius for each layer.
@@ -326,7 +337,7 @@ def mclr(
       decay_form: how the decay enters the denominator; ``'sum'`` is the printed equation 22.
       median_kind: of an even count of entries: ``'midpoint'``, or ``'lower'`` as in PyTorch, which
         the paper used.
-      mask: leaves to decay, see :func:`sbt.optim.layerwise.scale_by_layer_ratio`.
+      decay_mask: leaves to decay, see :func:`sbt.optim.layerwise.scale_by_layer_ratio`.
       ratio_mask: leaves with a rate of their own.
 
     Returns:
@@ -369,6 +380,6 @@ def mclr(
         return jnp.abs(above), jnp.abs(median(g, median_kind) + layer.decay * above)
 
     link = scale_by_layer_ratio(
-        ratio, 1.0, weight_decay, fallback_ratio, mask=mask, ratio_mask=ratio_mask
+        ratio, 1.0, weight_decay, fallback_ratio, decay_mask=decay_mask, ratio_mask=ratio_mask
     )
     return with_rate_inside(link, learning_rate, momentum)

@@ -16,6 +16,7 @@ class ExtrapolateState(NamedTuple):
     gradient: Any  # as params; zeros at the start
 
 
+@base.RULES.register("extrap_sgd", source="Lin et al. 2020, arXiv 2006.05720")
 def extrap_sgd(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | None = 0.0,
@@ -23,7 +24,7 @@ def extrap_sgd(
     extrapolation: base.NonNegative = 1.0,
     *,
     nesterov: bool = True,
-    mask: base.Mask = None,
+    decay_mask: base.Mask = None,
     axis_name: Any = None,
 ) -> base.Rule:
     r"""EXTRAP-SGD: local extragradient steps that reuse the previous mini-batch gradient.
@@ -48,7 +49,7 @@ def extrap_sgd(
       weight_decay: coefficient of :math:`\tfrac12\|w\|^2` in the mean loss.
       extrapolation: :math:`\hat\gamma / \gamma`, dimensionless.
       nesterov: Nesterov's look-ahead (the formula above); False steps along :math:`u_{t+1}`.
-      mask: leaves to decay, see :func:`sbt.optim.sgd`.
+      decay_mask: leaves to decay, see :func:`sbt.optim.sgd`.
       axis_name: of the mapped axis over workers (``shard_map`` or ``vmap``). Each worker then
         extrapolates with its *own* gradient, keeps its own state, and the mean over the axis enters
         the buffer. None for a single worker.
@@ -87,7 +88,7 @@ def extrap_sgd(
     def update(updates: Any, state: ExtrapolateState, params: Any = None, **extra: Any) -> Any:
         del extra
         base.need_params(params)
-        decay_on = base.mask_leaves(mask, params)
+        decay_on = base.mask_leaves(decay_mask, params)
         own = jax.tree.map(
             lambda g, p, decayed: g + weight_decay * p if decayed else g,
             updates,

@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from sbt.choice import Choice, Field, fields_of
 from sbt.errors import UserError, nearest, shown, user_code
 from sbt.optim import base
-from sbt.optim.registry import RULES
+from sbt.optim.base import RULES
 from sbt.ranges import ANY
 
 NAME = "own"
@@ -223,9 +223,7 @@ def _made(rule: MakeRule, needs: frozenset[str], learning_rate: Any, **fields: A
             )
         ]
         state = jax.tree.unflatten(jax.tree.structure(state), leaves)
-        step, after = _call(inner, updates, state, params, extra)
-        # A step that promotes dtypes keeps those of its state: they are a loop's.
-        return step, jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), after, state)
+        return _call(inner, updates, state, params, extra)
 
     return base.Rule(inner.init, update, getattr(inner, "evaluate_at", base.at_params))
 

@@ -4,7 +4,7 @@ All of them multiply each leaf's direction by a rate of its own, and must say wh
 is none: :func:`scale_by_layer_ratio`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -34,7 +34,7 @@ def scale_by_layer_ratio(
     weight_decay: base.NonNegative = 0.0,
     fallback_ratio: base.NonNegative = 1.0,
     *,
-    mask: base.Mask = "kernels",
+    decay_mask: base.Mask = "kernels",
     ratio_mask: base.Mask = "kernels",
     extra: str | None = None,
 ) -> base.Rule:
@@ -55,7 +55,7 @@ def scale_by_layer_ratio(
       coefficient: :math:`\gamma`.
       weight_decay: :math:`\lambda`, coefficient of :math:`\tfrac12\|w\|^2` in the mean loss.
       fallback_ratio: :math:`R_l` of the leaves that have none.
-      mask: leaves to decay, see :func:`sbt.optim.sgd`; by default biases and normalisation
+      decay_mask: leaves to decay, see :func:`sbt.optim.sgd`; by default biases and normalisation
         parameters are left out.
       ratio_mask: leaves that have a ratio, likewise.
       extra: name of an extra argument of ``update`` with one leaf for each leaf of params.
@@ -84,7 +84,7 @@ def scale_by_layer_ratio(
         if extra is not None and extra_args.get(extra) is None:
             raise ValueError(f"This rule needs update(updates, state, params, {extra}=...).")
         trees = [] if extra is None else [extra_args[extra]]
-        masks = [base.mask_leaves(each, params) for each in (mask, ratio_mask)]
+        masks = [base.mask_leaves(each, params) for each in (decay_mask, ratio_mask)]
         return jax.tree.map(leaf, updates, params, *masks, *trees), state
 
     return base.Rule(lambda _: optax.EmptyState(), update)
@@ -106,6 +106,7 @@ def with_rate_inside(
     )
 
 
+@base.RULES.register("lars", source="You, Gitman and Ginsburg 2017, arXiv 1708.03888, algorithm 1")
 def lars(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | None = 0.9,
@@ -115,7 +116,7 @@ def lars(
     *,
     nesterov: bool = False,
     form: Literal["paper", "optax"] = "paper",
-    mask: base.Mask = "kernels",
+    decay_mask: base.Mask = "kernels",
     ratio_mask: base.Mask = "kernels",
 ) -> base.Rule:
     r"""LARS: layer-wise adaptive rate scaling, the learning rate inside the momentum buffer.
@@ -145,7 +146,7 @@ def lars(
       fallback_ratio: value taken for :math:`\|w_l\|/\|g_l\|` where there is none.
       nesterov: use Nesterov's look-ahead.
       form: which denominator.
-      mask: leaves to decay, see :func:`scale_by_layer_ratio`.
+      decay_mask: leaves to decay, see :func:`scale_by_layer_ratio`.
       ratio_mask: leaves with a LARS rate; False puts a leaf on the skip list.
 
     Returns:
@@ -177,11 +178,27 @@ def lars(
         return weights, base.l2_norm(layer.gradient) + layer.decay * weights
 
     link = scale_by_layer_ratio(
-        ratio, trust_coefficient, weight_decay, fallback_ratio, mask=mask, ratio_mask=ratio_mask
+        ratio,
+        trust_coefficient,
+        weight_decay,
+        fallback_ratio,
+        decay_mask=decay_mask,
+        ratio_mask=ratio_mask,
     )
     return with_rate_inside(link, learning_rate, momentum, nesterov)
 
 
+def _check_clamp(where: str, values: Mapping[str, Any]) -> None:
+    """Refuses bounds of LAMB's clamp that leave nothing between them."""
+    low, high = values["phi_min"], values["phi_max"]
+    if values["phi"] == "clamp" and not low < high:
+        remedy = "give a phi_min below phi_max"
+        raise UserError(f"{where}.phi_min", f"{low} is not below phi_max, {high}", remedy)
+
+
+@base.RULES.register(
+    "lamb", source="You et al. 2019, arXiv 1904.00962, algorithm 2", check=_check_clamp
+)
 def lamb(
     learning_rate: base.Scalar | base.Schedule,
     b1: base.Decay = 0.9,
@@ -192,7 +209,7 @@ def lamb(
     phi: Literal["identity", "clamp"] = "identity",
     phi_min: base.NonNegative = 0.0,
     phi_max: base.Positive = 10.0,
-    mask: base.Mask = "kernels",
+    decay_mask: base.Mask = "kernels",
     ratio_mask: base.Mask = "kernels",
 ) -> base.Rule:
     r"""LAMB: layer-wise adaptive moments for large batches.
@@ -206,8 +223,8 @@ def lamb(
     :math:`\phi(\|w_l\|)` or :math:`\|u_l\|` is 0, and on leaves that ``ratio_mask`` leaves out, the
     factor is 1 (a step of AdamW): unlike LARS's, LAMB's learning rate is of Adam's size.
 
-    ``optax.lamb`` is this with ``phi='identity', mask='all', ratio_mask='all'``. The paper uses
-    :math:`\lambda = 0.01`, square-root scaling of the learning rate, and warm-up.
+    ``optax.lamb`` is this with ``phi='identity', decay_mask='all', ratio_mask='all'``. The paper
+    uses :math:`\lambda = 0.01`, square-root scaling of the learning rate, and warm-up.
 
     Args:
       learning_rate: :math:`\eta`, step length of a layer relative to :math:`\phi(\|w_l\|)`
@@ -220,7 +237,7 @@ def lamb(
         The paper admits both and names no bounds for its runs.
       phi_min: lower clamp, in parameter units; read with ``phi='clamp'`` only.
       phi_max: upper clamp, likewise; 10 is common in released code.
-      mask: leaves to decay, see :func:`scale_by_layer_ratio`.
+      decay_mask: leaves to decay, see :func:`scale_by_layer_ratio`.
       ratio_mask: leaves that are rescaled.
 
     Returns:
@@ -243,10 +260,8 @@ def lamb(
       <https://arxiv.org/abs/1904.00962>`_, 2019 (algorithm 2)
     """
     base.one_of("phi", phi, ("identity", "clamp"))
-    known = isinstance(phi_min, int | float) and isinstance(phi_max, int | float)  # not traced
-    if phi == "clamp" and known and not phi_min < phi_max:
-        remedy = "give a phi_min below phi_max"
-        raise UserError("phi_min", f"{phi_min} is not below phi_max, {phi_max}", remedy)
+    if isinstance(phi_min, int | float) and isinstance(phi_max, int | float):  # known, not traced
+        _check_clamp("lamb", {"phi": phi, "phi_min": phi_min, "phi_max": phi_max})
 
     def ratio(layer: Layer) -> tuple[jax.Array, jax.Array]:
         size = base.l2_norm(layer.weights)
@@ -255,11 +270,18 @@ def lamb(
 
     return base.chain(
         scale_by_adam(b1, b2, eps),
-        scale_by_layer_ratio(ratio, 1.0, weight_decay, mask=mask, ratio_mask=ratio_mask),
+        scale_by_layer_ratio(
+            ratio, 1.0, weight_decay, decay_mask=decay_mask, ratio_mask=ratio_mask
+        ),
         base.scale_by_learning_rate(learning_rate),
     )
 
 
+@base.RULES.register(
+    "percent_delta",
+    source="Abu-El-Haija 2017, arXiv 1708.07227; Gao and Zhong 2020, arXiv 2012.08795, eq. 24",
+    defaults={"momentum": 0.0},
+)
 def percent_delta(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | None = None,
@@ -267,7 +289,7 @@ def percent_delta(
     weight_floor: base.NonNegative = 1e-6,
     fallback_ratio: base.NonNegative = 1.0,
     *,
-    mask: base.Mask = "kernels",
+    decay_mask: base.Mask = "kernels",
     ratio_mask: base.Mask = "kernels",
 ) -> base.Rule:
     r"""PercentDelta: every layer changes by the same average percentage.
@@ -293,7 +315,7 @@ def percent_delta(
       weight_decay: :math:`\lambda`; the paper has none.
       weight_floor: :math:`\epsilon`, in parameter units.
       fallback_ratio: the rate of leaves that have none, see :func:`scale_by_layer_ratio`.
-      mask: leaves to decay, see :func:`scale_by_layer_ratio`.
+      decay_mask: leaves to decay, see :func:`scale_by_layer_ratio`.
       ratio_mask: leaves with a rate of their own.
 
     Returns:
@@ -322,11 +344,14 @@ def percent_delta(
         return 1.0, jnp.mean(relative)
 
     link = scale_by_layer_ratio(
-        ratio, 1.0, weight_decay, fallback_ratio, mask=mask, ratio_mask=ratio_mask
+        ratio, 1.0, weight_decay, fallback_ratio, decay_mask=decay_mask, ratio_mask=ratio_mask
     )
     return with_rate_inside(link, learning_rate, momentum)
 
 
+@base.RULES.register(
+    "clars", source="Huo, Gu and Huang 2021, arXiv 2002.01576", needs=("example_norms",)
+)
 def clars(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | None = 0.9,
@@ -334,7 +359,7 @@ def clars(
     trust_coefficient: base.Positive = 0.001,
     fallback_ratio: base.NonNegative = 1.0,
     *,
-    mask: base.Mask = "kernels",
+    decay_mask: base.Mask = "kernels",
     ratio_mask: base.Mask = "kernels",
 ) -> base.Rule:
     r"""CLARS: LARS with the mean norm of the *per-example* gradients in the denominator.
@@ -357,7 +382,7 @@ def clars(
       trust_coefficient: :math:`\eta`, dimensionless.
       fallback_ratio: value of the ratio where there is none (zero weights, zero norms, leaves that
         ``ratio_mask`` leaves out).
-      mask: leaves to decay, see :func:`scale_by_layer_ratio`.
+      decay_mask: leaves to decay, see :func:`scale_by_layer_ratio`.
       ratio_mask: leaves with a rate of their own.
 
     Returns:
@@ -390,7 +415,7 @@ def clars(
         trust_coefficient,
         weight_decay,
         fallback_ratio,
-        mask=mask,
+        decay_mask=decay_mask,
         ratio_mask=ratio_mask,
         extra="example_norms",
     )

@@ -12,6 +12,7 @@ from sbt.optim.shb import scale_by_shb
 from sbt.ranges import Range
 
 Distribution = Literal["exponential", "uniform", "none"]
+_ZHANG = "Zhang and Cutkosky 2024, arXiv 2405.09742"
 
 
 class RandomScalingState(NamedTuple):
@@ -88,15 +89,16 @@ def random_scaling(
     wrapped = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> RandomScalingState:
+        def start(p: jax.Array) -> jax.Array:
+            # A bfloat16 average would stop moving once its steps fall below its resolution.
+            return jnp.zeros_like(base.widen(p))
+
         dtype = jnp.result_type(float)
         return RandomScalingState(
             count=jnp.zeros([], jnp.int32),
             scale=jnp.ones([], dtype),
             weight=jnp.zeros([], dtype),
-            # A bfloat16 average would stop moving once its steps fall below its resolution.
-            average=()
-            if average_decay is None
-            else jax.tree.map(lambda p: jnp.zeros_like(base.widen(p)), params),
+            average=() if average_decay is None else jax.tree.map(start, params),
             inner=inner.init(params),
         )
 
@@ -151,6 +153,7 @@ def averaged_iterate(state: RandomScalingState) -> Any:
     return state.average
 
 
+@base.RULES.register("randomly_scaled_sgdm", source=_ZHANG)
 def randomly_scaled_sgdm(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | None = 0.9,
@@ -159,7 +162,7 @@ def randomly_scaled_sgdm(
     seed: Annotated[float | jax.Array, Range(0, 2**32 - 1)] = 0,
     distribution: Distribution = "exponential",
     average_decay: base.Fraction | None = None,
-    mask: base.Mask = None,
+    decay_mask: base.Mask = None,
 ) -> base.Rule:
     r"""SGDM whose steps are scaled by Exp(1) numbers: :func:`sbt.optim.sgd` in random scaling.
 
@@ -170,7 +173,7 @@ def randomly_scaled_sgdm(
       seed: see :func:`random_scaling`.
       distribution: see :func:`random_scaling`.
       average_decay: see :func:`random_scaling`.
-      mask: leaves to decay, as in :func:`sbt.optim.sgd`.
+      decay_mask: leaves to decay, as in :func:`sbt.optim.sgd`.
 
     Returns:
       The update rule.
@@ -191,10 +194,11 @@ def randomly_scaled_sgdm(
       Zhang and Cutkosky, `Random Scaling and Momentum for Non-smooth Non-convex Optimization
       <https://arxiv.org/abs/2405.09742>`_, 2024
     """
-    inner = sgd(learning_rate, momentum, weight_decay=weight_decay, mask=mask)
+    inner = sgd(learning_rate, momentum, weight_decay=weight_decay, decay_mask=decay_mask)
     return random_scaling(inner, seed, distribution, average_decay)
 
 
+@base.RULES.register("exponentiated_o2nc", source=_ZHANG)
 def exponentiated_o2nc(
     learning_rate: base.Scalar | base.Schedule,
     momentum: Annotated[base.Scalar, Range(0, 1, open_low=True)] = 0.9,

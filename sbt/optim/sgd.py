@@ -14,12 +14,13 @@ import optax
 from sbt.optim import base
 
 
+@base.RULES.register("sgd", source="Masters and Luschi 2018, arXiv 1804.07612, equations 1-6")
 def sgd(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | None = 0.0,
     nesterov: bool = False,
     weight_decay: base.NonNegative | None = 0.0,
-    mask: base.Mask = None,
+    decay_mask: base.Mask = None,
 ) -> base.Rule:
     r"""SGD with coupled weight decay and heavy-ball momentum, learning rate last.
 
@@ -34,7 +35,7 @@ def sgd(
     (no momentum correction is due). With ``nesterov`` the step uses :math:`g_t + \beta u_{t+1}`.
 
     The paper trains with :math:`\beta = 0`; whether biases and normalisation parameters are decayed
-    is not stated there: all are by default, ``mask='kernels'`` leaves them out.
+    is not stated there: all are by default, ``decay_mask='kernels'`` leaves them out.
 
     Args:
       learning_rate: :math:`\eta`, per update in mean form (units of parameter² per unit of loss);
@@ -44,8 +45,8 @@ def sgd(
       nesterov: use Nesterov's look-ahead.
       weight_decay: :math:`\lambda \ge 0`, the coefficient of :math:`\tfrac12\|w\|^2` in the mean
         loss, not multiplied by the batch size. None for none.
-      mask: leaves to decay: None or ``'all'``; ``'kernels'`` for those with two dimensions or more;
-        a tree of bools; or a callable from params to one.
+      decay_mask: leaves to decay: None or ``'all'``; ``'kernels'`` for those with two dimensions or
+        more; a tree of bools; or a callable from params to one.
 
     Returns:
       The update rule.
@@ -72,7 +73,7 @@ def sgd(
       Sutskever et al., `On the importance of initialization and momentum in deep learning
       <https://proceedings.mlr.press/v28/sutskever13.html>`_, 2013 (the look-ahead)
     """
-    decay = optax.identity() if weight_decay is None else base.add_l2(weight_decay, mask)
+    decay = optax.identity() if weight_decay is None else base.add_l2(weight_decay, decay_mask)
     return base.chain(
         decay, base.heavy_ball(momentum, nesterov), base.scale_by_learning_rate(learning_rate)
     )
@@ -103,13 +104,14 @@ def clip_by_global_norm(max_norm: base.Scalar) -> optax.GradientTransformation:
     return base.Rule(lambda _: optax.EmptyState(), update)
 
 
+@base.RULES.register("hoffer_sgd", source="Hoffer, Hubara and Soudry 2017, arXiv 1705.08741")
 def hoffer_sgd(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | None = 0.9,
     weight_decay: base.NonNegative = 0.0,
     max_norm: base.Positive = 5.0,
     *,
-    mask: base.Mask = None,
+    decay_mask: base.Mask = None,
 ) -> base.Rule:
     r"""SGD with momentum on gradients clipped by their global norm.
 
@@ -130,7 +132,7 @@ def hoffer_sgd(
       momentum: as in :func:`sbt.optim.sgd`.
       weight_decay: as in :func:`sbt.optim.sgd`.
       max_norm: :math:`c`, norm of a mean gradient; the paper's is 5. May be traced.
-      mask: leaves to decay, as in :func:`sbt.optim.sgd`.
+      decay_mask: leaves to decay, as in :func:`sbt.optim.sgd`.
 
     Returns:
       The update rule.
@@ -147,5 +149,5 @@ def hoffer_sgd(
       Hoffer, Hubara and Soudry, `Train longer, generalize better: closing the generalization gap in
       large batch training of neural networks <https://arxiv.org/abs/1705.08741>`_, 2017
     """
-    inner = sgd(learning_rate, momentum, weight_decay=weight_decay, mask=mask)
+    inner = sgd(learning_rate, momentum, weight_decay=weight_decay, decay_mask=decay_mask)
     return base.chain(clip_by_global_norm(max_norm), inner)

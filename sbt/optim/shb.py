@@ -33,6 +33,9 @@ from sbt.optim import base
 # W(x) / ln sqrt(2) stays below 64 for every horizon below 10^12 updates.
 _MOST_STAGES = 64
 
+_DANG = "Dang, Babanezhad and Vaswani 2024, arXiv 2401.06738"
+_BUDGET = {"total_updates": 1000.0}  # of a config that states none
+
 Coefficients = tuple[jax.Array, jax.Array]  # step size over the learning rate, momentum
 
 
@@ -83,12 +86,13 @@ def scale_by_shb(
     return base.scheduled(link)
 
 
+@base.RULES.register("shb", source=_DANG)
 def shb(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | base.Schedule = 0.9,
     weight_decay: base.NonNegative = 0.0,
     *,
-    mask: base.Mask = None,
+    decay_mask: base.Mask = None,
 ) -> base.Rule:
     r"""Stochastic heavy ball, learning rate inside the buffer: see :func:`scale_by_shb`.
 
@@ -100,7 +104,7 @@ def shb(
       learning_rate: :math:`\alpha_k`, per update in mean form: number, traced scalar or schedule.
       momentum: :math:`\beta_k \in [0, 1)`: the same.
       weight_decay: coefficient of :math:`\tfrac12\|w\|^2` in the mean loss.
-      mask: leaves to decay, as in :func:`sbt.optim.sgd`.
+      decay_mask: leaves to decay, as in :func:`sbt.optim.sgd`.
 
     Returns:
       The update rule.
@@ -120,15 +124,19 @@ def shb(
       1.2960
       0.5905
     """
-    return base.chain(base.add_l2(weight_decay, mask), scale_by_shb(learning_rate, momentum))
+    return base.chain(base.add_l2(weight_decay, decay_mask), scale_by_shb(learning_rate, momentum))
 
 
+@base.RULES.register(
+    "normalized_shb",
+    source="Wang et al. 2024, arXiv 2307.15196, equation 3; Sato and Iiduka 2024, arXiv 2402.02325",
+)
 def normalized_shb(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | base.Schedule = 0.9,
     weight_decay: base.NonNegative = 0.0,
     *,
-    mask: base.Mask = None,
+    decay_mask: base.Mask = None,
 ) -> base.Rule:
     r"""Normalised heavy ball (NSHB): the damped buffer, learning rate last.
 
@@ -138,16 +146,18 @@ def normalized_shb(
 
     :math:`\eta` is the effective learning rate for every :math:`\beta`: this is the theory form of
     Wang et al. (their equation 3), and the iterates are those of :func:`sbt.optim.sgd` with the
-    learning rate :math:`\gamma = \eta (1-\beta)`. A sweep over momentum keeps the other axes
-    comparable in this form only. The buffer starts at 0 without bias correction: the first updates
-    are short, the k-th by :math:`1 - \beta^k`.
+    learning rate :math:`\gamma = \eta (1-\beta)`. For small learning rates they follow the path of
+    SGD at :math:`\eta` without momentum (weakly, within :math:`O(1/\eta)` steps); the two part
+    where curvature limits the step, at large learning rates or large batches. A sweep over momentum
+    keeps the other axes comparable in this form only. The buffer starts at 0 without bias
+    correction: the first updates are short, the k-th by :math:`1 - \beta^k`.
 
     Args:
       learning_rate: :math:`\eta`, effective, per update in mean form: number, traced scalar or
         schedule.
       momentum: :math:`\beta_k \in [0, 1)`: the same; 0 is SGD.
       weight_decay: coefficient of :math:`\tfrac12\|w\|^2` in the mean loss.
-      mask: leaves to decay, as in :func:`sbt.optim.sgd`.
+      decay_mask: leaves to decay, as in :func:`sbt.optim.sgd`.
 
     Returns:
       The update rule.
@@ -177,7 +187,7 @@ def normalized_shb(
         return optax.ema(base.at_count(momentum, count), debias=False)
 
     return base.chain(
-        base.add_l2(weight_decay, mask),
+        base.add_l2(weight_decay, decay_mask),
         base.scheduled(average),
         base.scale_by_learning_rate(learning_rate),
     )
@@ -201,6 +211,7 @@ def accelerated_momentum(condition_number: Any, relative_step: Any = 1.0) -> jax
     return jnp.square(1 - jnp.sqrt(a / kappa) / 2)
 
 
+@base.RULES.register("accelerated_shb", source=_DANG)
 def accelerated_shb(
     learning_rate: base.Scalar | base.Schedule,
     condition_number: base.AtLeastOne = 100.0,
@@ -319,6 +330,7 @@ def multistage_coefficients(
     return step, accelerated_momentum(kappa, step if momentum == "stage" else 1.0)
 
 
+@base.RULES.register("multistage_shb", source=_DANG, defaults=_BUDGET)
 def multistage_shb(
     learning_rate: base.Scalar | base.Schedule,
     total_updates: base.AtLeastOne,
@@ -411,6 +423,7 @@ def exponential_coefficients(
     return eta(k) / after, lamb(k) * (1 - eta_mu(k)) / after
 
 
+@base.RULES.register("exponential_shb", source=_DANG, defaults=_BUDGET)
 def exponential_shb(
     learning_rate: base.Scalar | base.Schedule,
     total_updates: base.AtLeastOne,
@@ -490,6 +503,7 @@ def mix_coefficients(
     return jnp.where(early, jnp.ones_like(step), step), jnp.where(early, start, beta)
 
 
+@base.RULES.register("mix_shb", source=_DANG, defaults=_BUDGET)
 def mix_shb(
     learning_rate: base.Scalar | base.Schedule,
     total_updates: base.AtLeastOne,

@@ -22,7 +22,7 @@ def smoothout(
     amplitude: base.NonNegative | base.Schedule,
     *,
     adaptive: bool = False,
-    mask: base.Mask = "kernels",
+    noise_mask: base.Mask = "kernels",
 ) -> base.Rule:
     r"""Takes every gradient at weights perturbed by uniform noise.
 
@@ -37,9 +37,9 @@ def smoothout(
     :math:`\|\theta_f\| = a \|w_f\|`. The filter is the last axis (flax's layout, HWIO and in-out);
     a leaf with fewer than two axes counts as one filter.
 
-    The paper leaves batch-norm parameters unperturbed. ``mask='kernels'`` does that and leaves
-    biases alone too, which layouts alone cannot tell from batch-norm parameters; give a tree of
-    bools to perturb biases.
+    The paper leaves batch-norm parameters unperturbed. ``noise_mask='kernels'`` does that and
+    leaves biases alone too, which layouts alone cannot tell from batch-norm parameters; give a tree
+    of bools to perturb biases.
 
     The key decides the noise: one key per update gives all micro-batches of a batch the same
     noise. Ghost batches with noise of their own, the paper's large-batch variant, are micro-batches
@@ -51,7 +51,7 @@ def smoothout(
         ``adaptive``. Number, traced scalar or schedule of the update count; the paper's falls as
         :math:`a\,(1+t)^{-0.275}`.
       adaptive: rescale per output filter.
-      mask: leaves to perturb: ``'all'``, ``'kernels'``, a tree of bools or a callable.
+      noise_mask: leaves to perturb: ``'all'``, ``'kernels'``, a tree of bools or a callable.
 
     Returns:
       The rule; its ``evaluate_at`` needs a key.
@@ -89,7 +89,7 @@ def smoothout(
         size = base.at_count(amplitude, state.count)
         point = base.evaluation_point(inner, params, state.inner, inner_key)
         leaves, structure = jax.tree.flatten(point)
-        chosen = jax.tree.leaves(base.mask_leaves(mask, params))
+        chosen = jax.tree.leaves(base.mask_leaves(noise_mask, params))
         return jax.tree.unflatten(
             structure,
             [
@@ -112,6 +112,7 @@ def _perturb(key: jax.Array, w: jax.Array, amplitude: Any, adaptive: bool) -> ja
     return w + amplitude * noise
 
 
+@base.RULES.register("smoothout_sgd", source="Wen et al. 2018, arXiv 1805.07898")
 def smoothout_sgd(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | None = 0.9,
@@ -120,7 +121,7 @@ def smoothout_sgd(
     *,
     adaptive: bool = False,
     noise_mask: base.Mask = "kernels",
-    mask: base.Mask = None,
+    decay_mask: base.Mask = None,
 ) -> base.Rule:
     r"""SGD at smoothed weights: :func:`sbt.optim.sgd` in :func:`smoothout`.
 
@@ -135,7 +136,7 @@ def smoothout_sgd(
       amplitude: see :func:`smoothout`; the paper's values per network are not known.
       adaptive: see :func:`smoothout`.
       noise_mask: leaves to perturb, see :func:`smoothout`.
-      mask: leaves to decay, as in :func:`sbt.optim.sgd`.
+      decay_mask: leaves to decay, as in :func:`sbt.optim.sgd`.
 
     Returns:
       The rule; its ``evaluate_at`` needs a key.
@@ -155,5 +156,5 @@ def smoothout_sgd(
       Wen et al., `SmoothOut: Smoothing Out Sharp Minima to Improve Generalization in Deep Learning
       <https://arxiv.org/abs/1805.07898>`_, 2018
     """
-    inner = sgd(learning_rate, momentum, weight_decay=weight_decay, mask=mask)
-    return smoothout(inner, amplitude, adaptive=adaptive, mask=noise_mask)
+    inner = sgd(learning_rate, momentum, weight_decay=weight_decay, decay_mask=decay_mask)
+    return smoothout(inner, amplitude, adaptive=adaptive, noise_mask=noise_mask)

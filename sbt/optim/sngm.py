@@ -52,6 +52,7 @@ def normalize_by_norm(norm: base.Norm = "global") -> optax.GradientTransformatio
     return base.Rule(lambda _: optax.EmptyState(), update)
 
 
+@base.RULES.register("sngm", source="Zhao et al. 2020, arXiv 2007.13985, algorithm 1")
 def sngm(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | None = 0.9,
@@ -59,7 +60,7 @@ def sngm(
     *,
     decay: Literal["coupled", "decoupled"] = "coupled",
     norm: base.Norm = "global",
-    mask: base.Mask = None,
+    decay_mask: base.Mask = None,
 ) -> base.Rule:
     r"""SNGM: momentum on the normalised mini-batch gradient.
 
@@ -88,7 +89,7 @@ def sngm(
       norm: ``'global'`` (the paper's algorithm) or ``'layer'`` (its block-wise variant, reported to
         bring no gain; for steps of equal length divide :math:`\eta` by
         :math:`\sqrt{\#\text{leaves}}`).
-      mask: leaves to decay, as in :func:`sbt.optim.sgd`.
+      decay_mask: leaves to decay, as in :func:`sbt.optim.sgd`.
 
     Returns:
       The update rule.
@@ -120,5 +121,5 @@ def sngm(
     base.one_of("decay", decay, ("coupled", "decoupled"))
     links = [normalize_by_norm(norm), base.heavy_ball(momentum)]
     if weight_decay is not None:
-        links.insert(0 if decay == "coupled" else 2, base.add_l2(weight_decay, mask))
+        links.insert(0 if decay == "coupled" else 2, base.add_l2(weight_decay, decay_mask))
     return base.chain(*links, base.scale_by_learning_rate(learning_rate))

@@ -57,13 +57,18 @@ def svag_gradient(first: Any, second: Any, amplification: base.Scalar) -> Any:
     return jax.tree.map(lambda a, b: plus * a + minus * b, first, second)
 
 
+@base.RULES.register(
+    "svag",
+    source="Li, Malladi and Arora 2021, arXiv 2102.12470; Wang et al. 2024, arXiv 2307.15196",
+    needs=("second_gradient",),
+)
 def svag(
     learning_rate: base.Scalar | base.Schedule,
     momentum: base.Decay | None = 0.0,
     weight_decay: base.NonNegative = 0.0,
     amplification: base.AtLeastOne = 1.0,
     *,
-    mask: base.Mask = None,
+    decay_mask: base.Mask = None,
 ) -> base.Rule:
     r"""SVAG(:math:`\ell`) for SGD and SGDM: rate :math:`\eta/\ell` and gradient noise :math:`\ell`.
 
@@ -82,7 +87,7 @@ def svag(
       momentum: :math:`\beta`, as in :func:`sbt.optim.sgd`.
       weight_decay: coefficient of :math:`\tfrac12\|w\|^2`, added once to the combined gradient.
       amplification: :math:`\ell \ge 1`; may be traced.
-      mask: leaves to decay, as in :func:`sbt.optim.sgd`.
+      decay_mask: leaves to decay, as in :func:`sbt.optim.sgd`.
 
     Returns:
       The update rule. ``update`` needs the gradient of the second batch, at the same params, as
@@ -119,5 +124,5 @@ def svag(
     rate = base.map_schedule(lambda rate: rate / amplification, learning_rate)
     return base.chain(
         base.Rule(lambda _: optax.EmptyState(), combine),
-        sgd(rate, momentum, weight_decay=weight_decay, mask=mask),
+        sgd(rate, momentum, weight_decay=weight_decay, decay_mask=decay_mask),
     )
