@@ -81,8 +81,9 @@ def choice_of(rule: MakeRule, name: str = NAME, source: str = "your own") -> Cho
 def _fields(rule: MakeRule) -> dict[str, Field]:
     """What a config can set of a rule's function."""
     fields: dict[str, Field] = {}
+    parameters = _parameters(rule)
     ranges = {name: field.allowed for name, field in fields_of(rule).items()}
-    for parameter in _parameters(rule)[1:]:
+    for parameter in parameters[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         name, default = parameter.name, parameter.default

@@ -37,7 +37,7 @@ def onecycle_momentum(
     Returns:
       The momentum, shaped like ``progress``.
 
-    >>> print(onecycle(jnp.asarray([0.0, 0.45, 0.9, 1.0])))
+    >>> print(onecycle_momentum(jnp.asarray([0.0, 0.45, 0.9, 1.0])))
     [0.95 0.85 0.95 0.95]
     """
     progress = as_progress(progress)
