@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from sbt.config import default as default_config
     from sbt.data import from_arrays
     from sbt.results import load
-    from sbt.sweep.afterwards import load_weights, measure_runs
+    from sbt.sweep.afterwards import measure_runs
     from sbt.sweep.run import run
+    from sbt.sweep.weights import load_weights
 
 __version__ = "0.1.0"
 
@@ -32,7 +33,7 @@ _WHERE = {
     "default_config": ("sbt.config", "default"),
     "from_arrays": ("sbt.data", "from_arrays"),
     "load": ("sbt.results", "load"),
-    "load_weights": ("sbt.sweep.afterwards", "load_weights"),
+    "load_weights": ("sbt.sweep.weights", "load_weights"),
     "measure_runs": ("sbt.sweep.afterwards", "measure_runs"),
     "run": ("sbt.sweep.run", "run"),
 }

@@ -1,9 +1,9 @@
-"""What tells a user's module, rule and data from others, in words that JSON can hold.
+"""What tells a user's module, rule, data and start from others, in words that JSON can hold.
 
 A work directory keeps the fingerprints of what it trained beside its config (``parts.json``, and
-the attribute ``parts`` of the results), so that no other module, data set or rule goes on with its
-runs or passes for them. They do not read source code: a module that was moved or reformatted is
-still the same.
+the attribute ``parts`` of the results), so that no other module, data set, rule or start goes on
+with its runs or passes for them. They do not read source code: a module that was moved or
+reformatted is still the same.
 """
 
 import collections
@@ -154,6 +154,11 @@ def _of_parameters(params: Any) -> dict[str, str]:
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{leaf.shape}"
         for path, leaf in leaves
     }
+    return _kept_short(found)
+
+
+def _kept_short(found: dict[str, str]) -> dict[str, str]:
+    """Texts by name, or a hash of them where they are many."""
     text = repr(sorted(found.items()))
     if len(text) < _MOST_TEXT:  # an attribute of a netCDF file holds 64 kB
         return found
@@ -199,6 +204,11 @@ def _operations(jaxpr: Any, consts: Any) -> Iterator[str]:
                 yield from _operations(
                     inner.jaxpr if closed else inner, inner.consts if closed else ()
                 )
+
+
+def of_start(hashes: Mapping[str, str]) -> dict[str, str]:
+    """Of the weights that runs start from: their hashes, by where they come from."""
+    return _kept_short(dict(hashes))
 
 
 # --- a rule --------------------------------------------------------------------------------------
@@ -281,7 +291,8 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
 
     Args:
       stored: ``module`` and ``rule``, each a fingerprint or None for one that the config names, and
-        ``data``: a fingerprint for each data set.
+        ``data``: a fingerprint for each data set; and ``start``, where runs start from given
+        weights.
       given: likewise. Data sets that only one of the two has are not compared: more values of an
         axis bring more data.
     """
@@ -292,6 +303,16 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
             found.append(f"{part} ({_whose(a)} there, {_whose(b)} now)")
         elif a is not None and b is not None and (words := _first_difference(a, b)):
             found.append(f"{part} ({words})")
+    start_a, start_b = stored.get("start"), given.get("start")
+    if (start_a is None) != (start_b is None):
+        there, now = (
+            "random weights" if s is None else "given weights" for s in (start_a, start_b)
+        )
+        found.append(f"start ({there} there, {now} now)")
+    elif start_a is not None and start_b is not None:
+        shared = start_a.keys() & start_b.keys()
+        if not shared or any(start_a[name] != start_b[name] for name in shared):
+            found.append("start (other weights)")
     data_a, data_b = stored.get("data") or {}, given.get("data") or {}
     own = [any(d.get("own") for d in data.values()) for data in (data_a, data_b)]
     if data_a and data_b and own[0] != own[1]:

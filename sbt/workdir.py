@@ -1,8 +1,8 @@
 """The work directory: one config, one process at a time, and a record of where it ran."""
 
+import dataclasses
 import errno
 import fcntl
-import functools
 import json
 import os
 import platform
@@ -37,50 +37,170 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-# --- entering ------------------------------------------------------------------------------------
-
+# --- what is there -------------------------------------------------------------------------------
 
 # Raises where a sweep may not go on in a directory of that config; the text names the directory.
 Agree = Callable[[ConfigDict, str], None]
 
 
-def finished(
-    directory: Path,
-    config: ConfigDict,
-    parts: Mapping[str, Any],
-    agree: Agree,
-    complete: Callable[[xr.Dataset], bool],
-) -> xr.Dataset | None:
-    """The results of a directory in which nothing is left to do; None where something is.
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What a work directory keeps of a sweep.
 
-    Only reads: the directory may lie on a file system that cannot be written.
+    Attributes:
+      directory: there or not.
+      results: as :func:`sbt.results.load` reads them; None before there are any.
+      stamp: of the file that they were read from.
+    """
+
+    directory: Path
+    results: xr.Dataset | None = None
+    stamp: tuple[int, ...] = ()
+
+    def config(self) -> dict[str, Any] | None:
+        """The sweep's config as JSON; None where there is no sweep.
+
+        That of the results, whose checksum vouches for it, or before there are any ``config.json``.
+
+        Raises:
+          UserError: what is there is damaged.
+        """
+        return self._config_of_results() or self._config_of_file()
+
+    def parts(self) -> dict[str, Any] | None:
+        """The fingerprint of what the sweep trains, see :mod:`sbt.fingerprint`; None: none is kept.
+
+        That of the results or, before there are any, ``parts.json``.
+
+        Raises:
+          UserError: what is there is damaged.
+        """
+        if self.results is not None:
+            with suppress(KeyError, TypeError, ValueError):
+                return dict(json.loads(self.results.attrs["parts"]))
+        path = self.directory / PARTS
+        try:
+            return read_json(path)
+        except ValueError as error:
+            raise UserError(
+                str(path),
+                f"is damaged ({error})",
+                "restore it, or remove it if module, data and rule are those that the runs began "
+                "with",
+            ) from None
+
+    def check(self, config: ConfigDict, parts: Mapping[str, Any] | None, agree: Agree) -> None:
+        """Refuses a sweep that may not go on here.
+
+        Args:
+          config: of the sweep.
+          parts: its fingerprint; None: not known yet.
+          agree: told the config that is kept, if that is another.
+
+        Raises:
+          UserError: naming what differs, or what is damaged.
+        """
+        given = json.loads(configs.to_json(config))
+        for stored in (self._config_of_file(), self._config_of_results()):
+            if stored is not None and stored != given:
+                try:
+                    earlier = configs.complete(stored)
+                except UserError as error:
+                    raise UserError(
+                        f"--workdir={self.directory}",
+                        f"belongs to a config that can no longer be read ({error.field} "
+                        f"{error.problem})",
+                        "choose another directory",
+                    ) from None
+                agree(earlier, str(self.directory))
+        if parts is not None:
+            self.check_parts(parts)
+
+    def check_parts(self, parts: Mapping[str, Any]) -> None:
+        """Refuses another module, data set, rule or start than the directory was made with.
+
+        Raises:
+          UserError: naming what differs.
+        """
+        stored = self.parts()
+        if stored is not None and (differing := fingerprint.differences(stored, parts)):
+            raise UserError(
+                f"--workdir={self.directory}",
+                f"was made with other parts; different: {', '.join(differing)}",
+                "choose another directory, or give the parts that it was made with",
+            )
+
+    def _config_of_results(self) -> dict[str, Any] | None:
+        if self.results is None:
+            return None
+        try:
+            return dict(json.loads(self.results.attrs["config"]))
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                str(self.directory / results.FILE),
+                "is not the results of sbt run (no config among its attributes)",
+                "remove it, or choose another directory",
+            ) from None
+
+    def _config_of_file(self) -> dict[str, Any] | None:
+        path = self.directory / CONFIG
+        try:
+            return read_json(path)
+        except ValueError as error:
+            kept = "" if self.results is None else f": {results.FILE} holds the config too"
+            remedy = f"remove it and give the same command again{kept}"
+            raise UserError(str(path), f"is damaged ({error})", remedy) from None
+
+
+def read(directory: Path, known: Kept | None = None) -> Kept:
+    """What a directory keeps, which is only read: it may lie on a file system without writing.
 
     Args:
       directory: there or not.
-      config: of the sweep.
-      parts: its fingerprint, compared with the directory's, see :mod:`sbt.fingerprint`.
-      agree: told the directory's config, if that is another.
-      complete: whether a dataset is what the sweep would give.
+      known: what was there before; results that have not changed are not read again.
 
     Raises:
-      UserError: the directory belongs to another config, or its results are damaged.
+      UserError: the results are damaged.
     """
-    found = None
+    try:
+        found = (directory / results.FILE).stat()
+    except OSError:
+        return Kept(directory)
+    stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+    if known is not None and known.stamp == stamp:
+        return known
+    return Kept(directory, results.load(directory), stamp)
+
+
+def checked(directory: Path, config: ConfigDict, parts: Mapping[str, Any], agree: Agree) -> Kept:
+    """:func:`read`, and :meth:`Kept.check` in process 0, on behalf of all.
+
+    Raises:
+      UserError: the directory belongs to another sweep, or is damaged.
+    """
+    kept: list[Kept] = []
 
     def look() -> None:
-        nonlocal found
-        done = read_meta(directory, lambda text: None).get("status") == "done"
-        if done and (directory / results.FILE).exists():
-            _refuse_another(directory, config, agree)
-            refuse_other_parts(directory, parts)
-            dataset = results.load(directory)
-            found = dataset if complete(dataset) else None
+        found = read(directory)
+        if directory.is_dir():
+            found.check(config, parts, agree)
+        kept.append(found)
 
     _by_first(directory, look)
-    (there,) = hosts.of_first(found is not None)
-    if there and found is None:
-        found = results.load(directory)
-    return found
+    return kept[0] if kept else read(directory)
+
+
+def stored_config(directory: Path) -> ConfigDict | None:
+    """The config of the sweep in a directory (:meth:`Kept.config`); None where there is none.
+
+    Raises:
+      UserError: what is there is damaged.
+    """
+    stored = read(directory).config()
+    return None if stored is None else configs.from_json(json.dumps(stored))
+
+
+# --- entering ------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -91,7 +211,8 @@ def locked(
     note: Callable[[str], None] = _tell,
     *,
     parts: Mapping[str, Any] | None = None,
-) -> Iterator[Path]:
+    known: Kept | None = None,
+) -> Iterator[Kept]:
     """Makes or enters a work directory and keeps other sweeps out of it.
 
     With several processes process 0 does so for all; they must see the same file system.
@@ -102,21 +223,33 @@ def locked(
       agree: told the directory's config, if that is another; None: any is refused.
       parts: the sweep's fingerprint, see :mod:`sbt.fingerprint`; None: not known yet.
       note: told, in one line, where the file system has no locks.
+      known: as for :func:`read`.
+
+    Yields:
+      What the directory keeps.
 
     Raises:
       UserError: the directory cannot be written, another process works there, or it belongs to
         another config.
     """
+    kept: list[Kept] = []
+
+    def enter() -> None:
+        stack.enter_context(_locked(directory, note))
+        found = read(directory, known)
+        if config is not None:
+            _claim(found, config, agree or _refuse, parts, note)
+        kept.append(found)
+
     with ExitStack() as stack:
-        claim = functools.partial(_locked, directory, config, agree or _refuse, parts, note)
-        _by_first(directory, lambda: stack.enter_context(claim()))
-        if not (directory / CONFIG).exists():
+        _by_first(directory, enter)
+        if not kept and config is not None and not (directory / CONFIG).exists():
             raise UserError(
                 f"--workdir={directory}",
                 "is not the directory that process 0 works in",
                 "use a file system that all processes share",
             )
-        yield directory
+        yield kept[0] if kept else read(directory, known)
 
 
 def _by_first(directory: Path, act: Callable[[], Any]) -> None:
@@ -134,14 +267,40 @@ def _by_first(directory: Path, act: Callable[[], Any]) -> None:
         raise UserError(f"--workdir={directory}", "was refused", "see what process 0 says")
 
 
-@contextmanager
-def _locked(
-    directory: Path,
-    config: ConfigDict | None,
+def _claim(
+    kept: Kept,
+    config: ConfigDict,
     agree: Agree,
     parts: Mapping[str, Any] | None,
     note: Callable[[str], None],
-) -> Iterator[None]:
+) -> None:
+    """Writes down whose the directory is."""
+    directory = kept.directory
+    kept.check(config, parts, agree)
+    text, before = json.loads(configs.to_json(config)), kept._config_of_file()
+    if parts is not None:
+        stored = kept.parts()
+        own = parts["module"] or parts["rule"] or any(d["own"] for d in parts["data"].values())
+        if stored is None and own and before is not None:
+            note(
+                f"{directory}: was made before fingerprints were kept; that module, data and rule "
+                "are the same cannot be checked"
+            )
+        known = {name: (stored or {}).get(name) or {} for name in ("data", "start")}
+        now = {**parts, **{name: {**known[name], **parts[name]} for name in known if name in parts}}
+        if now != stored or not (directory / PARTS).exists():
+            write_json(directory / PARTS, now)
+    if before != text:
+        write_json(directory / CONFIG, text)
+
+
+def _refuse(earlier: ConfigDict, where: str) -> None:
+    del earlier
+    raise UserError(f"--workdir={where}", "belongs to another config", "choose another directory")
+
+
+@contextmanager
+def _locked(directory: Path, note: Callable[[str], None]) -> Iterator[None]:
     field = f"--workdir={directory}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -156,8 +315,6 @@ def _locked(
         alone = _lock(lock, field, note)
         if alone:
             _remove_leftovers(directory)
-        if config is not None:
-            _claim(directory, config, agree, parts, note)
         yield
 
 
@@ -197,133 +354,6 @@ def _remove_leftovers(directory: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-# --- whose it is ---------------------------------------------------------------------------------
-
-
-def stored_config(directory: Path) -> ConfigDict | None:
-    """The config of the sweep in a directory; None where there is none.
-
-    That of the results, whose checksum vouches for it, or before there are any ``config.json``.
-
-    Raises:
-      UserError: what is there is damaged.
-    """
-    stored = _config_of_results(directory) or _config_of_file(directory)
-    return None if stored is None else configs.from_json(json.dumps(stored))
-
-
-def _config_of_results(directory: Path) -> dict[str, Any] | None:
-    if not (directory / results.FILE).exists():
-        return None
-    path = directory / results.FILE
-    try:
-        return dict(json.loads(results.load(directory).attrs["config"]))
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            str(path),
-            "is not the results of sbt run (no config among its attributes)",
-            "remove it, or choose another directory",
-        ) from None
-
-
-def _config_of_file(directory: Path) -> dict[str, Any] | None:
-    path = directory / CONFIG
-    try:
-        return read_json(path)
-    except ValueError as error:
-        kept = ": results.nc holds the config too" if (directory / results.FILE).exists() else ""
-        remedy = f"remove it and give the same command again{kept}"
-        raise UserError(str(path), f"is damaged ({error})", remedy) from None
-
-
-def _claim(
-    directory: Path,
-    config: ConfigDict,
-    agree: Agree,
-    parts: Mapping[str, Any] | None,
-    note: Callable[[str], None],
-) -> None:
-    _refuse_another(directory, config, agree)
-    stored = stored_parts(directory)
-    if parts is not None:
-        refuse_other_parts(directory, parts)
-        own = parts["module"] or parts["rule"] or any(d["own"] for d in parts["data"].values())
-        if stored is None and own and (directory / CONFIG).exists():
-            note(
-                f"{directory}: was made before fingerprints were kept; that module, data and rule "
-                "are the same cannot be checked"
-            )
-    text = configs.to_json(config)
-    if _config_of_file(directory) != json.loads(text):
-        write_json(directory / CONFIG, json.loads(text))
-    if parts is not None:
-        data = {**(stored or {}).get("data", {}), **parts["data"]}
-        if (kept := {**parts, "data": data}) != stored or not (directory / PARTS).exists():
-            write_json(directory / PARTS, kept)
-
-
-def stored_parts(directory: Path) -> dict[str, Any] | None:
-    """The fingerprint of what a directory was made with; None where none was kept.
-
-    That of the results, whose checksum vouches for it, or before there are any ``parts.json``.
-
-    Raises:
-      UserError: what is there is damaged.
-    """
-    if (directory / results.FILE).exists():
-        with suppress(KeyError, TypeError, ValueError):
-            return dict(json.loads(results.load(directory).attrs["parts"]))
-    path = directory / PARTS
-    try:
-        return read_json(path)
-    except ValueError as error:
-        raise UserError(
-            str(path),
-            f"is damaged ({error})",
-            "restore it, or remove it if module, data and rule are those that the runs began with",
-        ) from None
-
-
-def refuse_other_parts(directory: Path, parts: Mapping[str, Any]) -> None:
-    """Raises where a directory was made with another module, data set or rule.
-
-    Args:
-      directory: there or not.
-      parts: fingerprint of those given now, see :mod:`sbt.fingerprint`.
-
-    Raises:
-      UserError: naming what differs.
-    """
-    stored = stored_parts(directory)
-    if stored is not None and (differing := fingerprint.differences(stored, parts)):
-        raise UserError(
-            f"--workdir={directory}",
-            f"was made with other parts; different: {', '.join(differing)}",
-            "choose another directory, or give the parts that it was made with",
-        )
-
-
-def _refuse_another(directory: Path, config: ConfigDict, agree: Agree) -> None:
-    """Raises where the config of a directory, or of the results in it, does not agree."""
-    given = json.loads(configs.to_json(config))
-    for stored in (_config_of_file(directory), _config_of_results(directory)):
-        if stored is not None and stored != given:
-            try:
-                earlier = configs.complete(stored)
-            except UserError as error:
-                raise UserError(
-                    f"--workdir={directory}",
-                    f"belongs to a config that is none any more ({error.field} {error.problem})",
-                    "choose another directory",
-                ) from None
-            agree(earlier, str(directory))
-
-
-def _refuse(earlier: ConfigDict, where: str) -> None:
-    del earlier
-    raise UserError(f"--workdir={where}", "belongs to another config", "choose another directory")
-
-
 # --- meta data -----------------------------------------------------------------------------------
 
 _SUM = "checksum"
@@ -331,31 +361,8 @@ _NOT_THE_SAME_START = ("started", "starts")
 
 
 def write_meta(directory: Path, meta: Mapping[str, Any]) -> None:
-    """Writes ``meta.json`` with a checksum over what it says."""
-    write_json(directory / META, {**meta, _SUM: _checksum(meta)})
-
-
-def write_cohorts(directory: Path, stages: list[dict[str, Any]]) -> None:
-    """Writes ``cohorts.json``, see :mod:`sbt.sweep.arrangement`."""
-    write_json(directory / COHORTS, {"stages": stages, _SUM: _checksum({"stages": stages})})
-
-
-def read_cohorts(directory: Path, note: Callable[[str], None] = _tell) -> list[dict[str, Any]]:
-    """What :func:`write_cohorts` wrote; nothing where there is none, or, told, where it is damaged.
-
-    Without it runs that are not finished start again.
-    """
-    path = directory / COHORTS
-    try:
-        kept = read_json(path) or {}
-        if kept and kept.get(_SUM) != _checksum({"stages": kept.get("stages")}):
-            raise ValueError("its checksum does not fit")
-    except ValueError as error:
-        note(
-            f"{path}: is damaged ({error}) and passed over: how runs share programs is chosen anew"
-        )
-        return []
-    return kept.get("stages", [])
+    """Writes ``meta.json``."""
+    _write_sealed(directory / META, meta)
 
 
 def read_meta(directory: Path, note: Callable[[str], None] = _tell) -> dict[str, Any]:
@@ -366,20 +373,42 @@ def read_meta(directory: Path, note: Callable[[str], None] = _tell) -> dict[str,
     Args:
       note: told, in one line, that it is damaged.
     """
-    path = directory / META
+    return _read_sealed(directory / META, note, "; remove it, sbt run writes it anew")
+
+
+def write_cohorts(directory: Path, stages: list[dict[str, Any]]) -> None:
+    """Writes ``cohorts.json``, see :mod:`sbt.sweep.arrangement`."""
+    _write_sealed(directory / COHORTS, {"stages": stages})
+
+
+def read_cohorts(directory: Path, note: Callable[[str], None] = _tell) -> list[dict[str, Any]]:
+    """What :func:`write_cohorts` wrote; nothing where there is none, or, told, where it is damaged.
+
+    Without it runs that are not finished start again.
+    """
+    effect = ": how runs share programs is chosen anew"
+    return _read_sealed(directory / COHORTS, note, effect).get("stages", [])
+
+
+def _write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    write_json(path, {**value, _SUM: _checksum(value)})
+
+
+def _read_sealed(path: Path, note: Callable[[str], None], effect: str) -> dict[str, Any]:
+    """A JSON object without its checksum; empty where there is none, or one that does not fit."""
     try:
-        meta = read_json(path) or {}
+        value = read_json(path) or {}
         # Files written before there were checksums have none.
-        if _SUM in meta and meta.pop(_SUM) != _checksum(meta):
+        if _SUM in value and value.pop(_SUM) != _checksum(value):
             raise ValueError("its checksum does not fit")
     except ValueError as error:
-        note(f"{path}: is damaged ({error}) and passed over; remove it, sbt run writes it anew")
+        note(f"{path}: is damaged ({error}) and passed over{effect}")
         return {}
-    return meta
+    return value
 
 
-def _checksum(meta: Mapping[str, Any]) -> str:
-    return f"crc32:{zlib.crc32(json.dumps(meta, sort_keys=True).encode()):08x}"
+def _checksum(value: Mapping[str, Any]) -> str:
+    return f"crc32:{zlib.crc32(json.dumps(value, sort_keys=True).encode()):08x}"
 
 
 def with_start(meta: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:

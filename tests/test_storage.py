@@ -286,6 +286,17 @@ def test_damaged_weights_are_never_measured(done):
         measure_runs(done, {"names": ("distance",)})
 
 
+def test_a_call_reads_the_results_once(whole, done, monkeypatch):
+    """Of a finished directory, of one that is reported anew, and of one whose grid is extended."""
+    original, reads = results.load, []
+    monkeypatch.setattr(results, "load", lambda place: reads.append(place) or original(place))
+    longer = {**CONFIG["sweep"], "seed": (0, 1, 2)}
+    for changes in ({}, {"report": {"last_epochs": 1}}, {"sweep": longer}):
+        reads.clear()
+        run(CONFIG | changes, done)
+        assert reads == [done], changes
+
+
 def test_removing_damaged_results_trains_the_same_again(whole, done):
     """The remedy of the message about them."""
     (done / "results.nc").write_bytes(b"damaged")
@@ -383,8 +394,8 @@ def test_a_file_system_without_locks_is_said_once(tmp_path, monkeypatch):
 
         monkeypatch.setattr("fcntl.flock", flock)
         notes = []
-        with workdir.locked(tmp_path, complete(CONFIG), note=notes.append) as directory:
-            assert directory == tmp_path
+        with workdir.locked(tmp_path, complete(CONFIG), note=notes.append) as kept:
+            assert kept.directory == tmp_path
         (note,) = notes
         assert "no locks" in note and os.strerror(code) in note
 

@@ -1,34 +1,30 @@
 """Measures saved weights: ``sbt measure DIR``, into the results that are there."""
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import xarray as xr
 from ml_collections import ConfigDict
 
-from sbt import checkpoint, results
 from sbt import config as configs
+from sbt import results
 from sbt import workdir as directories
-from sbt.checkpoint import is_part, labels_of
 from sbt.data import Dataset
-from sbt.errors import UserError, nearest, shown
+from sbt.errors import UserError
 from sbt.files import directory_of
 from sbt.measure.registry import separate_in
 from sbt.optim import foreign
-from sbt.sweep.arrangement import name_of, places_of
-from sbt.sweep.axes import axes_of
 from sbt.sweep.cohort import Cohort
 from sbt.sweep.fit import memory_budget
-from sbt.sweep.grid import Grid, make_grid
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import make_observer
 from sbt.sweep.prepare import Sweep, prepare
 from sbt.sweep.progress import Progress, chosen_progress
 from sbt.sweep.task import Parts
+from sbt.sweep.weights import Row, check_measured, config_in, kept_weights
 from sbt.text import roughly
 
 SHARE_FOR_WEIGHTS = 0.25  # of the memory; the rest is for what measures them
@@ -64,7 +60,7 @@ def measure_runs(
       UserError: no sweep, no weights, nothing to measure, or a measurement that cannot be made.
     """
     directory = directory_of(directory, "directory")
-    config = _config_in(directory)
+    config = config_in(directory)
     wanted = configs.updated(config, {} if measure is None else {"measure": measure})
     if wanted.rule.name == foreign.NAME and rule is None:
         raise UserError(
@@ -72,89 +68,25 @@ def measure_runs(
             "was trained with an update rule of your own, which is not given",
             "name the file that defines it (sbt measure DIR --experiment FILE), or pass rule=",
         )
-    with foreign.known(rule), directories.locked(directory, None):
+    with foreign.known(rule), directories.locked(directory, None) as kept:
         sweep = prepare(wanted, Parts(module, dataset, rule))
-        directories.refuse_other_parts(directory, sweep.parts)
+        start = (kept.parts() or {}).get("start")  # nothing is trained from it any more
+        kept.check_parts({**sweep.parts, "start": start})
+        if start is not None:
+            check_measured(sweep.config)
         if not separate_in(sweep.config):
             raise UserError(
                 "config.measure.names",
                 f"names no measurement of weights: {sweep.config.measure.names}",
                 "give some, as --config.measure=sharpness,hessian_trace (all are in sbt list)",
             )
-        return _measure(sweep, directory, chosen_progress(progress))
+        return _measure(sweep, kept, chosen_progress(progress))
 
 
-class Weights(NamedTuple):
-    """What a run ended with.
-
-    Attributes:
-      params: its weights, as the module's ``init`` returns them below ``"params"``.
-      stats: running statistics, below ``"batch_stats"``; empty without batch norm.
-    """
-
-    params: Any
-    stats: Any
-
-
-def load_weights(directory: str | os.PathLike[str], **run: Any) -> Weights:
-    """The trained weights of one run of a sweep that kept them.
-
-    ``model.apply({"params": params, "batch_stats": stats}, x)`` is the trained network; the
-    functions of :mod:`sbt.measure` take ``params``. Leaves are numpy arrays of the shapes that the
-    module made them with.
-
-    Args:
-      directory: work directory of a sweep that ran with ``config.checkpoint.final_weights``.
-      **run: the run's value on every axis of more than one value, as in ``ds.sel``:
-        ``batch_size=8, base_lr=2**-6, seed=0``.
-
-    Raises:
-      UserError: no sweep, no or damaged weights, an unknown axis or value, an axis left open, or a
-        run that has not finished.
-    """
-    directory = directory_of(directory, "directory")
-    config = _config_in(directory)
-    index = _index_of(axes_of(config), run)
-    # The config of a user's own rule makes no grid without the rule.
-    grid = None if config.rule.name == foreign.NAME else make_grid(config)
-    for rows in _saved(grid, directory):
-        if index in rows:
-            (params, stats), row = rows[index]
-            return Weights(
-                *(jax.tree.map(lambda leaf, row=row: leaf[row], t) for t in (params, stats))
-            )
-    remedy = "give the same sbt run again, to finish it, or another run"
-    raise UserError(str(directory), f"holds no weights of the run {shown(run)}", remedy)
-
-
-def _index_of(axes: Mapping[str, Sequence[Any]], run: Mapping[str, Any]) -> tuple[int, ...]:
-    """Grid position of a run."""
-    for name in run:
-        if name not in axes:
-            raise UserError(name, "is not an axis of this sweep", nearest(name, axes))
-    index = []
-    for name, values in axes.items():
-        if name not in run and len(values) > 1:
-            raise UserError(name, "is left open", f"give one of {shown(tuple(values))}")
-        value = run.get(name, values[0])
-        same = [i for i, known in enumerate(values) if bool(np.all(known == value))]
-        if not same:
-            problem = f"no run has the value {shown(value)}"
-            raise UserError(name, problem, f"give one of {shown(tuple(values))}")
-        index.append(same[0])
-    return tuple(index)
-
-
-def _config_in(directory: Path) -> ConfigDict:
-    config = directories.stored_config(directory)
-    if config is None:
-        raise UserError(str(directory), "holds no sweep (config.json)", "run one: sbt run ...")
-    return config
-
-
-def _measure(sweep: Sweep, directory: Path, progress: Progress) -> xr.Dataset:
-    rows = {index: row for saved in _saved(sweep.grid, directory) for index, row in saved.items()}
-    known = results.load(directory)
+def _measure(sweep: Sweep, kept: directories.Kept, progress: Progress) -> xr.Dataset:
+    directory = kept.directory
+    rows = {i: row for rows in kept_weights(sweep.grid, directory) for i, row in rows.items()}
+    known = results.load(directory) if kept.results is None else kept.results
     recorder = results.Recorder(sweep.grid.axes, known.sizes["epoch"], 0.0, 1, {})
     recorder.measured.restore(known)
     recorder.diverged_epoch[...] = known["diverged_epoch"].values
@@ -177,33 +109,11 @@ def _measure(sweep: Sweep, directory: Path, progress: Progress) -> xr.Dataset:
     return dataset
 
 
-def _saved(grid: Grid | None, directory: Path) -> Iterator[dict[tuple[int, ...], Any]]:
-    """Weights and statistics of the runs in each file, by grid position."""
-    paths = sorted(
-        path for path in (directory / "weights").glob("*") if path.is_dir() and not is_part(path)
-    )
-    if not paths:
-        raise UserError(
-            str(directory),
-            "holds no weights to measure",
-            "run the sweep with --config.checkpoint.final_weights=True, or measure in training: "
-            "sbt run CONFIG --config.measure=...",
-        )
-    places = places_of(grid, directory) if grid is not None else {}
-    for path in paths:
-        params, stats, runs = checkpoint.load_weights(path)
-        weights = jax.tree.map(np.asarray, (params, stats))
-        at: list[Any] = list(runs)
-        if places and (labels := labels_of(path)):  # the grid may have grown since
-            at = [places.get(name_of(label)) for label in labels]
-        yield {tuple(i): (weights, row) for row, i in enumerate(at) if i is not None}
-
-
 def _measure_cohort(
     sweep: Sweep,
     cohort: Cohort,
     there: list[int],
-    rows: Mapping[tuple[int, ...], Any],
+    rows: Mapping[tuple[int, ...], Row],
     recorder: results.Recorder,
     seconds: dict[str, float],
     progress: Progress,
@@ -222,8 +132,7 @@ def _measure_cohort(
     for start in range(0, len(there), size):
         members = there[start : start + size]
         filled = [*members, *[members[-1]] * (size - len(members))]
-        picked = [rows[cohort.runs[i].index] for i in filled]
-        lanes = [jax.tree.map(lambda leaf, row=row: leaf[row], weights) for weights, row in picked]
+        lanes = [rows[cohort.runs[i].index].weights() for i in filled]
         params, stats = jax.tree.map(lambda *leaves: np.stack(leaves), *lanes)
         of_lanes = make_lanes(cohort, filled)
         indices = [cohort.runs[i].index for i in members]

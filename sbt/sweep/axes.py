@@ -17,7 +17,7 @@ from sbt.errors import UserError, shown
 
 MOST_RUNS = 10**6
 # What a sweep has once, for all of its runs.
-_OF_ALL_RUNS = ("name", "skip_impossible", "parallel.data")
+_OF_ALL_RUNS = ("name", "skip_impossible", "parallel.data", "start")
 _SECTIONS_OF_ALL_RUNS = ("sweep", "follow", "engine", "measure", "checkpoint", "report")
 
 

@@ -94,12 +94,14 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
     feed = make_feed(placed, size, min(evaluate.batch or usual, tested))
     precise = evaluate.statistics == "precise" and cohort.facts.batch_statistics
 
-    def init(hyper: Hyper, slots: jax.Array, used: jax.Array) -> TrainState:
-        example = jnp.zeros(task.example().shape, task.example().dtype)
-        params, stats = jax.lax.map(
-            lambda key: task.model.init(purpose_key(key, "init"), example), seed_keys
-        )
-        params, stats = jax.tree.map(lambda leaf: leaf[slots], (params, stats))
+    def init(hyper: Hyper, slots: jax.Array, used: jax.Array, start: Any) -> TrainState:
+        if start is None:
+            example = jnp.zeros(task.example().shape, task.example().dtype)
+            start = jax.lax.map(
+                lambda key: task.model.init(purpose_key(key, "init"), example), seed_keys
+            )
+            start = jax.tree.map(lambda leaf: leaf[slots], start)
+        params, stats = start
         state = jax.vmap(functools.partial(step.state_from, program))(hyper, params, stats)
         state = state._replace(diverged_at=jnp.where(used, state.diverged_at, 0))
         return stacked_state(state, sharing)
@@ -148,7 +150,7 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
     # included; it guards collectives, and there are none.
     over_devices = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     lane, every, states = P(LANE_AXIS), P(), state_specs(sharing)
-    jit_init = jax.jit(over_devices(init, in_specs=(lane, lane, lane), out_specs=states))
+    jit_init = jax.jit(over_devices(init, in_specs=(lane,) * 4, out_specs=states))
     jit_train = jax.jit(
         over_devices(
             train,
@@ -162,11 +164,17 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
     # Compile ahead of time: the time and the memory are reported, and no call later can recompile.
     started = time.perf_counter()
     template = make_lanes(cohort, [0], size)
-    hyper, slots, used = put((template.hyper, template.seed_slot, template.used), sharded)
+
+    def begin(lanes: Lanes) -> Any:
+        start = None if placed.start is None else placed.start.stacked(cohort, lanes.members)
+        return put((lanes.hyper, lanes.seed_slot, lanes.used, start), sharded)
+
+    first = begin(template)
+    hyper, slots, used, _ = first
     # It runs once: polishing its machine code took LLVM longer than all the rest.
     hasty: Any = {"xla_backend_optimization_level": 0} if on_cpu else None
-    compiled_init = jit_init.lower(hyper, slots, used).compile(hasty)
-    state_shape = state_shapes(jax.eval_shape(jit_init, hyper, slots, used), states, mesh)
+    compiled_init = jit_init.lower(*first).compile(hasty)
+    state_shape = state_shapes(jax.eval_shape(jit_init, *first), states, mesh)
     arrays_shape, orders_shape, part_shape = feed.shapes()
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
     compiled_train = jit_train.lower(
@@ -176,7 +184,7 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
     seconds = time.perf_counter() - started
 
     def run_init(lanes: Lanes) -> TrainState:
-        return compiled_init(*put((lanes.hyper, lanes.seed_slot, lanes.used), sharded))
+        return compiled_init(*begin(lanes))
 
     def run_train(
         state: TrainState,

@@ -19,9 +19,9 @@ from sbt.errors import UserError
 from sbt.measure.registry import MEASUREMENTS, online_in
 from sbt.sweep.grid import Grid, Run, make_grid
 
-# Sections that say how to compute, keep, measure and show what is trained, not what it is; all but
-# the precision, which does change it.
-NOT_COMPARED = ("engine", "checkpoint", "measure", "report")
+# What says how to compute, keep, measure and show what is trained, not what it is; all but the
+# precision, which does change it. The weights that runs start from are compared, not their place.
+NOT_COMPARED = ("engine", "checkpoint", "measure", "report", "start")
 SWEEPING = ("sweep", "follow", "skip_impossible")  # what runs there are; each has its settings
 
 
@@ -177,12 +177,13 @@ def check_finished(config: ConfigDict, earlier: ConfigDict, where: str) -> None:
                 f"comes too late: every run of {where} is finished",
                 f"undo the change, or {another}",
             )
-    if config.checkpoint.final_weights and not earlier.checkpoint.final_weights:
-        raise UserError(
-            "config.checkpoint.final_weights",
-            f"comes too late: every run of {where} is finished, and its weights are gone",
-            f"undo the change, or {another}",
-        )
+    for field in ("final_weights", "weights_every"):
+        if config.checkpoint[field] not in (False, None, earlier.checkpoint[field]):
+            raise UserError(
+                f"config.checkpoint.{field}",
+                f"comes too late: every run of {where} is finished, and its weights are gone",
+                f"undo the change, or {another}",
+            )
 
 
 def without_effect(config: ConfigDict, earlier: ConfigDict) -> list[str]:

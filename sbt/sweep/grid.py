@@ -255,7 +255,7 @@ def traced_paths(config: ConfigDict) -> frozenset[str]:
         for section, registry in configs.SECTIONS.items()
         for name in registry.configured(config[section]).numbers
     ]
-    return frozenset(["batch_size", "base_lr", "seed", "case", *numbers])
+    return frozenset(["batch_size", "base_lr", "seed", "case", "start_epoch", *numbers])
 
 
 def by_static_settings(grid: Grid) -> dict[tuple[tuple[str, Any], ...], list[Run]]:

@@ -23,7 +23,12 @@ class Lanes:
 
     hyper: Hyper
     seed_slot: jax.Array | np.ndarray  # int32, which of the cohort's seeds
-    used: np.ndarray  # bool, False for lanes that train nothing
+    members: np.ndarray  # int, the position of the run in its cohort; -1: the lane trains nothing
+
+    @property
+    def used(self) -> np.ndarray:
+        """Which lanes train a run."""
+        return self.members >= 0
 
 
 def seeds_of(cohort: Cohort) -> list[int]:
@@ -68,7 +73,7 @@ def make_lanes(cohort: Cohort, runs: np.ndarray | Sequence[int], size: int = 0) 
         base_lr=values("base_lr", config.base_lr, dtype),
         **{section: found for section, found in numbers.items() if section in Hyper._fields},
     )
-    return Lanes(hyper, slots, members >= 0)
+    return Lanes(hyper, slots, members)
 
 
 def state_specs(sharing: Sharding) -> TrainState:

@@ -19,6 +19,7 @@ from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import Observer
 from sbt.sweep.records import Records
 from sbt.sweep.slots import first_slots, plan_of, resumed_slots, ticks_between_updates
+from sbt.sweep.weights import place_of
 from sbt.train.state import TrainState
 
 WINDOW_SECONDS = 2.0  # between two looks at the clock, the signals and the progress display
@@ -95,8 +96,9 @@ class Loop:
                 window = max(1, int(count * min(4.0, WINDOW_SECONDS / seconds)))
             ended = slots.ended()
             done = np.flatnonzero(slots.finished())
-            self._keep_weights(state, done)  # before the results can say that these runs are done
             for epoch, lanes in ended.items():
+                # Before the results can say that these runs are so far.
+                self._keep_weights(state, epoch + 1, lanes, self.slots.members)
                 self._record(state, epoch, lanes)
             slots.members[done] = -1
             if ended:
@@ -140,7 +142,7 @@ class Loop:
         members, epochs = self.slots.members.copy(), self.slots.epoch()
         given_up, taken = self.slots.refill(fetch(state.diverged_at) >= 0)
         if len(given_up):
-            self._keep_weights(state, given_up, members)
+            self._keep_weights(state, self.cohort.config.epochs, given_up, members)
             self._fill_in(state, given_up, members, epochs)
         if not len(given_up) and not len(taken):
             return state
@@ -315,13 +317,22 @@ class Loop:
             chosen += own
         return chosen
 
-    def _keep_weights(
-        self, state: TrainState, lanes: np.ndarray, members: np.ndarray | None = None
-    ) -> None:
+    def _wants_weights(self, epochs: int) -> bool:
+        """Whether the config keeps the weights after so many epochs."""
         config = self.cohort.config
-        if self.records.directory is None or not config.checkpoint.final_weights or not len(lanes):
+        every = config.checkpoint.weights_every
+        if epochs == config.epochs:
+            return bool(config.checkpoint.final_weights or every)
+        return bool(every) and epochs % every == 0
+
+    def _keep_weights(
+        self, state: TrainState, epochs: int, lanes: np.ndarray, members: np.ndarray
+    ) -> None:
+        """Keeps the weights of some lanes after so many epochs, if the config wants them."""
+        directory, total = self.records.directory, self.cohort.config.epochs
+        if directory is None or not len(lanes) or not self._wants_weights(epochs):
             return
-        members = (self.slots.members if members is None else members)[lanes]
+        members = members[lanes]
         rows = lanes[np.argsort(members)]
         weights = fetch((state.params, state.stats))
         if self.cohort.sharding.local:
@@ -330,8 +341,8 @@ class Loop:
         order = np.sort(members).tolist()
         runs = [list(index) for index in self._indices(np.sort(members))]
         labels = [self.labels[i] for i in order]
-        path = self.records.directory / "weights" / name_of(labels[0])
-        save_weights(path, params, stats, runs, labels)
+        place = place_of(directory, None if epochs == total else epochs)
+        save_weights(place / name_of(labels[0]), params, stats, runs, labels)
 
 
 def _masked(labelled: Labelled, absent: np.ndarray) -> Labelled:

@@ -19,7 +19,7 @@ from sbt.parallel.mesh import make_mesh, prepare_devices
 from sbt.sweep import feed, observe
 from sbt.sweep.cohort import Cohort, make_cohorts
 from sbt.sweep.grid import Grid, make_grid, with_settings
-from sbt.sweep.task import Builder, Parts, Placed, make_program, place
+from sbt.sweep.task import Builder, Parts, Placed, Start, make_program, place
 
 BATCHES = ("batch_size", "micro_batch", "bn_batch")
 _OF_FILES = ("name", "data_dir", "stream", "image_size", "resize")  # of config.data
@@ -36,6 +36,8 @@ class Sweep:
       builder: makes data and models.
       mesh: of the devices that it runs on.
       parts: the fingerprint of what it trains beyond its config, see :mod:`sbt.fingerprint`.
+      start: weights that the runs start from, see :func:`sbt.sweep.weights.starting`; None: random
+        ones.
     """
 
     config: ConfigDict
@@ -44,6 +46,7 @@ class Sweep:
     builder: Builder
     mesh: Mesh
     parts: Mapping[str, Any]
+    start: Start | None = None
 
     @property
     def runs(self) -> int:
@@ -51,7 +54,8 @@ class Sweep:
 
     def place(self, cohort: Cohort) -> Placed:
         """A cohort with its data on the devices."""
-        return place(self.builder.task(cohort.config, cohort.synchronous), cohort, self.mesh)
+        task = self.builder.task(cohort.config, cohort.synchronous)
+        return place(task, cohort, self.mesh, self.start)
 
     @property
     def work(self) -> float:

@@ -144,9 +144,9 @@ class Records:
 
 
 def open_records(
-    sweep: Sweep, arrangement: Arrangement, directory: Path | None, progress: Progress
+    sweep: Sweep, arrangement: Arrangement, kept: workdir.Kept | None, progress: Progress
 ) -> Records:
-    """Starts the records of a sweep, or goes on with those in the directory."""
+    """Starts the records of a sweep, or goes on with those that are kept."""
     config = sweep.config
     dataset = sweep.builder.dataset(sweep.cohorts[0].config.data)
     recorder = results.Recorder(
@@ -162,11 +162,12 @@ def open_records(
             "test_examples": dataset.test_examples,
         },
     )
-    checkpoints, earlier = None, {}
-    if directory is not None:
+    directory, checkpoints, earlier = None, None, {}
+    if kept is not None:
+        directory = kept.directory
         earlier = workdir.read_meta(directory, progress.note)
-        if (directory / results.FILE).exists():
-            recorder.restore(in_grid(results.load(directory), sweep.grid))
+        if kept.results is not None:
+            recorder.restore(in_grid(kept.results, sweep.grid))
         checkpoints = Checkpoints(
             directory / "checkpoints", keep=config.checkpoint.keep, warn=progress.note
         )

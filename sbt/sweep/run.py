@@ -14,7 +14,6 @@ import xarray as xr
 from ml_collections import ConfigDict
 
 from sbt import config as configs
-from sbt import results
 from sbt import workdir as directories
 from sbt.checkpoint import Checkpoint
 from sbt.config import given
@@ -35,6 +34,7 @@ from sbt.sweep.progress import Progress, chosen_progress, si
 from sbt.sweep.records import Records, open_records
 from sbt.sweep.slots import epoch_ends, plan_of
 from sbt.sweep.task import Parts
+from sbt.sweep.weights import starting
 
 __all__ = ["Interrupted", "run"]
 
@@ -46,6 +46,7 @@ def run(
     module: Any = None,
     dataset: Dataset | None = None,
     rule: foreign.MakeRule | None = None,
+    start: Any = None,
     progress: Progress | bool | None = None,
 ) -> xr.Dataset:
     """Trains every run of a config's grid.
@@ -60,6 +61,9 @@ def run(
       rule: your own update rule instead of ``config.rule``: a function of the learning rate (and of
         hyperparameters with defaults, which can be swept) that gives an optax transformation, such
         as ``optax.sgd``. Hyperparameters come from ``config.rule``, by name.
+      start: weights that all runs start from instead of random ones, as :func:`sbt.load_weights`
+        gives them, or params alone; ``config.start`` names a work directory instead, see
+        :func:`sbt.sweep.weights.starting`. What a directory was made with is given again to resume.
       progress: shows the progress; None: a panel in a notebook or, from a script, on a terminal's
         standard error; False: silent.
 
@@ -77,78 +81,60 @@ def run(
         if rule is not None:
             fields = given(config)
             config = fields | {"rule": foreign.section(fields.get("rule") or {})}
-        sweep = prepare(config, Parts(module, dataset, rule))
+        sweep = starting(prepare(config, Parts(module, dataset, rule)), start)
         shown = chosen_progress(progress)
         if directory is None:
             return _train(sweep, None, shown)
         agree = functools.partial(extend.check, sweep.grid)
-        unchanged = functools.partial(_unchanged, sweep, directory)
-        kept = directories.finished(directory, sweep.config, sweep.parts, agree, unchanged)
-        if kept is not None:
-            _tell_without_effect(sweep, kept, shown)
-            return kept
-        if late := _late_measurements(sweep, directory):
+        kept = directories.checked(directory, sweep.config, sweep.parts, agree)
+        late, nothing_left = _finished(sweep, kept)
+        if nothing_left and kept.results is not None:
+            earlier = configs.from_json(kept.results.attrs["config"])
+            if idle := extend.without_effect(sweep.config, earlier):
+                shown.note(f"every run is finished: nothing follows from {', '.join(idle)}")
+            return kept.results
+        if late:
             measure_runs(
                 directory, {"names": tuple(late)}, module=module, dataset=dataset, rule=rule,
                 progress=shown,
             )  # fmt: skip
-        with directories.locked(directory, sweep.config, agree, parts=sweep.parts):
-            return _train(sweep, directory, shown)
+        with directories.locked(
+            directory, sweep.config, agree, parts=sweep.parts, known=kept
+        ) as kept:
+            return _train(sweep, kept, shown)
 
 
-def _complete(sweep: Sweep, dataset: xr.Dataset) -> bool:
-    """Whether a dataset holds every run of a sweep."""
-    done = extend.in_grid(dataset, sweep.grid)["epochs_done"].values
-    return all(
-        done[run.index] >= cohort.config.epochs for cohort in sweep.cohorts for run in cohort.runs
-    )
+def _finished(sweep: Sweep, kept: directories.Kept) -> tuple[list[str], bool]:
+    """What is left where every run is finished.
 
-
-def _unchanged(sweep: Sweep, directory: Path, dataset: xr.Dataset) -> bool:
-    """Whether a dataset is what a sweep would give: every run, reported as the config says.
+    Returns:
+      Measurements that the config asks for, which are made of the kept weights; and whether nothing
+      at all is left to do. Where runs are left to train: none, and no.
 
     Raises:
-      UserError: it holds every run, and the config asks for what can no longer be had.
+      UserError: every run is finished, and the config asks for what can no longer be had.
     """
-    if not _complete(sweep, dataset):
-        return False
-    earlier = configs.from_json(dataset.attrs["config"])
-    extend.check_finished(sweep.config, earlier, str(directory))
-    return (
-        extend.said(earlier) == extend.said(sweep.config)
-        and earlier.report == sweep.config.report
-        and not extend.added_measurements(sweep.config, earlier)
-    )
+    if kept.results is None:
+        return [], False
+    done = extend.in_grid(kept.results, sweep.grid)["epochs_done"].values
+    if any(done[run.index] < c.config.epochs for c in sweep.cohorts for run in c.runs):
+        return [], False
+    config, earlier = sweep.config, configs.from_json(kept.results.attrs["config"])
+    extend.check_finished(config, earlier, str(kept.directory))
+    late = extend.added_measurements(config, earlier)
+    ended = directories.read_meta(kept.directory, lambda text: None).get("status") == "done"
+    alike = extend.said(earlier) == extend.said(config) and earlier.report == config.report
+    return late, ended and alike and not late
 
 
-def _late_measurements(sweep: Sweep, directory: Path) -> list[str]:
-    """Measurements that a config asks for when all runs are finished: of the kept weights."""
-    if not (directory / results.FILE).exists():
-        return []
-    dataset = results.load(directory)
-    earlier = configs.from_json(dataset.attrs["config"])
-    extend.check(sweep.grid, earlier, str(directory))
-    if not _complete(sweep, dataset):
-        return []
-    extend.check_finished(sweep.config, earlier, str(directory))
-    return extend.added_measurements(sweep.config, earlier)
-
-
-def _tell_without_effect(sweep: Sweep, dataset: xr.Dataset, progress: Progress) -> None:
-    earlier = configs.from_json(dataset.attrs["config"])
-    if fields := extend.without_effect(sweep.config, earlier):
-        progress.note(f"every run is finished: nothing follows from {', '.join(fields)}")
-
-
-def _train(sweep: Sweep, directory: Path | None, progress: Progress) -> xr.Dataset:
+def _train(sweep: Sweep, kept: directories.Kept | None, progress: Progress) -> xr.Dataset:
+    directory = None if kept is None else kept.directory
     elsewhere = jax.default_backend() != "cpu"
     found = arrange(
         sweep.grid, sweep.builder.facts, directory, one_micro_batch=elsewhere, note=progress.note
     )
-    records = open_records(
-        dataclasses.replace(sweep, cohorts=found.cohorts), found, directory, progress
-    )
-    sweep = records.sweep
+    sweep = dataclasses.replace(sweep, cohorts=found.cohorts)
+    records = open_records(sweep, found, kept, progress)
     sharding = functools.partial(by_lane, sweep.mesh)
     saved = records.checkpoints.latest(sharding) if records.checkpoints else None
     if saved and (reason := _unfit(saved, records)):

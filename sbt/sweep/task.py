@@ -106,6 +106,23 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True)
+class Start:
+    """Weights that the runs of a sweep start from.
+
+    Attributes:
+      weights: params and statistics of each run, by its grid position: host arrays in the trees of
+        the model.
+    """
+
+    weights: Mapping[tuple[int, ...], tuple[Any, Any]]
+
+    def stacked(self, cohort: Cohort, members: np.ndarray) -> tuple[Any, Any]:
+        """Those of some runs of a cohort, with a leading axis of them; -1 may be any."""
+        each = [self.weights[cohort.runs[max(member, 0)].index] for member in members]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+
+
+@dataclasses.dataclass(frozen=True)
 class Placed:
     """A cohort and its task on the devices that train it.
 
@@ -114,12 +131,14 @@ class Placed:
       task: data and model.
       mesh: of all devices, with the cohort's devices per run along its second axis.
       arrays: the task's, on every device; None where the data is streamed.
+      start: weights that the runs start from; None: random ones.
     """
 
     cohort: Cohort
     task: Task
     mesh: Mesh
     arrays: Any
+    start: Start | None = None
 
     @property
     def rows(self) -> int:
@@ -141,9 +160,9 @@ class Placed:
         return NamedSharding(self.mesh, P())
 
 
-def place(task: Task, cohort: Cohort, mesh: Mesh) -> Placed:
+def place(task: Task, cohort: Cohort, mesh: Mesh, start: Start | None = None) -> Placed:
     """Copies the data of a cohort to the devices, unless it is streamed."""
-    placed = Placed(cohort, task, mesh, None)
+    placed = Placed(cohort, task, mesh, None, start)
     arrays = None if task.streamed else put(task.arrays, placed.everywhere)
     return dataclasses.replace(placed, arrays=arrays)
 
