@@ -61,9 +61,17 @@ def test_variants_are_declared_and_others_refused(file):
         module.get_config("nonesuch")
 
 
+def with_start(config, variant, directory):
+    """The config, and the sweep that its runs start from, if they start from one."""
+    if config.start is not None:
+        sbt.run(toy.shrink(toy.load("keskar_2017/fig05_iterates.py", variant)), directory)
+        config.start = str(directory)
+    return config
+
+
 @pytest.mark.parametrize("file, variant", cases(toy.every_variant(), QUICK))
 def test_runs_at_toy_scale(file, variant, data, tmp_path, capsys):
-    config = toy.shrink(toy.load(file, variant))
+    config = with_start(toy.shrink(toy.load(file, variant)), variant, tmp_path / "start")
     ds = sbt.run(config, tmp_path)
     trained = ds["finished"] | ds["accuracy"].isnull()  # points that do not exist are neither
     assert bool(trained.all()) and bool(ds["finished"].any())
@@ -110,7 +118,8 @@ def test_plans_at_full_size(file, variant, monkeypatch):
 def test_keskar_scripts(name, variant, data, tmp_path, capsys):
     file = f"keskar_2017/{name}.py"
     config = toy.load(file, variant)
-    arguments = toy.argv_of(toy.shrink(config), config)
+    small = with_start(toy.shrink(config), variant, tmp_path / "start")
+    arguments = toy.argv_of(small, config)
     toy.run_script(file, f"--{variant}", "--workdir", tmp_path, *arguments)
     printed = capsys.readouterr().out
     made = {path.name for path in tmp_path.iterdir()}

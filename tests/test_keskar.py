@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import reference
 
 import sbt
+from sbt.data import purpose_key
 from sbt.experiment import load_config
 
 HERE = Path(__file__).resolve().parent.parent / "experiments" / "keskar_2017"
 sys.path.insert(0, str(HERE))
-drawings, piggy_back, solutions = map(
-    importlib.import_module, ("drawings", "piggy_back", "solutions")
-)
+drawings, solutions = map(importlib.import_module, ("drawings", "solutions"))
 
 
 def tiny(file, norm="batch"):
@@ -32,6 +32,11 @@ def tiny(file, norm="batch"):
     return config
 
 
+def initial(network, seed):
+    x, _ = network.batches(network.arrays, jnp.zeros(1, jnp.int32), 0, None, False)
+    return network.model.init(purpose_key(jax.random.key(seed), "init"), x)[0]
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     """A work directory of a net without batch norm, where float32 runs can be compared."""
@@ -43,19 +48,34 @@ def sweep(tmp_path_factory):
 
 def test_a_run_is_the_plain_training_with_the_same_batches(sweep):
     """The sweep's weights are those of a loop of its own, and those that were kept."""
-    config, directory, ds = sweep
+    config, directory, _ = sweep
     network = solutions.make_network(config)
+    rule = optax.adam(config.base_lr)
+
+    @jax.jit
+    def update(params, moments, batch):
+        def loss(params):
+            logits, labels = network.logits(params, batch, "train")
+            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+        with jax.numpy_dtype_promotion("standard"):
+            step, moments = rule.update(jax.grad(loss)(params), moments, params)
+        return optax.apply_updates(params, step), moments
+
     for batch_size, seed in ((20, 1), (48, 0)):  # 48 spans epochs
-        train = jax.jit(piggy_back.make_training(network, batch_size, 2, config.base_lr))
-        iterates = train(network.initial(seed), jax.random.key(seed))
-        kept = solutions.solutions(directory, ds, batch_size=batch_size, seed=seed)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a[-1], b, atol=2e-5), iterates, kept)
+        params, order = initial(network, seed), reference.stream(seed, 100)
+        moments = rule.init(params)
+        for _ in range(2 * 100 // batch_size):
+            batch = jnp.asarray([next(order)[1] for _ in range(batch_size)])
+            params, moments = update(params, moments, batch)
+        kept = sbt.load_weights(directory, batch_size=batch_size, seed=seed).params
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, kept)
 
 
 def test_scores_and_loss_against_numpy(sweep):
-    config, directory, ds = sweep
+    config, directory, _ = sweep
     network = solutions.make_network(config)._replace(batch=30)
-    params = solutions.solutions(directory, ds, batch_size=20, seed=0)
+    params = sbt.load_weights(directory, batch_size=20, seed=0).params
     data = network.arrays.train
     logits = np.asarray(data.images, np.float64).reshape(100, -1) / 16
     tree = params.get("params", params)
@@ -67,13 +87,12 @@ def test_scores_and_loss_against_numpy(sweep):
     loss, accuracy = network.scores("train")(params)
     np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
     np.testing.assert_allclose(accuracy, np.mean(logits.argmax(1) == np.asarray(data.labels)))
-    np.testing.assert_allclose(network.loss(50)(params), np.mean(losses[:50]), rtol=1e-5)
 
 
 def test_paths_meet_both_solutions_and_a_point_between(sweep, tmp_path):
-    config, directory, ds = sweep
+    config, directory, _ = sweep
     network = solutions.make_network(config)
-    small, large = (solutions.solutions(directory, ds, batch_size=m) for m in (20, 48))
+    small, large = (sbt.load_weights(directory, batch_size=m, seed=0).params for m in (20, 48))
     found = solutions.paths_between(network, small, large)
     assert found.sizes == {"curve": 2, "split": 2, "alpha": 25}
     half = np.sqrt(0.5)
@@ -95,7 +114,7 @@ def test_paths_meet_both_solutions_and_a_point_between(sweep, tmp_path):
 def test_batch_norm_takes_the_statistics_of_the_batch():
     """Scaling the first layer changes nothing that batch statistics do not undo."""
     network = solutions.make_network(tiny("fig06"))
-    params = network.initial(0)
+    params = initial(network, 0)
     path = next(
         p for p, leaf in jax.tree_util.tree_leaves_with_path(params) if leaf.shape == (64, 6)
     )
@@ -105,18 +124,24 @@ def test_batch_norm_takes_the_statistics_of_the_batch():
     )
 
 
-def test_warm_starts_one_by_one():
-    network = solutions.make_network(tiny("fig05_warm_start"))
-    key = jax.random.key(3)
-    starts = jax.vmap(network.initial)(jnp.arange(3))
-    settings = {"batch_size": 50, "epochs": 2, "learning_rate": 3e-3}
-    test = network.scores("test")
-    together = piggy_back.from_each(network, starts, key, test, at_once=2, **settings)
-    train = jax.jit(piggy_back.make_training(network, 50, 2, 3e-3))
-    for i in range(3):
-        weights = train(jax.tree.map(lambda a, i=i: a[i], starts), key)
-        loss, _ = test(jax.tree.map(lambda a: a[-1], weights))
-        np.testing.assert_allclose(together[0][i], loss, rtol=1e-3)
+def test_warm_starts_one_by_one(tmp_path):
+    """The runs of the sweep are those that start from each iterate alone."""
+    first, config = tiny("fig05_iterates"), tiny("fig05_warm_start")
+    for one, size in ((first, 20), (config, 48)):
+        one.sweep.batch_size, one.sweep.seed, one.batch_size = None, (0,), size
+    iterates = sbt.run(first, tmp_path / "first")
+    config.start, config.sweep.start_epoch = str(tmp_path / "first"), (1, 2)
+    config.measure.sharpness.starts = config.measure.sharpness.steps = 2
+    together = sbt.run(config, tmp_path / "second")
+    alone = config.copy_and_resolve_references()
+    alone.start = alone.sweep.start_epoch = None
+    for epoch in (1, 2):
+        start = sbt.load_weights(tmp_path / "first", after=epoch if epoch < 2 else None)
+        ds = sbt.run(alone, start=start)
+        loss = together["test_loss"].sel(start_epoch=epoch).values
+        np.testing.assert_allclose(loss, ds["test_loss"].values, rtol=1e-3)
+    drawing = drawings.warm_start(together, iterates)
+    assert drawing.save(tmp_path, ("png",))[0].stat().st_size > 1000
 
 
 def test_table_and_figures_of_a_measured_sweep(sweep, tmp_path):
@@ -124,7 +149,7 @@ def test_table_and_figures_of_a_measured_sweep(sweep, tmp_path):
     network = solutions.make_network(config)
     accuracy = solutions.training_accuracy(network, directory, ds)
     for where in ({"batch_size": 20, "seed": 1}, {"batch_size": 48, "seed": 0}):
-        params = solutions.solutions(directory, ds, **where)
+        params = sbt.load_weights(directory, **where).params
         assert float(accuracy.sel(**where)) == pytest.approx(
             float(network.scores("train")(params)[1])
         )

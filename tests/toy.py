@@ -141,6 +141,8 @@ def shrink(config):
         kept["seed"] = {axes["seed"][0]: axes["seed"][0]}
     if "epochs" in axes:
         kept["epochs"] = {axes["epochs"][0]: 1}
+    if "start_epoch" in axes:
+        kept["start_epoch"] = {1: 1}
     for axis, values in kept.items():
         config.sweep[axis] = tuple(values.values())
     for field, (axis, pairs) in config.follow.items():

@@ -140,15 +140,24 @@ def sharpness_and_loss(ds: xr.Dataset, name: str = "fig06") -> Drawing:
 
 
 @style.styled
-def warm_start(ds: xr.Dataset, name: str = "fig05") -> Drawing:
-    """Accuracy and sharpness of large-batch runs from small-batch iterates (Fig. 5)."""
+def warm_start(ds: xr.Dataset, iterates: xr.Dataset, name: str = "fig05") -> Drawing:
+    """Accuracy and sharpness of large-batch runs from small-batch iterates (Fig. 5).
+
+    Args:
+      ds: the large-batch runs, over ``start_epoch``.
+      iterates: the small-batch run.
+      name: stem of the file.
+    """
     figure, panels = style.new_figure(style.WIDE, columns=2)
-    panels[0].plot(ds.start, 100 * ds.small_accuracy, color=LOSS, label="SB iterate")
-    panels[0].plot(ds.start, 100 * ds.large_accuracy, color=ACCURACY, label="LB from there")
+    ds, small = ds.isel(seed=0), iterates.isel(seed=0).test_accuracy
+    large = ds.test_accuracy.isel(epoch=-1)
+    panels[0].plot(small.epoch, 100 * small, color=LOSS, label="SB iterate")
+    panels[0].plot(ds.start_epoch, 100 * large, color=ACCURACY, label="LB from there")
     panels[0].set_ylabel("test accuracy [%]")
+    last = ds.sharpness.isel(measured_epoch=-1).sel(space="full")
     for epsilon, (line, mark) in EPSILONS.items():
-        values = ds.sharpness.sel(epsilon=epsilon)
-        panels[1].plot(ds.start, values, color=ACCURACY, linestyle=line, marker=mark, ms=3,
+        values = last.sel(epsilon=epsilon)
+        panels[1].plot(ds.start_epoch, values, color=ACCURACY, linestyle=line, marker=mark, ms=3,
                        label=f"ε = {epsilon:g}")  # fmt: skip
     panels[1].set_yscale("log")
     panels[1].set_ylabel("sharpness of the LB solution [%]")

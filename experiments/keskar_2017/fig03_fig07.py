@@ -29,7 +29,9 @@ from keskar import (
     write,
 )
 from ml_collections import ConfigDict
-from solutions import make_network, paths_between, solutions
+from solutions import make_network, paths_between
+
+import sbt
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -46,7 +48,7 @@ def finish(config: ConfigDict, workdir: Path) -> None:
     most = config.measure.examples or max(network.sizes.values())
     network = network._replace(sizes={k: min(n, most) for k, n in network.sizes.items()})
     small, large = (
-        jax.device_put(solutions(workdir, ds, batch_size=m, seed=seed))
+        jax.device_put(sbt.load_weights(workdir, batch_size=m, seed=seed).params)
         for m in (min(ds.batch_size.values), max(ds.batch_size.values))
     )
     path = paths_between(network, small, large)

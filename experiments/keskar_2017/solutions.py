@@ -1,4 +1,4 @@
-"""A sweep's network as a function of its weights, and the weights that the sweep has kept."""
+"""A sweep's network as a function of its weights, and what it makes of those that were kept."""
 
 import functools
 from collections.abc import Callable
@@ -11,14 +11,12 @@ import numpy as np
 import xarray as xr
 from ml_collections import ConfigDict
 
-from sbt.checkpoint import load_weights
-from sbt.data import load, make_pipeline, purpose_key
-from sbt.errors import UserError
-from sbt.measure import average_over_split, interpolate, over_split
-from sbt.measure.trees import Loss
+from sbt.data import load, make_pipeline
+from sbt.measure import average_over_split, interpolate
 from sbt.models.adapter import Model, as_model
 from sbt.models.registry import build_model
 from sbt.nn.conv import lane_friendly
+from sbt.sweep.weights import kept_weights
 from sbt.train.loss import cross_entropy, is_correct
 
 Side = Literal["train", "test"]
@@ -44,11 +42,6 @@ class Network(NamedTuple):
     sizes: dict[str, int]
     batch: int
 
-    def initial(self, seed: int) -> Any:
-        """The weights that a run of this seed starts from."""
-        x, _ = self.batches(self.arrays, jnp.zeros(1, jnp.int32), 0, None, False)
-        return self.model.init(purpose_key(jax.random.key(seed), "init"), x)[0]
-
     def logits(
         self, params: Any, batch: jax.Array, side: Side, key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
@@ -56,15 +49,6 @@ class Network(NamedTuple):
         x, labels = self.batches(self.arrays, batch, 0, None, side == "train", augmented=False)
         with lane_friendly("direct"):
             return self.model.apply(params, self.stats, x, key, key is not None)[0], labels
-
-    def loss(self, examples: int | None = None) -> Loss:
-        """``params -> `` mean training loss in nats, differentiable."""
-
-        def batch_loss(params: Any, batch: jax.Array) -> jax.Array:
-            return jnp.mean(cross_entropy(*self.logits(params, batch, "train")))
-
-        size = min(examples or self.sizes["train"], self.sizes["train"])
-        return over_split(batch_loss, jnp.arange(size, dtype=jnp.int32), self.batch)
 
     def scores(self, side: Side) -> Callable[[Any], tuple[jax.Array, jax.Array]]:
         """``params -> `` (loss in nats, accuracy), means over a split."""
@@ -91,33 +75,6 @@ def make_network(config: ConfigDict) -> Network:
     return Network(model, arrays, batches, stats, sizes, batch)
 
 
-def kept_weights(directory: Path) -> dict[tuple[int, ...], Any]:
-    """Final weights of a sweep's runs, by grid position.
-
-    Raises:
-      UserError: there are none.
-    """
-    found: dict[tuple[int, ...], Any] = {}
-    for path in sorted((Path(directory) / "weights").glob("*")):
-        if path.is_dir():
-            params, _, runs = load_weights(path)
-            params = jax.tree.map(np.asarray, params)
-            for row, index in enumerate(runs):
-                found[tuple(index)] = jax.tree.map(lambda leaf, row=row: leaf[row], params)
-    if not found:
-        remedy = "run the sweep with --config.checkpoint.final_weights=True"
-        raise UserError(str(directory), "holds no weights", remedy)
-    return found
-
-
-def solutions(directory: Path, ds: xr.Dataset, **where: Any) -> Any:
-    """The weights of one run, by its coordinates: ``batch_size=256, seed=0``."""
-    dims = ds["accuracy"].dims
-    values = {dim: where.get(str(dim), ds[dim].values[0]) for dim in dims}
-    index = tuple(ds[dim].values.tolist().index(values[dim]) for dim in dims)
-    return kept_weights(directory)[index]
-
-
 def training_accuracy(network: Network, directory: Path, ds: xr.Dataset) -> xr.DataArray:
     """Accuracy of every run's final weights on the training set, in evaluation mode (Table 2).
 
@@ -126,8 +83,9 @@ def training_accuracy(network: Network, directory: Path, ds: xr.Dataset) -> xr.D
     score = jax.jit(network.scores("train"))
     found = xr.full_like(ds["accuracy"], np.nan)
     found.attrs = {"long_name": "training accuracy of the last weights"}
-    for index, params in kept_weights(directory).items():
-        found[index] = float(score(params)[1])
+    for rows in kept_weights(None, directory):
+        for index, row in rows.items():
+            found[index] = float(score(row.weights().params)[1])
     return found
 
 
