@@ -209,8 +209,18 @@ def to_json(config: Mapping[str, Any] | Sequence[Any]) -> str:
 
 def from_json(text: str) -> Config:
     """The config that :func:`to_json` wrote; lists become tuples again."""
+    return of_json(json.loads(text))
+
+
+def as_json(config: Mapping[str, Any] | Sequence[Any]) -> Any:
+    """Some part of a config as it would be read from JSON."""
+    return json.loads(to_json(config))
+
+
+def of_json(values: Mapping[str, Any]) -> Config:
+    """The inverse of :func:`as_json`."""
     config = default()
-    _fill(config, _plain(json.loads(text), "config"), "config")
+    _fill(config, _plain(values, "config"), "config")
     return config
 
 

@@ -100,7 +100,7 @@ class Kept:
         Raises:
           UserError: naming what differs, or what is damaged.
         """
-        given = json.loads(configs.to_json(config))
+        given = configs.as_json(config)
         for stored in (self._config_of_file(), self._config_of_results()):
             if stored is not None and stored != given:
                 try:
@@ -197,7 +197,7 @@ def stored_config(directory: Path) -> ConfigDict | None:
       UserError: what is there is damaged.
     """
     stored = read(directory).config()
-    return None if stored is None else configs.from_json(json.dumps(stored))
+    return None if stored is None else configs.of_json(stored)
 
 
 # --- entering ------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def _claim(
     """Writes down whose the directory is."""
     directory = kept.directory
     kept.check(config, parts, agree)
-    text, before = json.loads(configs.to_json(config)), kept._config_of_file()
+    text, before = configs.as_json(config), kept._config_of_file()
     if parts is not None:
         stored = kept.parts()
         own = parts["module"] or parts["rule"] or any(d["own"] for d in parts["data"].values())

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 import xarray as xr
-from ml_collections import ConfigDict
 
 from sbt import config as configs
 from sbt import results
@@ -101,8 +100,9 @@ def _measure(sweep: Sweep, kept: directories.Kept, progress: Progress) -> xr.Dat
     dataset = results.with_measured(known, recorder.measured)
     results.write(dataset, directory)
     meta = directories.read_meta(directory, progress.note)
+    settings = configs.as_json(sweep.config.measure)
     meta["measured"] = {
-        "settings": {k: v for k, v in _plain(sweep.config.measure).items() if k != "names"},
+        "settings": {k: v for k, v in settings.items() if k != "names"},
         "seconds": {**meta.get("measured", {}).get("seconds", {}), **seconds},
     }
     directories.write_meta(directory, meta)
@@ -143,7 +143,3 @@ def _measure_cohort(
         progress.note(f"  {start + len(members)} of {len(there)} runs measured")
     for name, spent in observer.seconds.items():
         seconds[name] = seconds.get(name, 0.0) + spent
-
-
-def _plain(section: Any) -> dict[str, Any]:
-    return {k: _plain(v) if isinstance(v, ConfigDict) else v for k, v in section.items()}

@@ -28,7 +28,7 @@ from sbt.parallel import hosts
 from sbt.parallel.mesh import LANE_AXIS
 from sbt.sweep.cohort import Cohort, ModelFacts, make_cohort, make_cohorts
 from sbt.sweep.extend import finder, settings_of
-from sbt.sweep.grid import Grid, by_static_settings, with_settings
+from sbt.sweep.grid import Grid, Run, by_static_settings, with_settings
 
 GROUPING = ("micro_batch", "examples_per_tick", "synchronous")
 
@@ -164,7 +164,7 @@ def arrange(
     made: list[tuple[Cohort, list[Label]]] = []
     known: dict[tuple[int, ...], Label] = {}
     for number, stage in enumerate(stages):
-        earlier = configs.from_json(json.dumps(stage["config"]))
+        earlier = configs.of_json(stage["config"])
         find = finder(grid, earlier)
         own: list[tuple[Cohort, list[Label]]] = []
         of_stage: dict[tuple[int, ...], Label] = {}
@@ -186,7 +186,7 @@ def arrange(
     rest = tuple(run for run in grid.runs if run.index not in known)
     if rest:
         cohorts = group(dataclasses.replace(grid, runs=rest))
-        new = [(cohort, [_plain(run.settings) for run in cohort.runs]) for cohort in cohorts]
+        new = [(cohort, [_label(run) for run in cohort.runs]) for cohort in cohorts]
         stages.append(_stage(grid.config, new))
         made += new
     return Arrangement(
@@ -197,10 +197,10 @@ def arrange(
 def places_of(grid: Grid, directory: Path) -> dict[str, tuple[int, ...]]:
     """Grid position of the runs that a directory keeps, by :func:`name_of` their label."""
     found: dict[str, tuple[int, ...]] = {}
-    config = _plain(grid.config)
-    own = {"config": config, "cohorts": [{"runs": [_plain(run.settings) for run in grid.runs]}]}
+    runs = [_label(run) for run in grid.runs]
+    own = {"config": configs.as_json(grid.config), "cohorts": [{"runs": runs}]}
     for stage in (*workdir.read_cohorts(directory), own):
-        find = finder(grid, configs.from_json(json.dumps(stage["config"])))
+        find = finder(grid, configs.of_json(stage["config"]))
         for entry in stage["cohorts"]:
             for label in entry["runs"]:
                 if run := find(settings_of(label)):
@@ -214,6 +214,10 @@ def name_of(label: Label) -> str:
     return f"run-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
+def _label(run: Run) -> Label:
+    return configs.as_json(run.settings)
+
+
 def _stage(config: ConfigDict, cohorts: Sequence[tuple[Cohort, Sequence[Label]]]) -> dict[str, Any]:
     """A stage as the file has it."""
     entries = [
@@ -224,8 +228,4 @@ def _stage(config: ConfigDict, cohorts: Sequence[tuple[Cohort, Sequence[Label]]]
         }
         for c, labels in cohorts
     ]
-    return {"config": _plain(config), "cohorts": entries}
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(configs.to_json(value))
+    return {"config": configs.as_json(config), "cohorts": entries}

@@ -5,7 +5,6 @@ value that it had is among the new ones. A run is found again by what it was tra
 settings, together with what its config said of whatever is swept elsewhere.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -142,7 +141,7 @@ def _check_measurements(config: ConfigDict, earlier: ConfigDict, where: str) -> 
             continue
         before = earlier.measure.get(field)
         used = field in earlier.measure.names if field in MEASUREMENTS else earlier.measure.names
-        if used and _plain(before) != _plain(value):
+        if used and _json(before) != _json(value):
             named = field if field in MEASUREMENTS else ", ".join(earlier.measure.names)
             raise UserError(
                 f"config.measure.{field}",
@@ -198,12 +197,12 @@ def without_effect(config: ConfigDict, earlier: ConfigDict) -> list[str]:
 
 def said(config: ConfigDict) -> dict[str, Any]:
     """What a config says of training, as it is written."""
-    part = _plain(config)
+    part = configs.as_json(config)
     return _compared(part) | {name: part[name] for name in SWEEPING}
 
 
-def _plain(value: Any) -> Any:
-    return json.loads(configs.to_json(value)) if isinstance(value, ConfigDict) else value
+def _json(value: Any) -> Any:
+    return configs.as_json(value) if isinstance(value, ConfigDict) else value
 
 
 def _differing(old: Grid, new: Grid) -> Iterator[str]:
@@ -231,7 +230,7 @@ def _bare(config: ConfigDict) -> dict[str, Any]:
     """A run's config as JSON, complete and with nothing swept."""
     bare = config.copy_and_resolve_references()
     bare.sweep, bare.follow = configs.default().sweep, configs.default().follow
-    return _plain(configs.complete(bare))
+    return configs.as_json(configs.complete(bare))
 
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
