@@ -136,7 +136,7 @@ def test_warm_starts_one_by_one(tmp_path):
     alone = config.copy_and_resolve_references()
     alone.start = alone.sweep.start_epoch = None
     for epoch in (1, 2):
-        start = sbt.load_weights(tmp_path / "first", after=epoch if epoch < 2 else None)
+        start = sbt.load_weights(tmp_path / "first", after=epoch)
         ds = sbt.run(alone, start=start)
         loss = together["test_loss"].sel(start_epoch=epoch).values
         np.testing.assert_allclose(loss, ds["test_loss"].values, rtol=1e-3)

@@ -54,6 +54,11 @@ def same_trees(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+def close(value):
+    """Weights are the same bit for bit; another program evaluates them, and may round otherwise."""
+    return pytest.approx(value, rel=1e-6)
+
+
 def starting_at(directory, **changes):
     return {**STILL, "start": str(directory), **changes}
 
@@ -66,21 +71,24 @@ def test_runs_start_from_the_weights_of_the_run_that_they_match(first, tmp_path)
     for m, seed in itertools.product(*axes.values()):
         for name in LOSSES:
             ended = before[name].sel(seed=seed, epoch=EPOCHS)
-            assert found[name].sel(batch_size=m, seed=seed, epoch=1) == ended
+            assert found[name].sel(batch_size=m, seed=seed, epoch=1).item() == close(ended.item())
         params, _ = sbt.load_weights(tmp_path, batch_size=m, seed=seed)
         same_trees(params, sbt.load_weights(directory, seed=seed).params)
 
 
-def test_one_run_for_each_epoch_that_was_kept(first):
+def test_one_run_for_each_epoch_that_was_kept(first, tmp_path):
     """The epoch to start from is an axis, and all its values share a program."""
     directory, before = first
     axes = {"start_epoch": (1, 2, 3), "seed": (0, 1)}
     config = starting_at(directory, epochs=1, sweep=axes)
-    found = run(config)
+    found = run(config, tmp_path)
     losses = found["test_loss"].isel(epoch=0).transpose("seed", "start_epoch")
-    np.testing.assert_array_equal(losses.values, before["test_loss"].values)
+    np.testing.assert_allclose(losses.values, before["test_loss"].values, rtol=1e-6)
+    for epoch, seed in itertools.product(*axes.values()):
+        mine = sbt.load_weights(tmp_path, start_epoch=epoch, seed=seed)
+        theirs = sbt.load_weights(directory, seed=seed, after=epoch)
+        same_trees(mine.params, theirs.params)
     assert len(runs.prepare(config, runs.Parts()).cohorts) == 1
-    assert sbt.load_weights(directory, seed=0, after=2).params is not None
 
 
 def test_given_weights_start_every_run(first):
@@ -89,7 +97,7 @@ def test_given_weights_start_every_run(first):
     for start in (weights, tuple(weights), weights.params):
         found = run({**STILL, "epochs": 1}, start=start)
         ended = before["test_loss"].sel(seed=1, epoch=EPOCHS).item()
-        np.testing.assert_array_equal(found["test_loss"].values, [[ended], [ended]])
+        np.testing.assert_allclose(found["test_loss"].values, [[ended], [ended]], rtol=1e-6)
 
 
 def test_statistics_come_along(first):

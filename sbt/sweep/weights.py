@@ -68,6 +68,7 @@ def load_weights(
     directory = directory_of(directory, "directory")
     config = config_in(directory)
     index = _index_of(axes_of(config), run)
+    after = None if after == config.epochs else after
     for found in kept_weights(_grid_of(config), directory, after):
         if index in found:
             return found[index].weights()
