@@ -20,7 +20,6 @@ from sbt.optim.curvature import cblr as cblr
 from sbt.optim.curvature import exact_hessian_diagonal as exact_hessian_diagonal
 from sbt.optim.curvature import hutchinson_diagonal as hutchinson_diagonal
 from sbt.optim.curvature import mclr as mclr
-from sbt.optim.curvature import random_signs as random_signs
 from sbt.optim.extrap_sgd import extrap_sgd as extrap_sgd
 from sbt.optim.foreign import optax_rules as optax_rules
 from sbt.optim.layerwise import clars as clars

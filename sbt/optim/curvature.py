@@ -55,14 +55,6 @@ def exact_hessian_diagonal(
     return unravel(jax.lax.map(entry, jnp.arange(flat.size), batch_size=at_once))
 
 
-def random_signs(params: Any, key: jax.Array) -> Any:
-    """Independent signs, a tree like ``params``: directions for :func:`hutchinson_diagonal`."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    signs = [jax.random.rademacher(k, p.shape, p.dtype) for k, p in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, signs)
-
-
 def hutchinson_diagonal(gradient: Callable[[Any], Any], params: Any, signs: Any) -> Any:
     r"""One unbiased sample :math:`v \odot Hv` of the diagonal, with random signs :math:`v`.
 
@@ -73,16 +65,16 @@ def hutchinson_diagonal(gradient: Callable[[Any], Any], params: Any, signs: Any)
     Args:
       gradient: of the loss, a function of the params.
       params: the point.
-      signs: :math:`v`, a tree like ``params``: fresh ones per call, see :func:`random_signs`.
+      signs: :math:`v`, a tree like ``params``: fresh ones per call.
 
     Returns:
       A tree like ``params``, whose sum is a sample of the trace; the cost is that of two gradients.
 
     Examples:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax, jax.numpy as jnp, optax
       >>> from sbt import optim
       >>> gradient = jax.grad(lambda w: 2.0 * w[0] ** 2 - w[1] ** 2)
-      >>> signs = optim.random_signs(jnp.ones(2), jax.random.key(0))
+      >>> signs = optax.tree.random_like(jax.random.key(0), jnp.ones(2), jax.random.rademacher)
       >>> print(optim.hutchinson_diagonal(gradient, jnp.ones(2), signs))
       [ 4. -2.]
     """

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from sbt.optim.base import l2_norm
-from sbt.optim.curvature import hutchinson_diagonal, random_signs
+from sbt.optim.curvature import hutchinson_diagonal
 from sbt.optim.layerwise import mean_example_norms
 from sbt.train.objective import Batch
 from sbt.train.shards import Sharding
@@ -83,7 +84,8 @@ def _example_norms(seen: Seen) -> Any:
 
 def _hessian_diagonal(seen: Seen) -> Any:
     """One sample of it; the update averages over micro-batches."""
-    signs = random_signs(seen.params, jax.random.fold_in(seen.batch.key, 1))
+    key = jax.random.fold_in(seen.batch.key, 1)
+    signs = optax.tree.random_like(key, seen.params, jax.random.rademacher)
     return hutchinson_diagonal(seen.gradient, seen.params, signs)
 
 
