@@ -14,7 +14,7 @@ import pytest
 from sbt.errors import UserError
 from sbt.schedules import BATCH_SCHEDULES, NOISE, SCHEDULES, Settings, micro_batches, noise
 from sbt.schedules import lr as S
-from sbt.schedules.momentum import onecycle_momentum
+from sbt.schedules.lr import onecycle_momentum
 
 POINTS = [0.0, 0.01, 0.05, 0.3, 0.45, 0.5, 0.62, 0.75, 0.9, 0.99, 1.0]
 

@@ -17,7 +17,7 @@ from sbt.models.adapter import Model, as_model
 from sbt.models.registry import build_model
 from sbt.nn.conv import lane_friendly
 from sbt.sweep.weights import kept_weights
-from sbt.train.loss import cross_entropy, is_correct
+from sbt.train.objective import cross_entropy, is_correct
 
 Side = Literal["train", "test"]
 CURVES = ("linear", "curvilinear")

@@ -3,11 +3,11 @@
 from sbt.schedules import lr as lr
 from sbt.schedules.batch import BATCH_SCHEDULES as BATCH_SCHEDULES
 from sbt.schedules.batch import micro_batches as micro_batches
+from sbt.schedules.lr import MOMENTUM_SCHEDULES as MOMENTUM_SCHEDULES
 from sbt.schedules.lr import SCHEDULES as SCHEDULES
 from sbt.schedules.lr import as_optax as as_optax
 from sbt.schedules.lr import legw as legw
-from sbt.schedules.momentum import MOMENTUM_SCHEDULES as MOMENTUM_SCHEDULES
-from sbt.schedules.momentum import onecycle_momentum as onecycle_momentum
+from sbt.schedules.lr import onecycle_momentum as onecycle_momentum
 from sbt.schedules.noise import BATCH_BALANCE as BATCH_BALANCE
 from sbt.schedules.noise import NOISE as NOISE
 from sbt.schedules.noise import degree_of_smoothing as degree_of_smoothing

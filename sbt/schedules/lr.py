@@ -134,6 +134,8 @@ def warmed_up(
 
 
 SCHEDULES = Registry("schedule", shared=warmed_up, default="constant")
+# The momentum itself as a function of progress.
+MOMENTUM_SCHEDULES = Registry("momentum_schedule", default="constant")
 
 
 def check_drops(where: str, values: Mapping[str, Any]) -> None:
@@ -258,11 +260,11 @@ def onecycle(
       final_div: first rate over last rate.
 
     Returns:
-      The multiplier, shaped like ``progress``. Its partner: :mod:`sbt.schedules.momentum`.
+      The multiplier, shaped like ``progress``. See :func:`onecycle_momentum` for its partner.
     """
     progress = as_progress(progress)
     div, final_div = (jnp.asarray(x, progress.dtype) for x in (div, final_div))
-    up, down, last = cycle_phases(progress, rise, fall)
+    up, down, last = _cycle_phases(progress, rise, fall)
     first = 1 / div
     value = first + (1 - first) * (up - down)
     return value + (first / final_div - first) * last
@@ -298,7 +300,43 @@ def legw(
     return jnp.sqrt(ratio) * ramp
 
 
-def cycle_phases(
+@MOMENTUM_SCHEDULES.register("constant")
+def steady(progress: ArrayLike) -> None:
+    """Leaves the momentum to the rule."""
+
+
+@MOMENTUM_SCHEDULES.register("onecycle", source="Smith 2018, arXiv 1803.09820", check=check_cycle)
+def onecycle_momentum(
+    progress: ArrayLike,
+    rise: Within = 0.45,
+    fall: Part = 0.9,
+    high: BelowOne = 0.95,
+    low: BelowOne = 0.85,
+) -> jax.Array:
+    """High while the learning rate of :func:`onecycle` is low.
+
+    ``high`` to ``low`` until ``rise``, back to ``high`` at ``fall``, and constant from there.
+
+    Args:
+      progress: fraction of the budget.
+      rise: progress at which the learning rate peaks and the momentum is lowest.
+      fall: progress at which both are back.
+      high: momentum at the ends.
+      low: momentum at the peak.
+
+    Returns:
+      The momentum, shaped like ``progress``.
+
+    >>> print(onecycle_momentum(jnp.asarray([0.0, 0.45, 0.9, 1.0])))
+    [0.95 0.85 0.95 0.95]
+    """
+    progress = as_progress(progress)
+    high, low = (jnp.asarray(x, progress.dtype) for x in (high, low))
+    up, down, _ = _cycle_phases(progress, rise, fall)
+    return high + (low - high) * (up - down)
+
+
+def _cycle_phases(
     progress: jax.Array, rise: ArrayLike, fall: ArrayLike
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """How far (0..1) the rising, falling and annihilating phases of a 1cycle have come."""

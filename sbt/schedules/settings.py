@@ -53,7 +53,7 @@ def grow_batch(schedule: Callable[..., Growth], micro_batch: int, **parameters: 
 
 
 def move_momentum(schedule: Callable[..., jax.Array], **parameters: Any) -> Move:
-    """The move of a momentum schedule, see :mod:`sbt.schedules.momentum`."""
+    """The move of a momentum schedule, see :mod:`sbt.schedules.lr`."""
 
     def move(progress: jax.Array, now: Settings) -> Settings:
         return now._replace(momentum=_like(schedule(progress, **parameters), now.learning_rate))

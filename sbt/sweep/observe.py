@@ -28,7 +28,7 @@ from sbt.sweep.strategy import Strategy, over_lanes
 from sbt.sweep.task import Placed, make_program
 from sbt.train import evaluate as evaluation
 from sbt.train import step
-from sbt.train.loss import cross_entropy, is_correct
+from sbt.train.objective import cross_entropy, is_correct
 from sbt.train.state import Hyper
 
 # --- one run -------------------------------------------------------------------------------------

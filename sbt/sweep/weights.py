@@ -18,8 +18,7 @@ from sbt.errors import UserError, nearest, shown
 from sbt.files import directory_of
 from sbt.optim import foreign
 from sbt.sweep.arrangement import name_of, places_of
-from sbt.sweep.axes import axes_of
-from sbt.sweep.grid import Grid, Run, make_grid
+from sbt.sweep.grid import Grid, Run, axes_of, make_grid
 from sbt.sweep.prepare import Sweep
 from sbt.sweep.task import Start, Task
 

@@ -8,7 +8,7 @@ from jax import lax
 
 from sbt.data.order import purpose_key
 from sbt.nn.conv import lane_friendly
-from sbt.train.loss import is_correct
+from sbt.train.objective import is_correct
 from sbt.train.state import Hyper, Sums, TrainState
 from sbt.train.step import Program
 

@@ -11,7 +11,6 @@ from sbt.models.adapter import Model
 from sbt.nn.conv import Implementation, lane_friendly
 from sbt.optim.sample_rule import accumulated_gradient
 from sbt.train import extras
-from sbt.train.loss import cross_entropy, is_correct
 from sbt.train.objective import (
     OBJECTIVES,
     SAMPLES,
@@ -19,6 +18,8 @@ from sbt.train.objective import (
     ExampleLoss,
     Loss,
     batch_loss,
+    cross_entropy,
+    is_correct,
     sample_weights,
 )
 from sbt.train.shards import ONE_DEVICE, Sharding

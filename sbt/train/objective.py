@@ -9,9 +9,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax import lax
 from jax.typing import ArrayLike
 
 from sbt.choice import Registry
+from sbt.nn.norm import accumulation_dtype
 from sbt.optim import base
 from sbt.optim.remedies import adversarial_loss, stability_loss
 from sbt.optim.sample_rule import discard_weights
@@ -43,6 +46,29 @@ class Batch(NamedTuple):
 Loss = Callable[[Forward, Batch], tuple[jax.Array, tuple[jax.Array, Any]]]
 # Losses of a batch, its progress and key to the weights of the examples; None: their mean.
 Sample = Callable[[jax.Array, jax.Array, jax.Array], jax.Array | None]
+
+
+# --- the loss of an example ----------------------------------------------------------------------
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Softmax cross entropy of each example, in nats.
+
+    Args:
+      logits: shape ``(..., classes)``; evaluated in at least float32.
+      labels: integers, shape ``(...)``.
+
+    Returns:
+      Shape ``(...)``.
+    """
+    wide = logits.astype(accumulation_dtype(logits.dtype))
+    return optax.softmax_cross_entropy_with_integer_labels(wide, labels)
+
+
+def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """1.0 where the largest logit is the label's, else 0.0; float32, shape ``(...)``."""
+    best = lax.argmax(logits, logits.ndim - 1, labels.dtype)
+    return (best == labels).astype(jnp.float32)
 
 
 # --- which examples of a batch count --------------------------------------------------------------

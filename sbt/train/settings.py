@@ -7,8 +7,7 @@ import jax
 
 from sbt.schedules import settings
 from sbt.schedules.batch import BATCH_SCHEDULES
-from sbt.schedules.lr import SCHEDULES
-from sbt.schedules.momentum import MOMENTUM_SCHEDULES
+from sbt.schedules.lr import MOMENTUM_SCHEDULES, SCHEDULES
 from sbt.schedules.noise import NOISE
 from sbt.schedules.scaling import Scaling, scaled_learning_rate
 from sbt.train.state import Hyper
