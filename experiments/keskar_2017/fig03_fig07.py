@@ -33,10 +33,14 @@ from solutions import make_network, paths_between
 
 import sbt
 
+CAPTION = (
+    "from the large-batch minimum on, the loss rises far more steeply than from the small-batch one"
+)
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """F1 with the paper's budget, another of its nets, ``small`` or ``digits``."""
-    config = study("fig03_fig07", variant)
+    config = study("fig03_fig07", variant, "Figs 3 and 7", CAPTION)
     config.sweep.seed = (0,)
     return config
 

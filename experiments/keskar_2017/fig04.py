@@ -24,11 +24,12 @@ from ml_collections import ConfigDict
 
 BATCH_SIZES = (100, 200, 300, 400, 500, 600, 800, 1000, 1500, 2000, 3000, 4000, 5000)
 REDUCED_BATCH_SIZES = {"small": (128, 256, 600, 2000, 6000), "digits": (32, 72, 144, 288)}
+CAPTION = "test accuracy falls and sharpness rises with the batch size, past batches of about 500"
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """C1 with the paper's budget, another of its nets, ``small`` or ``digits``."""
-    config = study("fig04", variant, net="c1")
+    config = study("fig04", variant, "Fig. 4", CAPTION, net="c1")
     config.sweep.batch_size = REDUCED_BATCH_SIZES.get(variant, BATCH_SIZES)
     if variant not in REDUCED:
         config.sweep.seed = (0,)

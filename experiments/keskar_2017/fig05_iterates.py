@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 def get_config(variant: str = "") -> ConfigDict:
     """C1 with the paper's budget, another of its nets, ``small`` or ``digits``."""
-    config = study("fig05_iterates", variant, net="c1")
+    config = study("fig05_iterates", variant, "Fig. 5", "the small-batch part", net="c1")
     config.batch_size = min(config.sweep.batch_size)
     config.sweep.batch_size, config.sweep.seed = None, (0,)
     config.checkpoint.weights_every = 1

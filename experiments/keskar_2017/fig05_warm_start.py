@@ -30,10 +30,12 @@ from ml_collections import ConfigDict
 
 import sbt
 
+CAPTION = "after a few epochs of small batches, large ones end as accurate and as flat as they"
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """C1 with the paper's budget, another of its nets, ``small`` or ``digits``."""
-    config = study("fig05_warm_start", variant, net="c1")
+    config = study("fig05_warm_start", variant, "Fig. 5", CAPTION, net="c1")
     config.start = f"runs/{fig05_iterates.get_config(variant).name}"
     config.batch_size = max(config.sweep.batch_size)
     config.sweep.batch_size, config.sweep.seed = None, (0,)

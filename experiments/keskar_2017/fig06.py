@@ -23,10 +23,12 @@ from keskar import (
 )
 from ml_collections import ConfigDict
 
+CAPTION = "as the loss falls, the large-batch run grows sharper and the small-batch one flatter"
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """C1 with the paper's budget, another of its nets, ``small`` or ``digits``."""
-    config = study("fig06", variant, net="c1")
+    config = study("fig06", variant, "Fig. 6", CAPTION, net="c1")
     config.sweep.seed = (0,)
     config.measure.names = ("sharpness",)
     config.measure.sharpness.spaces = ("full",)

@@ -41,12 +41,15 @@ VARIANTS = ("", *REDUCED, *DATA)
 REDUCED_WIDTH, REDUCED_EPOCHS, REDUCED_TRIALS = 128, 20, 2
 
 
-def study(figure: str, variant: str, *, net: str = "f1", epochs: int = EPOCHS) -> ConfigDict:
+def study(
+    figure: str, variant: str, where: str, caption: str, *, net: str = "f1", epochs: int = EPOCHS
+) -> ConfigDict:
     """The config of one figure or table.
 
     Args:
       figure: its name, ``fig04``.
       variant: ``""``, ``small``, ``digits``, or a network: ``f1``, ``c1`` ... ``c4``.
+      where, caption: where the paper shows it, and what it says of it.
       net: the network of the variant ``""``.
       epochs: of the paper's budget.
     """
@@ -58,6 +61,7 @@ def study(figure: str, variant: str, *, net: str = "f1", epochs: int = EPOCHS) -
     name = "f1" if reduced else variant or net
     config = default()
     config.name = f"keskar_2017-{figure}" + f"-{variant}" * bool(variant)
+    config.report.figure, config.report.caption = f"Keskar et al. 2017, {where}", caption
     config.data.name = "digits" if variant == "digits" else DATA[name]
     config.data.normalize = "unit"
     config.model = {"name": name}

@@ -31,10 +31,12 @@ from keskar import (
 from ml_collections import ConfigDict
 from solutions import make_network, training_accuracy
 
+CAPTION = "small batches generalise better, and large ones end in minima 9 to 225 times as sharp"
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """F1 with the paper's budget, another of its nets, ``small`` or ``digits``."""
-    config = study("table2_4", variant)
+    config = study("table2_4", variant, "Tables 2 to 4", CAPTION)
     config.measure.names = ("sharpness", "distance")
     config.measure.every = config.epochs  # only the solutions
     return config

@@ -320,8 +320,8 @@ def _method(view: View, margin: str) -> Markup:
     ranges = (
         f"Reliable: the loss of every seed stayed finite and the accuracy is within {margin} of "
         "the best cell of the grid. Stable range: the contiguous reliable base learning rates "
-        "around the most accurate one. The paper states no numeric rule; this one is ours, and "
-        "the verdict on the range is given at two margins."
+        "around the most accurate one. Masters & Luschi (2018) state no numeric rule; this one is "
+        "ours, and the verdict on the range is given at two margins."
     )
     better = (
         "Better: the bands of the two cells do not overlap and their medians differ by more "
@@ -340,6 +340,7 @@ def _machine(meta: Mapping[str, Any]) -> Markup:
 def _config(view: View) -> Markup:
     config = view.config
     text = "\n".join(
-        json.dumps({key: config[key]}, indent=1, default=str)[2:-2] for key in sorted(config)
+        json.dumps({key: config[key]}, indent=1, default=str, ensure_ascii=False)[2:-2]
+        for key in sorted(config)
     )
     return markup.join([tag("h2", "Configuration"), tag("pre", text)] if config else [])
