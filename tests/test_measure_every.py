@@ -240,6 +240,7 @@ def test_the_error_of_a_noise_scale_is_that_of_repeated_sampling(x64):
         lambda w: measure.random_direction(w, 3),
         lambda w: measure.loss_slice(jnp.sum, w, [w], chunk=0),
         lambda w: measure.random_subspace(3, 2, 0),
+        lambda w: measure.hessian_trace(jnp.sum, w, key=jax.random.split(jax.random.key(0))),
     ],
 )
 def test_wrong_types_are_refused_in_words(call):

@@ -89,8 +89,9 @@ def checked_key(key: Any) -> jax.Array:
     """
     if key is None:
         return jax.random.key(0)
-    kind = getattr(key, "dtype", np.dtype(bool))
-    if not jnp.issubdtype(kind, jax.dtypes.prng_key) and kind != jnp.uint32:
+    kind, axes = getattr(key, "dtype", np.dtype(bool)), getattr(key, "ndim", None)
+    typed, raw = jnp.issubdtype(kind, jax.dtypes.prng_key), kind == jnp.uint32
+    if not (typed and axes == 0) and not (raw and axes == 1):
         raise UserError("key", f"{shown(key)} is not a key", "give one, as jax.random.key(0)")
     return key
 
