@@ -184,7 +184,8 @@ def normalized_shb(
     """
 
     def average(count: jax.Array) -> optax.GradientTransformation:
-        return optax.ema(base.at_count(momentum, count), debias=False)
+        beta = base.at_count(momentum, count)
+        return optax.chain(optax.scale(1 - beta), optax.trace(beta))
 
     return base.chain(
         base.add_l2(weight_decay, decay_mask),
