@@ -218,14 +218,15 @@ def of_rule(rule: Callable[..., Any]) -> dict[str, Any]:
     """What tells a user's rule from another one.
 
     It does not read the code: the same rule from a file that was moved or reformatted has the same
-    fingerprint.
+    fingerprint. A lambda has no name to be told by, so the names and numbers in its body are.
 
     Args:
       rule: a function ``rule(learning_rate, **hyperparameters)``.
 
     Returns:
       ``name`` (qualified, with its module unless that is ``__main__``), ``parameters`` (name ->
-      default, as text) and ``bound`` (arguments that a ``functools.partial`` has bound already).
+      default, as text) and ``bound`` (arguments that a ``functools.partial`` has bound already); of
+      a lambda also ``body``.
 
     >>> of_rule(functools.partial(optax.sgd, momentum=0.9))["bound"]
     {'momentum': '0.9'}
@@ -245,7 +246,12 @@ def of_rule(rule: Callable[..., Any]) -> dict[str, Any]:
         for p in parameters
         if p.name not in bound
     }
-    return {"name": text_of(inner), "parameters": defaults, "bound": bound}
+    found: dict[str, Any] = {"name": text_of(inner), "parameters": defaults, "bound": bound}
+    if getattr(inner, "__name__", "") == "<lambda>":
+        code = inner.__code__
+        numbers = [repr(value) for value in code.co_consts if isinstance(value, int | float)]
+        found["body"] = [*code.co_names, *numbers]
+    return found
 
 
 def text_of(value: Any) -> str:

@@ -49,6 +49,9 @@ def test_the_signature_tells_rules_apart():
         functools.partial(optax.sgd, momentum=0.5),
         functools.partial(decayed, table=jnp.arange(3.0)),
         functools.partial(decayed, table=jnp.ones(3)),
+        lambda learning_rate: optax.sgd(learning_rate, 0.9),
+        lambda learning_rate: optax.sgd(learning_rate, 0.5),
+        lambda learning_rate: optax.lion(learning_rate, 0.5),
     ]
     assert len({json.dumps(fingerprint.of_rule(rule)) for rule in rules}) == len(rules)
 
