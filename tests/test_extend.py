@@ -1,25 +1,20 @@
 """Work directories that go on: the program of the start, and grids that grow."""
 
-import dataclasses
 import json
 import os
 import signal
 
-import jax
 import numpy as np
 import pytest
 import xarray as xr
-from lanes import compiling
+from sweeps import Watch, compiling_anew, one_device, same, shorten_windows
 
 from sbt import results
 from sbt.config import complete
 from sbt.errors import UserError
-from sbt.parallel import mesh
-from sbt.sweep import extend, fit, loop, prepare
-from sbt.sweep import run as runs
+from sbt.sweep import extend, fit
 from sbt.sweep.afterwards import measure_runs
 from sbt.sweep.grid import make_grid
-from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
 from sbt.sweep.strategy import Strategy, whole_groups
 
@@ -45,13 +40,9 @@ def config(**changes):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_device():
-    enabled = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    with pytest.MonkeyPatch.context() as patch, compiling(quickly=True):
-        patch.setattr(prepare, "make_mesh", lambda d: mesh.make_mesh(d, jax.devices()[:1]))
+def quickly():
+    with one_device(), compiling_anew():
         yield
-    jax.config.update("jax_enable_compilation_cache", enabled)
 
 
 @pytest.fixture(scope="module")
@@ -60,36 +51,9 @@ def whole(tmp_path_factory):
     return directory, run(CONFIG, directory)
 
 
-class Notes(Silent):
-    """Remembers the notes; a signal after so many windows, or once so few lanes are in work."""
-
-    def __init__(self, stop_at=None, number=signal.SIGTERM, lanes=0):
-        self.notes, self.windows, self.stop_at, self.number = [], 0, stop_at, number
-        self.lanes = lanes
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def update(self, status):
-        self.windows += 1
-        if self.windows == self.stop_at or 0 < status.lanes <= self.lanes:
-            os.kill(os.getpid(), self.number)
-
-    def some(self, text):
-        return [note for note in self.notes if text in note]
-
-
 @pytest.fixture
 def short_windows(monkeypatch):
-    original = runs.fit
-    monkeypatch.setattr(loop, "WINDOW_SECONDS", 0.0)
-    monkeypatch.setattr(
-        runs, "fit", lambda *a, **k: dataclasses.replace(original(*a, **k), first_window=7)
-    )
-
-
-def same(dataset, other):
-    xr.testing.assert_identical(dataset.drop_attrs(), other.drop_attrs())
+    shorten_windows(monkeypatch, 7)
 
 
 # --- the program of the start --------------------------------------------------------------------
@@ -100,12 +64,12 @@ def test_fewer_runs_than_lanes_are_left_and_the_bits_stay(whole, tmp_path):
     """Six runs on four lanes; stopped when two are left, by SIGHUP, while memory has become short
     for the automatic choice but not for what was chosen."""
     with pytest.raises(Interrupted):
-        run(CONFIG, tmp_path, progress=Notes(lanes=3, number=signal.SIGHUP))
+        run(CONFIG, tmp_path, progress=Watch(lanes=3, number=signal.SIGHUP))
     left = int((~results.load(tmp_path)["finished"]).sum())
     assert 0 < left < 4
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit, "SHARE_OF_FREE_MEMORY", 1e-9)
-        watch = Notes()
+        watch = Watch()
         same(run(CONFIG, tmp_path, progress=watch), whole[1])
     assert watch.some("resumed") and not watch.some("bits may differ")
     (entry,) = json.loads((tmp_path / "meta.json").read_text())["cohorts"]
@@ -113,9 +77,9 @@ def test_fewer_runs_than_lanes_are_left_and_the_bits_stay(whole, tmp_path):
 
 
 def test_another_program_is_told(whole, tmp_path):
-    watch = Notes()
+    watch = Watch()
     with pytest.raises(Interrupted):
-        run(CONFIG, tmp_path, progress=Notes(stop_at=1))
+        run(CONFIG, tmp_path, progress=Watch(1))
     other = run(config(engine={"lanes": 3}), tmp_path, progress=watch)
     xr.testing.assert_allclose(other.drop_attrs(), whole[1].drop_attrs(), rtol=1e-4)
     assert watch.some("asks for another program now: from here on bits may differ")
@@ -124,7 +88,7 @@ def test_another_program_is_told(whole, tmp_path):
 def test_measurements_added_to_an_interrupted_sweep_are_empty_before(whole, tmp_path):
     plain = config(measure={"names": ("distance",)})
     with pytest.raises(Interrupted):
-        run(plain, tmp_path, progress=Notes(stop_at=2))
+        run(plain, tmp_path, progress=Watch(2))
     before = results.load(tmp_path)["epochs_done"].values
     dataset = run(CONFIG, tmp_path)
     late = [name for name, values in whole[1].items() if "layer" in values.dims]
@@ -153,10 +117,10 @@ def test_more_seeds_and_values_train_alone(whole, tmp_path):
     """From one seed to two, in another order, with another batch size; the first sweep stops in the
     middle and is finished with its own program."""
     with pytest.raises(Interrupted):
-        run(CONFIG, tmp_path, progress=Notes(stop_at=2))
+        run(CONFIG, tmp_path, progress=Watch(2))
     grown = config(sweep={"base_lr": (1e30, 2.0**-7, 2.0**-9), "batch_size": (16, 8, 4),
                           "seed": (1, 0)})  # fmt: skip
-    watch = Notes()
+    watch = Watch()
     dataset = run(grown, tmp_path, progress=watch)
     assert watch.some("resumed") and dataset["finished"].all()
     old = dataset.sel(seed=0, batch_size=[4, 8], base_lr=[2.0**-9, 2.0**-7, 1e30])
@@ -165,9 +129,9 @@ def test_more_seeds_and_values_train_alone(whole, tmp_path):
     stages = json.loads((tmp_path / "cohorts.json").read_text())["stages"]
     assert [sum(len(c["runs"]) for c in s["cohorts"]) for s in stages] == [6, 12]
     assert json.loads((tmp_path / "config.json").read_text())["sweep"]["seed"] == [1, 0]
-    again = Notes()
+    again = Watch()
     same(run(grown, tmp_path, progress=again), dataset)
-    assert again.windows == 0
+    assert not again.seen
 
     # Weights are found by what they were trained with, not by where the run was in the grid.
     measured = measure_runs(tmp_path, {"names": ("distance",)})
@@ -214,7 +178,7 @@ def test_what_does_not_extend_a_sweep(changes, says):
 
 def test_settings_of_a_finished_directory_take_effect_or_are_refused(whole):
     directory, dataset = whole
-    watch = Notes()
+    watch = Watch()
     same(run(config(engine={"lanes": 2}), directory, progress=watch), dataset)
     assert watch.some("nothing follows from config.engine.lanes")
     last = run(config(report={"last_epochs": 1}), directory)

@@ -1,24 +1,20 @@
 """Streamed sweeps give the results of resident ones, in whatever windows, interrupted or not."""
 
-import dataclasses
 import io
-import os
-import signal
 import threading
 
-import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 import xarray as xr
-from lanes import CLASSES, TESTED, N, compiling, dataset
+from lanes import CLASSES, TESTED, N, dataset
 from PIL import Image
+from sweeps import Watch, compiling_anew, shorten_windows
 
 from sbt.data import prepare
 from sbt.errors import UserError
-from sbt.sweep import feed, loop
+from sbt.sweep import feed
 from sbt.sweep import run as runs
-from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
 
 SIZE = 8
@@ -64,11 +60,8 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def quickly():
-    enabled = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    with compiling(quickly=True):
+    with compiling_anew():
         yield
-    jax.config.update("jax_enable_compilation_cache", enabled)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -146,26 +139,11 @@ def test_workers_and_shared_batches(directory, resident):
 
 def test_interrupted_and_resumed(directory, streamed, tmp_path, monkeypatch):
     """In the middle of an epoch, in a window that a call has only begun."""
-    monkeypatch.setattr(loop, "WINDOW_SECONDS", 0.0)
-    original = runs.fit
-
-    def fit_one(*args, **kwargs):
-        return dataclasses.replace(original(*args, **kwargs), first_window=2)
-
-    monkeypatch.setattr(runs, "fit", fit_one)
-
-    class StopAt(Silent):
-        def __init__(self, tick):
-            self.tick, self.stopped = tick, False
-
-        def update(self, status):
-            if not self.stopped and round(status.epoch * N / 4) >= self.tick:
-                self.stopped = True
-                os.kill(os.getpid(), signal.SIGTERM)
-
+    shorten_windows(monkeypatch, 2)
     for tick in (10, 30):
+        watch = Watch(epochs=(tick - 0.5) * 4 / N)
         with pytest.raises(Interrupted):
-            run(config(directory, stream=True), tmp_path, progress=StopAt(tick))
+            run(config(directory, stream=True), tmp_path, progress=watch)
     mine = run(config(directory, stream=True, engine={"workers": 1}), tmp_path)
     xr.testing.assert_identical(mine.drop_attrs(), streamed.drop_attrs())
 

@@ -1,8 +1,6 @@
 """Measurements on sweeps: in training and afterwards, against pure functions and a plain loop."""
 
-import os
 import shutil
-import signal
 import zlib
 
 import jax
@@ -12,7 +10,8 @@ import optax
 import pytest
 import reference
 import xarray as xr
-from lanes import compiling, trainer
+from lanes import trainer
+from sweeps import Watch, compiling_anew
 
 from sbt import cli, measure, results
 from sbt.checkpoint import load_weights
@@ -23,7 +22,6 @@ from sbt.measure import MEASUREMENTS, Labelled
 from sbt.measure.record import MARK, Measured
 from sbt.report import View, measured_figures, write_report
 from sbt.sweep.afterwards import measure_runs
-from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
 
 N, TESTED, CLASSES, EPOCHS, G = 94, 40, 4, 3, 4
@@ -50,11 +48,8 @@ MODULE = reference.MLP(classes=CLASSES, hidden=(8,))
 
 @pytest.fixture(scope="module", autouse=True)
 def quickly():
-    enabled = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    with compiling(quickly=True):
+    with compiling_anew():
         yield
-    jax.config.update("jax_enable_compilation_cache", enabled)
 
 
 @pytest.fixture(scope="module")
@@ -280,22 +275,11 @@ def test_online_measurements_leave_every_bit_of_training_alone(strategy, sizes):
     assert (np.asarray(observed[0].sums.updates) > 0).all()
 
 
-class Stop(Silent):
-    """Asks the sweep to stop after so many epochs."""
-
-    def __init__(self, epoch):
-        self.epoch = epoch
-
-    def update(self, status):
-        if status.epoch >= self.epoch:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 def test_a_resumed_sweep_keeps_what_was_measured(measured, tmp_path):
     names = ("distance", *ONLINE)
     sweep = {**CONFIG, "measure": {"names": names, "every": 2, "at_start": True}}
     with pytest.raises(Interrupted):
-        run(sweep, tmp_path, progress=Stop(0.9))
+        run(sweep, tmp_path, progress=Watch(epochs=0.9))
     partial = results.load(tmp_path)
     assert partial["measured_epoch"].values.tolist() == [0]
     resumed = run(sweep, tmp_path)

@@ -1,8 +1,6 @@
 """Devices that share a run's batches: against the plain loop, one program, and one another."""
 
-import os
 import re
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +9,10 @@ import pytest
 import reference
 from lanes import CLASSES, N, dataset, trainer, unit
 from reference import ConvNet, distance
+from sweeps import Watch
 
 from sbt.checkpoint import Checkpoints, load_weights
 from sbt.errors import UserError
-from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
 
 UPDATES, EPOCHS = 12, 21
@@ -221,18 +219,6 @@ def test_only_gradients_metrics_and_statistics_are_reduced(bn_batch):
 # --- interruption, and other numbers of devices --------------------------------------------------
 
 
-class StopAfter(Silent):
-    """SIGTERM to this process once so many epochs are done."""
-
-    def __init__(self, epochs):
-        self.epochs, self.sent = epochs, False
-
-    def update(self, status):
-        if status.epoch >= self.epochs and not self.sent:
-            self.sent = True
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 CONFIG = {
     "data": {"normalize": "unit"},
     "model": {"name": "convnet", "channels": (3, 4), "norm": "batch"},
@@ -258,16 +244,13 @@ def test_another_number_of_devices_goes_on(tmp_path, x64):
     whole = run(on(1), tmp_path / "whole", dataset=dataset())
     for d, epochs in ((1, 0.5), (8, 1.5), (2, 2.5)):
         with pytest.raises(Interrupted):
-            watch = StopAfter(epochs)
-            run(on(d), tmp_path / "moved", dataset=dataset(), progress=watch)
+            run(on(d), tmp_path / "moved", dataset=dataset(), progress=Watch(epochs=epochs))
         saved = Checkpoints(tmp_path / "moved" / "checkpoints").latest()
         assert saved.position["plan"]["settled"]
         assert not any(examples % 32 for examples in saved.position["examples"])
-    notes = []
-    watch = StopAfter(99)
-    watch.note = notes.append
+    watch = Watch()
     moved = run(on(4), tmp_path / "moved", dataset=dataset(), progress=watch)
-    assert any("resumed at epoch 3." in note for note in notes)
+    assert watch.some("resumed at epoch 3.")
     for a, b in zip(*map(weights, (tmp_path / "whole", tmp_path / "moved")), strict=True):
         assert distance(a, b) < 1e-9
     np.testing.assert_allclose(moved.test_loss, whole.test_loss, rtol=1e-6)

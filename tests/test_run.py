@@ -1,7 +1,6 @@
 """Sweeps from end to end: results, interruptions of every kind, work directories, passes."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ import optax
 import pytest
 import reference
 import xarray as xr
-from lanes import compiling
+from sweeps import compiling_anew, same, shorten_windows
 
 from sbt import results, workdir
 from sbt.checkpoint import Checkpoints, load_weights
@@ -24,8 +23,7 @@ from sbt.config import complete
 from sbt.data import from_arrays, load
 from sbt.errors import UserError
 from sbt.parallel import mesh
-from sbt.sweep import cohort, loop, prepare
-from sbt.sweep import run as runs
+from sbt.sweep import cohort, prepare
 from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
 
@@ -47,12 +45,8 @@ CONFIG = {
 
 @pytest.fixture(scope="module", autouse=True)
 def quickly():
-    """See ``lanes.compiling``; and nothing is taken from the disk cache of compiled programs."""
-    enabled = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    with compiling(quickly=True):
+    with compiling_anew():
         yield
-    jax.config.update("jax_enable_compilation_cache", enabled)
 
 
 def config(**changes):
@@ -91,22 +85,11 @@ def stop_at(tick):
 @pytest.fixture
 def single_ticks(monkeypatch):
     """Windows of one tick: the sweep looks at the clock and the signals after each."""
-    monkeypatch.setattr(loop, "WINDOW_SECONDS", 0.0)
-    original = runs.fit
-
-    def fit_one(*args, **kwargs):
-        return dataclasses.replace(original(*args, **kwargs), first_window=1)
-
-    monkeypatch.setattr(runs, "fit", fit_one)
+    shorten_windows(monkeypatch, 1)
 
 
 def status(directory):
     return json.loads((directory / "meta.json").read_text())["status"]
-
-
-def same(dataset, other):
-    """Bit-identical results."""
-    xr.testing.assert_identical(dataset.drop_attrs(), other.drop_attrs())
 
 
 def close(dataset, other):
@@ -265,9 +248,8 @@ def test_a_crash_around_a_checkpoint_loses_nothing(whole, tmp_path, monkeypatch,
 SCRIPT = """
 import sys
 sys.path[:0] = [{tests!r}]
-import conftest, jax, json, os, signal
-jax.config.update("jax_enable_compilation_cache", False)
-from lanes import compiling
+import conftest, os, pytest, signal
+from sweeps import compiling_anew, shorten_windows
 import test_run as t
 from sbt.checkpoint import Checkpoints
 
@@ -281,12 +263,10 @@ def waiting(tick):
         print("ready", flush=True)
         sys.stdin.readline()
 
-t.loop.WINDOW_SECONDS = 0.0
-fit = t.runs.fit
-t.runs.fit = lambda *a, **k: t.dataclasses.replace(fit(*a, **k), first_window=12)
+shorten_windows(pytest.MonkeyPatch(), 12)
 if {kill}:
     Checkpoints.save = killing
-with compiling(quickly=True):
+with compiling_anew():
     try:
         t.run(t.config(checkpoint={{"minutes": 0.0 if {kill} else 1e6}}), {directory!r},
               progress=t.Watch(waiting))

@@ -1,8 +1,6 @@
 """Runs that wait take the lanes of runs that are over: nothing changes but the time."""
 
 import dataclasses
-import os
-import signal
 
 import jax
 import numpy as np
@@ -10,15 +8,13 @@ import pytest
 import xarray as xr
 from lanes import compiling
 from reference import distance
+from sweeps import Watch, one_device, shorten_windows
 
 from sbt.checkpoint import load_weights
 from sbt.config import complete
-from sbt.parallel import mesh
-from sbt.sweep import loop, prepare
 from sbt.sweep import run as runs
 from sbt.sweep.cohort import make_cohorts
 from sbt.sweep.grid import make_grid
-from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
 from sbt.sweep.slots import Slots, epoch_ends, first_slots
 from sbt.sweep.task import Builder, Parts
@@ -38,9 +34,8 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_device():
-    with pytest.MonkeyPatch.context() as patch, compiling(quickly=True):
-        patch.setattr(prepare, "make_mesh", lambda data: mesh.make_mesh(data, jax.devices()[:1]))
+def quickly():
+    with one_device(), compiling(quickly=True):
         yield
 
 
@@ -53,19 +48,6 @@ def whole(tmp_path_factory):
     """All 16 runs at once."""
     directory = tmp_path_factory.mktemp("whole")
     return directory, run(CONFIG, directory)
-
-
-class Notes(Silent):
-    def __init__(self, stop_at=None):
-        self.notes, self.stop_at, self.lanes = [], stop_at, []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def update(self, status):
-        self.lanes.append((round(status.epoch, 2), status.lanes))
-        if self.stop_at == len(self.lanes):
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def weights(directory):
@@ -91,7 +73,7 @@ def same(directory, dataset, whole):
 @pytest.mark.parametrize("strategy", ["vmap", "map"])
 def test_lanes_are_taken_at_the_end_of_an_epoch(whole, tmp_path, strategy):
     """Half of the runs diverge at once: three lanes of four go on at the end of an epoch."""
-    watch = Notes()
+    watch = Watch()
     with compiling(quickly=True) as programs:
         dataset = run(few(4, strategy=strategy), tmp_path, progress=watch)
     assert len(programs) == 3  # initialisation, training, evaluation: nothing is compiled anew
@@ -123,13 +105,9 @@ def test_refilling_saves_time(whole, tmp_path):
 
 @pytest.mark.parametrize("windows", [3, 9, 20])
 def test_an_interruption_with_lanes_in_different_epochs(whole, tmp_path, windows, monkeypatch):
-    original = runs.fit
-    monkeypatch.setattr(loop, "WINDOW_SECONDS", 0.0)
-    monkeypatch.setattr(
-        runs, "fit", lambda *a, **k: dataclasses.replace(original(*a, **k), first_window=7)
-    )
+    shorten_windows(monkeypatch, 7)
     with pytest.raises(Interrupted):
-        run(few(4), tmp_path, progress=Notes(stop_at=windows))
+        run(few(4), tmp_path, progress=Watch(windows))
     monkeypatch.undo()
     dataset = run(few(4), tmp_path)
     same(tmp_path, dataset, whole)

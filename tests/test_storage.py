@@ -5,23 +5,20 @@ import json
 import os
 import random
 import shutil
-import signal
-from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 import xarray as xr
 from lanes import compiling
+from sweeps import Watch, same, shorten_windows
 
 from sbt import cli, files, results, workdir
 from sbt.checkpoint import fault, load_weights, save_weights
 from sbt.config import complete
 from sbt.errors import UserError
-from sbt.sweep import loop
 from sbt.sweep import run as runs
 from sbt.sweep.afterwards import measure_runs
-from sbt.sweep.progress import Silent
 from sbt.sweep.run import run
 
 CONFIG = {
@@ -52,10 +49,6 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def done(whole, tmp_path):
     return shutil.copytree(whole[0], tmp_path / "run")
-
-
-def same(dataset, other):
-    xr.testing.assert_identical(dataset.drop_attrs(), other.drop_attrs())
 
 
 def no_compiling(monkeypatch):
@@ -236,17 +229,10 @@ def stopped(tmp_path_factory):
     """A directory of a sweep that was interrupted, with two checkpoints."""
     directory = tmp_path_factory.mktemp("stopped") / "run"
 
-    class Stop(Silent):
-        def update(self, status):
-            if status.epoch >= 1.5:
-                os.kill(os.getpid(), signal.SIGTERM)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "WINDOW_SECONDS", 0.0)
-        fit = runs.fit
-        patch.setattr(runs, "fit", lambda *a, **k: replace(fit(*a, **k), first_window=1))
+        shorten_windows(patch, 1)
         with pytest.raises(runs.Interrupted):
-            run(CONFIG, directory, progress=Stop())
+            run(CONFIG, directory, progress=Watch(epochs=1.5))
     return directory
 
 
