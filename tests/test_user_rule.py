@@ -255,7 +255,8 @@ def test_an_exception_in_a_rule_keeps_its_traceback():
     "fields, words",
     [
         ({"momentun": 0.9}, "did you mean momentum"),
-        ({"name": "adam", "b1": 0.5}, "no such parameter"),
+        ({"name": "adam", "b1": 0.5}, "has no effect"),
+        ({"name": "sgd", "b1": 0.5}, "no such parameter"),
         ({"nesterov": 1}, "nesterov"),
         ({"momentum": "high"}, "momentum"),
     ],

@@ -31,6 +31,7 @@ from sbt.optim.base import RULES
 from sbt.ranges import ANY
 
 NAME = "own"
+DEFAULT = "sgd"  # the name that a config has where nobody gives one
 FIELD = "rule (your own)"
 
 MakeRule = Callable[..., optax.GradientTransformation]
@@ -170,12 +171,15 @@ def section(rule_config: Mapping[str, Any]) -> dict[str, Any]:
     that was completed once holds them all.
 
     Raises:
-      UserError: a field that the rule does not have, with the nearest names.
+      UserError: a field that the rule does not have (with the nearest names), or another's name.
     """
     if not isinstance(rule_config, Mapping | ConfigDict):
         raise UserError("config.rule", f"{shown(rule_config)} is not a section", "give a mapping")
     fields = RULES[NAME].fields
-    named = rule_config.get("name")
+    named = rule_config.get("name", NAME)
+    if named not in (NAME, DEFAULT):
+        problem = f"{shown(named)} has no effect: your own rule is given"
+        raise UserError("config.rule.name", problem, "leave one of the two out")
     other = RULES[named] if isinstance(named, str) and named in RULES else None
     defaults = other.values if other else {}
     found = {"name": NAME}
