@@ -4,12 +4,13 @@ A *cell* is a point of the grid without the seed axis. NaN marks a run that has 
 never counts as a failure.
 """
 
+import functools
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -35,6 +36,22 @@ QUANTILE_SEEDS = 10
 UNKNOWN_RESOLUTION = 0.005
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def once(method: F) -> F:
+    """Decorator: a method of a view is computed once for each of its arguments."""
+
+    @functools.wraps(method)
+    def kept(self, *args):
+        key = (method.__name__, *args)
+        if key not in self._kept:
+            self._kept[key] = method(self, *args)
+        return self._kept[key]
+
+    return kept  # type: ignore[return-value]
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """The results of a grid, and what follows from them.
@@ -44,7 +61,7 @@ class View:
     """
 
     results: xr.Dataset
-    _parts: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+    _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     # --- the grid ---
 
@@ -75,6 +92,7 @@ class View:
         """Whether an axis holds numbers (and so has an order and a scale)."""
         return bool(np.issubdtype(self.ds[axis].dtype, np.number))
 
+    @once
     def slices(self, keep: tuple[str, ...]) -> tuple[tuple[str, "View"], ...]:
         """The parts of the grid at every combination of the varying axes that are not in ``keep``.
 
@@ -84,24 +102,18 @@ class View:
         extra = [a for a in self.varying if a not in keep]
         if not extra:
             return (("", self),)
-        if (found := self._parts.get(keep)) is None:
-            places = [
-                dict(zip(extra, i)) for i in product(*(range(self.ds.sizes[a]) for a in extra))
-            ]
-            parts = [self.ds.isel(place) for place in places]
-            names = [", ".join(_words(a, part[a].item()) for a in extra) for part in parts]
-            found = self._parts[keep] = tuple(zip(names, map(View, parts)))
-        return found
+        places = [dict(zip(extra, i)) for i in product(*(range(self.ds.sizes[a]) for a in extra))]
+        parts = [self.ds.isel(place) for place in places]
+        names = [", ".join(_words(a, part[a].item()) for a in extra) for part in parts]
+        return tuple(zip(names, map(View, parts)))
 
+    @once
     def bare(self, *keep: str) -> "View":
         """The grid without the axes of length one, other than those in ``keep``."""
-        single = tuple(a for a in self.axes if self.ds.sizes[a] == 1 and a not in keep)
-        if not single:
-            return self
-        if (found := self._parts.get(("bare", single))) is None:
-            found = self._parts["bare", single] = View(self.ds.squeeze(single))
-        return found
+        single = [a for a in self.axes if self.ds.sizes[a] == 1 and a not in keep]
+        return View(self.ds.squeeze(single)) if single else self
 
+    @once
     def with_axis(self, axis: str) -> "View":
         """The grid with ``axis`` as a dimension: a value that was not swept has length one.
 
@@ -109,11 +121,9 @@ class View:
         """
         if axis in self.axes:
             return self
-        if (found := self._parts.get(("with", axis))) is None:
-            known = self.ds[axis] if axis in self.ds.coords else self.setting(axis, np.nan)
-            wide = self.ds.drop_vars(axis, errors="ignore").expand_dims({axis: [float(known)]})
-            found = self._parts["with", axis] = View(wide)
-        return found
+        known = self.ds[axis] if axis in self.ds.coords else self.setting(axis, np.nan)
+        bare = self.ds.drop_vars(axis, errors="ignore")
+        return View(bare.expand_dims({axis: [float(known)]}))
 
     # --- its settings ---
 
@@ -247,6 +257,7 @@ class View:
         """Of :attr:`rows`, the batch sizes of which every cell has finished."""
         return self.rows.isel({BATCH_SIZE: np.flatnonzero(self.rows["complete"].values)})
 
+    @once
     def reliable(self, margin: float) -> xr.DataArray:
         """Which cells train reliably: our reading of "stable convergence" (Masters & Luschi 2018).
 
@@ -260,6 +271,7 @@ class View:
         # The tolerance keeps "exactly the margin" inside in spite of rounding.
         return (median >= median.max() - margin - 1e-9) & (self.cells["diverged"] == 0)
 
+    @once
     def stable_range(self, margin: float) -> xr.Dataset:
         """For every batch size the contiguous interval of reliable base LRs around the best one.
 
