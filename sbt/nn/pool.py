@@ -43,16 +43,6 @@ def max_pool(
     return _max_pool(x, size, steps, ((top, bottom), (left, right)))
 
 
-def avg_pool(
-    x: jax.Array, window: Sequence[int] = (2, 2), strides: Sequence[int] | None = None
-) -> jax.Array:
-    """Mean over windows (VALID): ``(n, height, width, c)`` to ``(n, out_height, out_width, c)``."""
-    size: Pair = (window[0], window[1])
-    steps: Pair = size if strides is None else (strides[0], strides[1])
-    total = functools.reduce(lax.add, _taps(x, size, steps, ((0, 0), (0, 0))))
-    return total / (size[0] * size[1])
-
-
 def global_mean(x: jax.Array) -> jax.Array:
     """Mean over height and width: ``(n, height, width, c)`` to ``(n, c)``."""
     return x.mean(axis=(1, 2))
