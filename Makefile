@@ -26,10 +26,10 @@ demo: $(READY)
 	$(BIN)/sbt report runs/quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -q -n 2 -m "slow or not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow or not slow"
 
 torture: $(READY)
 	$(BIN)/python tests/torture.py --kills=100
