@@ -1,5 +1,6 @@
 """Measures saved weights: ``sbt measure DIR``, into the results that are there."""
 
+import collections
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,15 @@ from sbt import workdir as directories
 from sbt.data import Dataset
 from sbt.errors import UserError
 from sbt.files import directory_of
+from sbt.measure.record import Measured
 from sbt.measure.registry import separate_in
 from sbt.optim import foreign
-from sbt.sweep.cohort import Cohort
 from sbt.sweep.fit import memory_budget
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import make_observer
 from sbt.sweep.prepare import Sweep, prepare
 from sbt.sweep.progress import Progress, chosen_progress
-from sbt.sweep.task import Parts
+from sbt.sweep.task import Parts, Placed
 from sbt.sweep.weights import Row, check_measured, config_in, kept_weights
 from sbt.text import roughly
 
@@ -86,18 +87,18 @@ def _measure(sweep: Sweep, kept: directories.Kept, progress: Progress) -> xr.Dat
     directory = kept.directory
     rows = {i: row for rows in kept_weights(sweep.grid, directory) for i, row in rows.items()}
     known = results.load(directory) if kept.results is None else kept.results
-    recorder = results.Recorder(sweep.grid.axes, known.sizes["epoch"], 0.0, 1, {})
-    recorder.measured.restore(known)
-    recorder.diverged_epoch[...] = known["diverged_epoch"].values
-    seconds: dict[str, float] = {}
+    table = Measured({axis: len(values) for axis, values in sweep.grid.axes.items()})
+    table.restore(known)
+    sound = np.isnan(known["diverged_epoch"].values)
+    seconds: collections.Counter[str] = collections.Counter()
     for number, cohort in enumerate(sweep.cohorts):
-        there = [i for i, run in enumerate(cohort.runs) if run.index in rows]
+        there = {i: rows[run.index] for i, run in enumerate(cohort.runs) if run.index in rows}
         if len(there) < len(cohort.runs):
             missing = len(cohort.runs) - len(there)
             progress.note(f"cohort {number + 1}: {missing} of {len(cohort.runs)} runs not finished")
         if there:
-            _measure_cohort(sweep, cohort, there, rows, recorder, seconds, progress)
-    dataset = results.with_measured(known, recorder.measured)
+            seconds.update(_measure_cohort(sweep.place(cohort), there, sound, table, progress))
+    dataset = results.with_measured(known, table)
     results.write(dataset, directory)
     meta = directories.read_meta(directory, progress.note)
     settings = configs.as_json(sweep.config.measure)
@@ -110,19 +111,23 @@ def _measure(sweep: Sweep, kept: directories.Kept, progress: Progress) -> xr.Dat
 
 
 def _measure_cohort(
-    sweep: Sweep,
-    cohort: Cohort,
-    there: list[int],
-    rows: Mapping[tuple[int, ...], Row],
-    recorder: results.Recorder,
-    seconds: dict[str, float],
+    placed: Placed,
+    there: Mapping[int, Row],
+    sound: np.ndarray,
+    table: Measured,
     progress: Progress,
-) -> None:
-    placed = sweep.place(cohort)
-    count = placed.rows
-    budget = memory_budget(
-        cohort.config.engine.memory_gb, jax.local_devices()[0], len(placed.mesh.local_devices)
-    )
+) -> Mapping[str, Any]:
+    """Measures runs of a cohort, as many at a time as fit; seconds spent, by measurement.
+
+    Args:
+      placed: the cohort.
+      there: its runs, by position, with their weights.
+      sound: of the whole grid, which runs have not diverged.
+      table: takes what is found.
+      progress: is told.
+    """
+    cohort, count, local = placed.cohort, placed.rows, placed.mesh.local_devices
+    budget = memory_budget(cohort.config.engine.memory_gb, jax.local_devices()[0], len(local))
     per_device = max(1, int(SHARE_FOR_WEIGHTS * budget / cohort.facts.parameter_bytes))
     size = min(-(-len(there) // count), per_device) * count
     names = ", ".join(separate_in(cohort.config))
@@ -130,16 +135,14 @@ def _measure_cohort(
     observer = make_observer(placed, size)
     progress.note(f"  compiled in {roughly(observer.compile_seconds)}")
     for start in range(0, len(there), size):
-        members = there[start : start + size]
+        members = list(there)[start : start + size]
         filled = [*members, *[members[-1]] * (size - len(members))]
-        lanes = [rows[cohort.runs[i].index].weights() for i in filled]
+        lanes = [there[i].weights() for i in filled]
         params, stats = jax.tree.map(lambda *leaves: np.stack(leaves), *lanes)
-        of_lanes = make_lanes(cohort, filled)
         indices = [cohort.runs[i].index for i in members]
         used = np.zeros(size, bool)
-        used[: len(members)] = [not np.isfinite(recorder.diverged_epoch[i]) for i in indices]
-        found = observer(params, stats, of_lanes.hyper, used)
-        recorder.measured.record(indices, cohort.config.epochs, found)
+        used[: len(members)] = [sound[index] for index in indices]
+        found = observer(params, stats, make_lanes(cohort, filled).hyper, used)
+        table.record(indices, cohort.config.epochs, found)
         progress.note(f"  {start + len(members)} of {len(there)} runs measured")
-    for name, spent in observer.seconds.items():
-        seconds[name] = seconds.get(name, 0.0) + spent
+    return observer.seconds
