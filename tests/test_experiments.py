@@ -27,7 +27,6 @@ QUICK = {
 QUICK_PLANS = {
     ("gao_zhong_2020/fig09.py", ""),
     ("keskar_2017/table2_4.py", "c1"),
-    ("zhao_2020_sngm/cifar10.py", ""),
 }
 SCRIPTS = ("fig03_fig07", "fig04", "fig05_warm_start", "fig06", "table2_4")
 QUICK_SCRIPTS = {("fig05_warm_start", "digits"), ("table2_4", "digits")}

@@ -185,6 +185,8 @@ def _shrink_fields(config):
     alone = not {"model", "model__name"} & {*config.sweep, *config.follow}
     if alone and name == "resnet8":
         fields["width"] = 4
+    if alone and name == "convnet":
+        fields["channels"] = (3, 4)
     if alone and name == "resnet50":
         fields["stages"] = (1, 1, 1, 1)
     if alone and name in ("f1", "f2"):
