@@ -176,7 +176,7 @@ def test_the_examples_of_the_page_on_architecture():
         assert RULES["scaled_sgd"].numbers == {"gain": 1.0}
         assert float(SCHEDULES["falling"](0.5)) == 0.75
         assert MODELS["two_layers"].values["width"] == 64
-        assert MEASUREMENTS["norm"].cost == "passes over the data"
+        assert MEASUREMENTS["norm"].facts["cost"] == "passes over the data"
         assert names["best_exceeds"](0.9) == ("best_exceeds", {"accuracy": 0.9})
     finally:
         for owner, name in added:
