@@ -101,9 +101,11 @@ def state_shapes(shapes: TrainState, specs: TrainState, mesh: Mesh) -> TrainStat
     """Shapes of a state with their shardings."""
 
     def field(shapes: Any, spec: P) -> Any:
-        sharding = NamedSharding(mesh, spec)
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
-        )
+        def placed(leaf: Any) -> jax.ShapeDtypeStruct:
+            # Programs return arrays without entries on every device, whatever they are told.
+            sharding = NamedSharding(mesh, spec if leaf.size else P())
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        return jax.tree.map(placed, shapes)
 
     return TrainState(*map(field, shapes, specs))
