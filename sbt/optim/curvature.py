@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -84,13 +84,6 @@ def hutchinson_diagonal(gradient: Callable[[Any], Any], params: Any, signs: Any)
 # --- CBLR -----------------------------------------------------------------------------------------
 
 
-class CurvatureState(NamedTuple):
-    """Moving average of the curvature's magnitude, in at least float32."""
-
-    count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
-    magnitude: Any
-
-
 @base.RULES.register(
     "cblr",
     source="Gao and Zhong 2020, arXiv 2012.08795, equations 9-11",
@@ -157,13 +150,14 @@ def cblr(
       Second Order Gradient <https://arxiv.org/abs/2012.08795>`_, 2020 (equations 9-11)
     """
 
-    def init(params: Any) -> CurvatureState:
-        zeros = jax.tree.map(lambda p: jnp.zeros_like(base.widen(p)), params)
-        return CurvatureState(jnp.zeros([], jnp.int32), zeros)
+    average = optax.ema(ema_decay)
+
+    def init(params: Any) -> optax.EmaState:
+        return average.init(jax.tree.map(base.widen, params))
 
     def update(
         updates: Any,
-        state: CurvatureState,
+        state: optax.EmaState,
         params: Any = None,
         *,
         hessian_diagonal: Any = None,
@@ -176,28 +170,25 @@ def cblr(
             raise ValueError(
                 "This rule needs update(updates, state, params, hessian_diagonal=...)."
             )
-        count = optax.safe_increment(state.count)
         decay = jax.tree.map(
             lambda decayed: weight_decay if decayed else 0.0, base.mask_leaves(decay_mask, params)
         )
+        curvature = jax.tree.map(
+            lambda h, decay: jnp.abs(base.widen(h) + decay), hessian_diagonal, decay
+        )
+        curvature, state = average.update(curvature, state)
 
-        def average(old: jax.Array, h: jax.Array, decay: Any) -> jax.Array:
-            return ema_decay * old + (1 - ema_decay) * jnp.abs(h + decay)
-
-        def leaf(g: jax.Array, w: jax.Array, mean: jax.Array, decay: Any) -> jax.Array:
+        def leaf(g: jax.Array, w: jax.Array, size: jax.Array, decay: Any) -> jax.Array:
             gradient = g + decay * w
-            bias = 1 - ema_decay ** count.astype(mean.dtype)
-            magnitude = jnp.maximum(mean / bias, curvature_floor)
-            flat = magnitude == 0
+            size = jnp.maximum(size, curvature_floor)
+            flat = size == 0
             arc = (1 + jnp.square(gradient)) ** 1.5
-            radius = jnp.where(flat, fallback_radius, arc / jnp.where(flat, 1, magnitude))
+            radius = jnp.where(flat, fallback_radius, arc / jnp.where(flat, 1, size))
             if radius_ceiling is not None:
                 radius = jnp.minimum(radius, radius_ceiling)
             return radius * gradient
 
-        magnitude = jax.tree.map(average, state.magnitude, hessian_diagonal, decay)
-        out = jax.tree.map(leaf, updates, params, magnitude, decay)
-        return out, CurvatureState(count, magnitude)
+        return jax.tree.map(leaf, updates, params, curvature, decay), state
 
     return with_rate_inside(base.Rule(init, update), learning_rate, momentum)
 
