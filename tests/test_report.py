@@ -569,6 +569,27 @@ def test_claims_that_are_unknown_here_are_named_in_a_line(tmp_path):
     assert "The results name 'fig01' but were written before claims travelled" in text
 
 
+def test_a_claim_that_raises_leaves_the_report_whole(monkeypatch):
+    """Before a run has finished there is no best cell; numbers of a foreign file may be words."""
+    monkeypatch.setattr(claims, "CLAIMS", dict(CLAIMS))
+
+    @report.claim
+    def exceeds(view, accuracy):
+        return report.Verdict("exceeds", HOLDS if view.best.accuracy > accuracy else FAILS, "")
+
+    stated = [exceeds(0.5), ["best_batch", {"sizes": "<b>"}]]
+
+    def found(accuracy, *listed):
+        config = {"report": {"claims": listed}}
+        return judged(results([accuracy], {"batch_size": [2]}, config=config))
+
+    (before,) = found(NAN, stated[0])
+    assert before.verdict == OPEN and "it raised AttributeError: 'NoneType'" in before.numbers
+    assert "see line" in before.numbers and __file__ in before.numbers
+    after, words = found(0.9, *stated)
+    assert after.verdict == HOLDS and words.verdict == OPEN and "it raised" in words.numbers
+
+
 def test_examples_in_docstrings(monkeypatch):
     monkeypatch.setattr(claims, "CLAIMS", dict(CLAIMS))  # one of them registers a claim
     for module in (claims, markup):

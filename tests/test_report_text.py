@@ -183,10 +183,6 @@ FOREIGN = {
     "curves": (setting("report", curves_base_lr=[1]), "config.report.curves_base_lr"),
     "test size": (setting("data", test_size="all"), "config.data.test_size"),
     "protocol": (setting("report", protocol=[["epochs", "all"]]), "config.report.protocol"),
-    "arguments": (
-        setting("report", claims=[["best_batch", {"sizes": "<b>"}]]),
-        "the claim best_batch",
-    ),
 }
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sbt.errors import UserError, nearest, shown, user_code
+from sbt.errors import UserCodeError, UserError, nearest, shown, user_code
 from sbt.report import scales
 from sbt.report.view import BASE_LR, BATCH_SIZE, BN_BATCH, EPOCH, View, spread
 
@@ -223,11 +223,17 @@ class Claim:
         return self.judge.__name__, self.signature.bind(*args, **named).arguments
 
     def judged(self, view: View, arguments: Mapping[str, Any], subject: str = "") -> list[Verdict]:
-        """The verdicts on a part of a grid, open while cells that could change them are missing."""
+        """The verdicts on a part of a grid, open while cells that could change them are missing.
+
+        A function that raises decides nothing, and its verdict says what it raised.
+        """
         given = inspect.BoundArguments(self.signature, dict(arguments))
         view = view.bare(*self.axes).with_axis(BATCH_SIZE)
-        with user_code(f"the claim {self.judge.__name__}"):
-            found = self.judge(view, *given.args, **given.kwargs)
+        try:
+            with user_code(name := self.judge.__name__):
+                found = self.judge(view, *given.args, **given.kwargs)
+        except UserCodeError as error:
+            found = Verdict(name, OPEN, f"it {error.problem}; {error.remedy}")
         scope, reduced = scope_of(view, *self.protocols)
         source = self.source or str(view.setting("report.figure", ""))
         told = partial(replace, source=source, scope=scope, subject=subject, reduced=reduced)

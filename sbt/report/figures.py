@@ -241,29 +241,25 @@ def _hollow(
 
 @style.styled
 def learning_curves(
-    view: View,
-    base_lr: float | None = None,
-    curves: str | None = None,
-    title: str = "",
-    name: str = "learning_curves",
+    view: View, base_lr: float | None = None, title: str = "", name: str = "learning_curves"
 ) -> Drawing:
     """Test accuracy and training loss after every epoch.
+
+    Each batch size has a curve, or each value of the first axis that varies where batch sizes do
+    not. Other axes are fixed at the best cell.
 
     Args:
       view: a grid.
       base_lr: the base LR to show, one of the grid's; by default the one with the highest accuracy
         averaged over the other axes, so that most batch sizes train.
-      curves: the axis whose values get a curve each: by default the batch size, else the first
-        axis that varies. Other axes are fixed at the best cell.
       title: a heading.
       name: file stem.
 
     Raises:
       UserError: the grid has no such base LR.
     """
-    if curves is None:
-        free = view.varying
-        curves = BATCH_SIZE if BATCH_SIZE in free else next(iter(free), None)
+    free = view.varying
+    curves = BATCH_SIZE if BATCH_SIZE in free else next(iter(free), None)
     ds, fixed = _at_best(view, base_lr, curves)
     figure, panels = style.new_figure(style.WIDE, columns=2)
     count = ds.sizes[curves] if curves else 1
@@ -354,14 +350,13 @@ def _crosses(panel: Axes, run: xr.Dataset, median: xr.DataArray, colour: str) ->
 
 
 @style.styled
-def best_accuracy_summary(views: Mapping[str, View], name: str = "best_accuracy") -> Drawing:
+def best_accuracy_summary(views: Mapping[str, View]) -> Drawing:
     """Accuracy at the best base LR against the batch size, one curve per grid.
 
     More than ``MOST_CURVES`` grids spread over panels, each with the others behind it in grey.
 
     Args:
       views: grids by label; each needs the axis ``batch_size`` and may have ``base_lr``.
-      name: file stem.
     """
     count = -(-len(views) // CURVES_PER_PANEL) if len(views) > MOST_CURVES else 1
     size = style.SINGLE if count == 1 else (3.1 * count, 4.4)
@@ -401,7 +396,7 @@ def best_accuracy_summary(views: Mapping[str, View], name: str = "best_accuracy"
     chances = {float(v.ds.attrs["chance"]) for v in views.values() if "chance" in v.ds.attrs}
     if len(chances) == 1:
         caption += f" Chance: {100 * chances.pop():g} %."
-    return Drawing(name, figure, caption)
+    return Drawing("best_accuracy", figure, caption)
 
 
 def _best_curve(panel: Axes, best: xr.Dataset, look: dict[str, Any], text: str | None) -> None:
@@ -427,16 +422,14 @@ def _common_words(texts: list[str]) -> str:
 
 
 @style.styled
-def stable_range_summary(
-    views: Mapping[str, View], margin: float | None = None, name: str = "stable_range"
-) -> Drawing:
+def stable_range_summary(views: Mapping[str, View], margin: float | None = None) -> Drawing:
     """The interval of base LRs that train reliably against the batch size.
 
     Args:
       views: grids by label, each with the axes ``batch_size`` and ``base_lr``. "Best cell" is
         taken per grid.
       margin: accuracy margin below the best cell, as a fraction; by default that of each config.
-      name: file stem. See ``View.stable_range`` for the rule.
+        See ``View.stable_range`` for the rule.
     """
     # Bars of several grids stand side by side, and need the room.
     count = len(views)
@@ -481,4 +474,4 @@ def stable_range_summary(
         f"learning rate (point). Open arrows: the range reaches the end of the grid or a cell "
         f"that has not finished, and may be wider. Cross on the axis: none is reliable."
     )
-    return Drawing(name, figure, caption)
+    return Drawing("stable_range", figure, caption)

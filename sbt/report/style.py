@@ -237,7 +237,7 @@ def log_if_wide(panel: Axes, values: np.ndarray, ratio: float) -> None:
         panel.set_yscale("log")
 
 
-def legend(panel: Axes, heading: str, columns: int = 1) -> None:
+def legend(panel: Axes, heading: str) -> None:
     """A compact legend to the right of the panel."""
     if panel.get_legend_handles_labels()[0]:  # a curve without a name has none
-        panel.legend(title=heading, loc="upper left", bbox_to_anchor=(1.0, 1.02), ncols=columns)
+        panel.legend(title=heading, loc="upper left", bbox_to_anchor=(1.0, 1.02))
