@@ -100,6 +100,26 @@ def test_given_weights_start_every_run(first):
         np.testing.assert_allclose(found["test_loss"].values, [[ended], [ended]], rtol=1e-6)
 
 
+def test_distances_are_from_the_weights_that_a_run_started_from(first, tmp_path):
+    directory, _ = first
+    config = starting_at(directory, base_lr=2.0**-6, measure={"names": ("distance",)})
+    found = run(config, tmp_path / "named")["distance_from_start"]
+    later = run({**config, "measure": {}}, tmp_path / "later")
+    later = sbt.measure_runs(tmp_path / "later", {"names": ("distance",)}, progress=False)
+    for seed in (0, 1):
+        ended = jax.tree.leaves(sbt.load_weights(tmp_path / "named", seed=seed).params)
+        began = jax.tree.leaves(sbt.load_weights(directory, seed=seed).params)
+        wanted = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(ended, began, strict=True)))
+        assert wanted > 0
+        for ds in (found, later["distance_from_start"]):
+            value = ds.sel(seed=seed, measured_epoch=EPOCHS).item()
+            np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    given = sbt.load_weights(directory, seed=0)
+    run({**config, "start": None, "measure": {}}, tmp_path / "given", start=given)
+    with pytest.raises(UserError, match=r"started from \(start=\)"):
+        sbt.measure_runs(tmp_path / "given", {"names": ("distance",)}, progress=False)
+
+
 def test_statistics_come_along(first):
     """They are what evaluation reads; training from them goes on where the first sweep was."""
     directory, _ = first
@@ -162,7 +182,6 @@ REFUSED = [
     ({"sweep": {"seed": None}}, "config.start", "has runs of 2 values of seed"),
     ({"start_epoch": 9}, "config.start", "holds no weights after 9 epochs"),
     ({"model": {"name": "mlp"}}, "config.start", "do not fit the model"),
-    ({"measure": {"names": ("distance",)}}, "config.measure.names", "random weights"),
     ({"start": None, "start_epoch": 1}, "config.start_epoch", "no effect"),
     ({"start": "runs/nothing-there"}, "nothing-there", "holds no sweep"),
     ({"sweep": {"start": ("a", "b")}}, "config.sweep.start", "one for all runs"),

@@ -24,7 +24,7 @@ from sbt.sweep.observe import make_observer
 from sbt.sweep.prepare import Sweep, prepare
 from sbt.sweep.progress import Progress, chosen_progress
 from sbt.sweep.task import Parts, Placed
-from sbt.sweep.weights import Row, check_measured, config_in, kept_weights
+from sbt.sweep.weights import Row, config_in, kept_weights, starting_again
 from sbt.text import roughly
 
 SHARE_FOR_WEIGHTS = 0.25  # of the memory; the rest is for what measures them
@@ -70,10 +70,10 @@ def measure_runs(
         )
     with foreign.known(rule), directories.locked(directory, None) as kept:
         sweep = prepare(wanted, Parts(module, dataset, rule))
-        start = (kept.parts() or {}).get("start")  # nothing is trained from it any more
-        kept.check_parts({**sweep.parts, "start": start})
-        if start is not None:
-            check_measured(sweep.config)
+        start = (kept.parts() or {}).get("start")
+        if start is not None and "distance" in sweep.config.measure.names:
+            sweep = starting_again(sweep)
+        kept.check_parts({"start": start, **sweep.parts})
         if not separate_in(sweep.config):
             raise UserError(
                 "config.measure.names",
@@ -142,7 +142,7 @@ def _measure_cohort(
         indices = [cohort.runs[i].index for i in members]
         used = np.zeros(size, bool)
         used[: len(members)] = [sound[index] for index in indices]
-        found = observer(params, stats, make_lanes(cohort, filled).hyper, used)
+        found = observer(params, stats, make_lanes(cohort, filled), used)
         table.record(indices, cohort.config.epochs, found)
         progress.note(f"  {start + len(members)} of {len(there)} runs measured")
     return observer.seconds

@@ -23,7 +23,7 @@ from sbt.measure.trees import is_float
 from sbt.nn.conv import Implementation, lane_friendly
 from sbt.parallel.mesh import LANE_AXIS, fetch, put
 from sbt.sweep.engine import EVALUATION_BATCH, PRECISE_BATCHES
-from sbt.sweep.lanes import make_lanes
+from sbt.sweep.lanes import Lanes, make_lanes
 from sbt.sweep.strategy import Strategy, over_lanes
 from sbt.sweep.task import Placed, make_program
 from sbt.train import evaluate as evaluation
@@ -40,6 +40,7 @@ class Trained(NamedTuple):
     params: Any
     stats: Any  # running statistics
     hyper: Hyper
+    start: Any  # the params that it started from; None: those of its seed
 
 
 def measure_run(placed: Placed, name: str, run: Trained, arrays: Any, key: jax.Array) -> Found:
@@ -65,7 +66,7 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
     training: dropout masks that follow from the batch, and batch statistics.
     """
     task, cohort, on_cpu = placed.task, placed.cohort, placed.platform == "cpu"
-    params, stats, hyper = run
+    params, stats, hyper, start = run
     config, model, n = cohort.config, task.model, task.num_examples
     training = config.measure.mode == "training"
     usual = EVALUATION_BATCH[on_cpu and config.evaluate.statistics != "batch"]
@@ -98,6 +99,8 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
         return jnp.mean(cross_entropy(logits, labels)), jnp.mean(is_correct(logits, labels))
 
     def initial() -> Any:
+        if start is not None:
+            return start
         example = task.example()
         x = jnp.zeros(example.shape, example.dtype)
         return model.init(purpose_key(hyper.key, "init"), x)[0]
@@ -155,7 +158,7 @@ def _shapes(placed: Placed) -> Trained:
     params, stats = jax.eval_shape(task.model.init, jax.random.key(0), task.example())
     hyper = make_lanes(placed.cohort, [0], 1).hyper
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), hyper)
-    return Trained(params, stats, one)
+    return Trained(params, stats, one, None if placed.start is None else params)
 
 
 # --- all lanes -----------------------------------------------------------------------------------
@@ -181,27 +184,30 @@ class Observer:
     compile_seconds: float
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, params: Any, stats: Any, hyper: Hyper, used: np.ndarray) -> Found:
+    def __call__(self, params: Any, stats: Any, lanes: Lanes, used: np.ndarray) -> Found:
         """Measures all lanes.
 
         Args:
           params: weights, stacked, on the mesh (with one process, anywhere).
           stats: running statistics, likewise.
-          hyper: of the lanes, on the host.
-          used: which lanes are runs.
+          lanes: what they train.
+          used: which of them to measure.
 
         Returns:
-          Values on the host, with a leading axis of lanes; NaN for a lane that is no run, or whose
-          weights are not finite.
+          Values on the host, with a leading axis of lanes; NaN for a lane that is not used, or
+          whose weights are not finite.
         """
-        weights = (params, stats)
+        placed, weights, start = self.placed, (params, stats), None
         if jax.process_count() == 1:
-            weights = put(weights, self.placed.by_lane)
-        hyper, used = put((hyper, used), self.placed.by_lane)
+            weights = put(weights, placed.by_lane)
+        if placed.start is not None:
+            start, _ = placed.start.stacked(placed.cohort, lanes.members)
+        hyper, start, used = put((lanes.hyper, start, used), placed.by_lane)
+        runs = Trained(*weights, hyper, start)
         found: Found = {}
         for name, program in self.programs.items():
             began = time.perf_counter()
-            values = fetch(program(Trained(*weights, hyper), used, self.placed.arrays, self.key))
+            values = fetch(program(runs, used, placed.arrays, self.key))
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
             for variable, value in values.items():
                 labels = self.labels[name][variable]

@@ -195,7 +195,6 @@ def starting(sweep: Sweep, given: Any = None) -> Sweep:
         raise UserError("config.start_epoch", "has no effect without config.start", "leave it out")
     if given is None and config.start is None:
         return sweep
-    check_measured(config)
     fitted: dict[tuple[int, str], Weights] = {}
     of, hashes = {}, {}
     source = _Given(given) if config.start is None else _Directory(sweep.grid, config.start)
@@ -211,18 +210,19 @@ def starting(sweep: Sweep, given: Any = None) -> Sweep:
     return dataclasses.replace(sweep, start=Start(of), parts=parts)
 
 
-def check_measured(config: ConfigDict) -> None:
-    """Refuses what cannot be measured of runs that start from given weights.
+def starting_again(sweep: Sweep) -> Sweep:
+    """:func:`starting`, where a run's distance from its start is measured afterwards.
 
     Raises:
-      UserError: naming it.
+      UserError: the weights were given from Python, and are gone.
     """
-    if "distance" in config.measure.names:
+    if sweep.config.start is None:
         raise UserError(
             "config.measure.names",
-            "'distance' is measured from random weights, and these runs start from others",
-            "leave it out",
+            "'distance' is measured from the weights that the runs started from (start=)",
+            "name it in the config of the sweep, or start from a directory: config.start",
         )
+    return starting(sweep)
 
 
 class _Given:
