@@ -1,14 +1,9 @@
 """What a config names, built: data, model, rule, schedule; and the facts that planning needs."""
 
-import contextlib
 import dataclasses
-import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,10 +17,11 @@ from sbt.data import Dataset, load, make_pipeline
 from sbt.data.dataset import checked, subset
 from sbt.data.encoded import SampledSet
 from sbt.data.pipeline import with_copies
-from sbt.errors import UserError, shown, user_code
+from sbt.errors import UserError, user_code
 from sbt.measure.online import Online, Setting
 from sbt.measure.registry import MEASUREMENTS, online_in
 from sbt.models.adapter import Model, as_model
+from sbt.models.check import check_model, depends_on_input, whose, zeros
 from sbt.models.registry import build_model
 from sbt.optim import RULES
 from sbt.parallel.mesh import DATA_AXIS, LANE_AXIS, put
@@ -168,7 +164,7 @@ def place(task: Task, cohort: Cohort, mesh: Mesh, start: Start | None = None) ->
 
 
 class Builder:
-    """Builds problems; what several cohorts have in common, once."""
+    """Builds tasks; what several cohorts have in common, once."""
 
     def __init__(self, parts: Parts):
         self.parts = parts
@@ -259,134 +255,10 @@ class Builder:
         )
         if key not in self._facts:
             task = self.task(config)
-            check_model(task, 2 * (config.bn_batch or 4), self.parts.module)
+            classes, batch = task.dataset.num_classes, 2 * (config.bn_batch or 4)
+            check_model(task.model, task.example(), classes, batch, self.parts.module)
             self._facts[key] = model_facts(task, config.bn_batch or 8)
         return self._facts[key]
-
-
-def whose(module: Any) -> str:
-    """A user's module in messages."""
-    named = module if isinstance(module, type) or inspect.isroutine(module) else type(module)
-    return f"module {getattr(named, '__name__', shown(module))} (module=)"
-
-
-def check_model(task: Task, batch: int, module: Any = None) -> None:
-    """Refuses a model that does not give one logit per class and example; nothing is compiled.
-
-    Args:
-      task: data and model.
-      batch: examples to try it with, at least 2.
-      module: the user's own, if the model was made of one.
-
-    Raises:
-      UserError: parameters that cannot be trained, an output of another shape or kind, or one that
-        is random in evaluation.
-      UserCodeError: the module raised; its exception is the cause.
-    """
-    example, key = task.example(), jax.random.key(0)
-    batch = 2 * batch if batch == task.dataset.num_classes else batch  # axes exchanged show
-    x = jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
-    field = "config.model.name"
-    guard: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-    if module is not None:
-        field, guard = whose(module), functools.partial(user_code, whose(module))
-
-    def outputs(train: bool, key: jax.Array | None) -> Any:
-        def logits(params: Any, stats: Any, x: jax.Array, key: jax.Array | None) -> Any:
-            return task.model.apply(params, stats, x, key, train)[0]
-
-        try:
-            with guard():
-                return jax.eval_shape(logits, params, stats, x, key)
-        except UserError as error:
-            raise _explained(error, field) from error.__cause__
-
-    with guard():
-        params, stats = jax.eval_shape(task.model.init, key, example)
-    _check_parameters(field, params)
-    for train in (True, False):
-        _check_logits(field, outputs(train, key), batch, task.dataset)
-    if module is None:
-        return
-    outputs(False, None)
-    if isinstance(module, nn.Module):
-        return  # flax has just refused to draw without a key
-
-    def evaluated(key: jax.Array) -> Any:
-        return task.model.apply(_zeros(params), _zeros(stats), _zeros(x), key, False)[0]
-
-    if _depends_on_input(jax.make_jaxpr(evaluated)(key).jaxpr):
-        raise _noisy(field)
-
-
-def _noisy(field: str) -> UserError:
-    return UserError(
-        field,
-        "draws random numbers in evaluation too (dropout or noise that is always on)",
-        "give __call__ an argument train (or deterministic) and draw only in training",
-    )
-
-
-def _explained(error: UserError, field: str) -> UserError:
-    """What flax says of layers that need what a sweep does not have, in words."""
-    cause = error.__cause__
-    if isinstance(cause, flax.errors.InvalidRngError):
-        return _noisy(field)
-    if isinstance(cause, NameError) and "axis name" in str(cause):
-        name = str(cause).rpartition(":")[2].split(".")[0].strip() or "of a mesh"
-        return UserError(
-            field,
-            f"computes over a mesh axis ({name}), and a run of a sweep has none of that name",
-            "leave axis_name out; batch statistics over the devices of a run need a field "
-            "bn_axis_name of the module, and config.parallel.data",
-        )
-    return error
-
-
-def _check_parameters(field: str, params: Any) -> None:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not sum(leaf.size for _, leaf in leaves):
-        raise UserError(field, "has no parameters", "give it layers that can be trained")
-    for path, leaf in leaves:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise UserError(
-                field,
-                f"parameter {name} is of dtype {leaf.dtype}",
-                "make parameters real floating point numbers; what is not trained is a constant",
-            )
-
-
-def _check_logits(field: str, found: Any, batch: int, dataset: Dataset) -> None:
-    classes = dataset.num_classes
-    wanted = f"sbt wants ({batch}, {classes}): one row per example, one logit per class"
-    if not isinstance(found, jax.ShapeDtypeStruct):
-        parts = ""
-        if isinstance(found, tuple | list | dict):
-            items = found.items() if isinstance(found, dict) else enumerate(found)
-            shapes = (f"{k}: {getattr(v, 'shape', type(v).__name__)}" for k, v in items)
-            parts = f" ({', '.join(shapes)})"
-        remedy = "return the logits alone"
-        raise UserError(field, f"gives a {type(found).__name__}{parts}; {wanted}", remedy)
-    shape = found.shape
-    if shape != (batch, classes):
-        if shape in ((batch,), (batch, 1)):
-            remedy = f"return {classes} logits per example, for 2 classes too"
-        elif shape and shape[0] != batch:
-            remedy = "keep the first axis, the batch: x.reshape(x.shape[0], -1) flattens the others"
-        elif len(shape) == 2 and shape[1] < classes:
-            remedy = (
-                f"labels up to {classes - 1} need {classes} logits; number the classes without gaps"
-            )
-        elif len(shape) == 2:
-            remedy = f"give the last layer {classes} features, or say from_arrays(num_classes=...)"
-        else:
-            remedy = "flatten, or take the mean over, what is between batch and classes"
-        problem = f"gives outputs of shape {shape} for {batch} examples; {wanted}"
-        raise UserError(field, problem, remedy)
-    if not jnp.issubdtype(found.dtype, jnp.floating):
-        remedy = "return real floating point logits, before any argmax"
-        raise UserError(field, f"gives outputs of dtype {found.dtype}", remedy)
 
 
 def model_facts(task: Task, batch: int) -> ModelFacts:
@@ -403,7 +275,7 @@ def model_facts(task: Task, batch: int) -> ModelFacts:
         return gradients(objective, Hyper(key, 0, 0.0), params, stats, batch)
 
     def draws(key: jax.Array) -> Any:
-        return task.model.apply(_zeros(params), _zeros(stats), _zeros(x), key, True)[0]
+        return task.model.apply(zeros(params), zeros(stats), zeros(x), key, True)[0]
 
     cost = jax.jit(step).lower(params, stats, x, labels, key).cost_analysis() or {}
     leaves = jax.tree.leaves(params)
@@ -412,22 +284,9 @@ def model_facts(task: Task, batch: int) -> ModelFacts:
         parameter_bytes=int(sum(np.prod(p.shape) * p.dtype.itemsize for p in leaves)),
         flops=float(cost.get("flops", 0.0)) / batch,
         batch_statistics=bool(jax.tree.leaves(stats)),
-        dropout=_depends_on_input(jax.make_jaxpr(draws)(key).jaxpr),
+        dropout=depends_on_input(draws, key),
         num_examples=task.num_examples,
     )
-
-
-def _depends_on_input(jaxpr: Any) -> bool:
-    """Whether the results of a jaxpr need its first argument, followed backwards."""
-    needed = {v for v in jaxpr.outvars if not hasattr(v, "val")}
-    for equation in reversed(jaxpr.eqns):
-        if needed.intersection(equation.outvars):
-            needed.update(v for v in equation.invars if not hasattr(v, "val"))
-    return jaxpr.invars[0] in needed
-
-
-def _zeros(shapes: Any) -> Any:
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
 def make_program(task: Task, cohort: Cohort, convolution: Any) -> Program:
