@@ -332,7 +332,7 @@ def _lock(lock: IO[str], field: str, note: Callable[[str], None]) -> bool:
                 "wait for it, stop it, or choose another directory",
             ) from None
         note(
-            f"{field}: its file system has no locks ({error.strerror}); see to it that no other "
+            f"{field}: its file system has no locks ({error.strerror}); make sure that no other "
             "process works there"
         )
         return False
@@ -368,7 +368,7 @@ def write_meta(directory: Path, meta: Mapping[str, Any]) -> None:
 def read_meta(directory: Path, note: Callable[[str], None] = _tell) -> dict[str, Any]:
     """What ``meta.json`` says; nothing where there is none.
 
-    No result depends on it, so that a damaged one is told of and passed over.
+    No result depends on it, so that a damaged one is reported and ignored.
 
     Args:
       note: told, in one line, that it is damaged.
@@ -402,7 +402,7 @@ def _read_sealed(path: Path, note: Callable[[str], None], effect: str) -> dict[s
         if _SUM in value and value.pop(_SUM) != _checksum(value):
             raise ValueError("its checksum does not fit")
     except ValueError as error:
-        note(f"{path}: is damaged ({error}) and passed over{effect}")
+        note(f"{path}: is damaged ({error}) and ignored{effect}")
         return {}
     return value
 
