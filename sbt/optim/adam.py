@@ -34,7 +34,8 @@ def scale_by_adam(
     # As arrays, whose 1 - b is that of the bias correction. eps_root is lost in rounding; with it a
     # zero gradient has derivative 0, not NaN.
     b1, b2 = jnp.asarray(b1), jnp.asarray(b2)
-    inner = optax.scale_by_adam(b1, b2, eps, eps_root=float(jnp.finfo(jnp.float32).tiny))
+    tiny = float(jnp.finfo(jnp.float32).tiny)
+    inner = optax.with_extra_args_support(optax.scale_by_adam(b1, b2, eps, eps_root=tiny))
     return base.Rule(lambda params: inner.init(jax.tree.map(base.widen, params)), inner.update)
 
 

@@ -112,9 +112,11 @@ def check(task: Task, cohort: Cohort, measured: bool) -> None:
     config = cohort.config
     small = "choose another, or set config.data.stream = False for a set that fits in memory"
     if config.evaluate.statistics == "precise":
-        raise UserError("config.evaluate.statistics", "'precise' needs the whole data set in memory", small)
+        raise UserError(
+            "config.evaluate.statistics", "'precise' needs the data set in memory", small
+        )
     if measured:
-        raise UserError("config.measure.names", "measurements need the whole data set in memory", small)
+        raise UserError("config.measure.names", "measurements need the data set in memory", small)
     if config.copies > 1 and config.data.augment in AUGMENTATIONS:
         raise UserError(
             "config.copies",
