@@ -66,7 +66,7 @@ REFUSED = [
     ("rule", {"name": "conservative", "iterations": 2.5}),
     ("rule", {"name": "randomly_scaled_sgdm", "average_decay": 1.5}),
     ("rule", {"name": "cblr", "radius_ceiling": 0}),
-    ("rule", {"name": "lamb", "phi": "clamp", "phi_min": 10.0}),
+    ("rule", {"name": "lamb", "phi": "clamp", "phi_min": 20.0}),
     ("rule", {"name": "lamb", "phi": "clamp", "phi_max": 1.0, "phi_min": 2.0}),
     ("schedule", {"name": "steps", "drops": (0.75, 0.5)}),
     ("schedule", {"name": "steps", "drops": (0.5, 0.5)}),

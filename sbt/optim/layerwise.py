@@ -189,11 +189,11 @@ def lars(
 
 
 def _check_clamp(where: str, values: Mapping[str, Any]) -> None:
-    """Refuses bounds of LAMB's clamp that leave nothing between them."""
+    """Refuses bounds of LAMB's clamp in the wrong order."""
     low, high = values["phi_min"], values["phi_max"]
-    if values["phi"] == "clamp" and not low < high:
+    if values["phi"] == "clamp" and low > high:
         remedy = "give a phi_min below phi_max"
-        raise UserError(f"{where}.phi_min", f"{low} is not below phi_max, {high}", remedy)
+        raise UserError(f"{where}.phi_min", f"{low} is above phi_max, {high}", remedy)
 
 
 @base.RULES.register(
@@ -244,7 +244,7 @@ def lamb(
       The update rule.
 
     Raises:
-      UserError: for another ``phi``, or bounds that leave nothing between them.
+      UserError: for another ``phi``, or a lower clamp above the upper one.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -121,7 +121,7 @@ def svag(
             )
         return svag_gradient(updates, second_gradient, amplification), state
 
-    rate = base.map_schedule(lambda rate: rate / amplification, learning_rate)
+    rate = base.map_schedule(lambda rate: jnp.asarray(rate) / amplification, learning_rate)
     return base.chain(
         base.Rule(lambda _: optax.EmptyState(), combine),
         sgd(rate, momentum, weight_decay=weight_decay, decay_mask=decay_mask),
