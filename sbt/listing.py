@@ -111,7 +111,8 @@ def _options(choice: Choice) -> Iterator[str]:
 
 def _measurements() -> Entries:
     for name, measurement in MEASUREMENTS.items():
-        about = f"{measurement.about.rstrip('.')}; {measurement.facts['cost']}"
+        cost = measurement.facts.get("cost", "passes over the data")
+        about = f"{measurement.about.rstrip('.')}; {cost}"
         yield name, (about, _numbers(measurement.values), measurement.source)
 
 

@@ -130,9 +130,9 @@ MEASUREMENTS = Registry("measure", static=True)
 
 def online_in(config: Any) -> list[str]:
     """Names of the measurements of a config that training carries along, in their order."""
-    return [name for name in config.measure.names if MEASUREMENTS[name].facts["cost"] == "free"]
+    return [name for name in config.measure.names if MEASUREMENTS[name].facts.get("cost") == "free"]
 
 
 def separate_in(config: Any) -> list[str]:
     """Names of the measurements of a config that have programs of their own."""
-    return [name for name in config.measure.names if MEASUREMENTS[name].facts["cost"] != "free"]
+    return [name for name in config.measure.names if MEASUREMENTS[name].facts.get("cost") != "free"]
