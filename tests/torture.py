@@ -31,7 +31,7 @@ COMMON = {
     "data": DATA,
     "epochs": 6,
     "rule": {"name": "sgd", "momentum": 0.9},
-    "checkpoint": {"minutes": 0.01, "final_weights": True},
+    "checkpoint": {"minutes": 0.02, "final_weights": True},
     "engine": {"strategy": "vmap", "lanes": 6},
     "measure": {"names": ("strides", "distance")},
 }
@@ -62,7 +62,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 import sbt
 from sbt.sweep import records, loop
 loop.WINDOW_SECONDS = 0.02  # many looks, checkpoints and writes in a short life
-records.WRITE_SECONDS = 0.5
+records.WRITE_SECONDS = 1.0
 try:
     sbt.run(json.loads(sys.argv[1]), sys.argv[2], progress=False)
 except KeyboardInterrupt:
