@@ -4,7 +4,6 @@ import importlib
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import toy
@@ -152,16 +151,17 @@ def test_sharpness_is_sought_from_four_starts():
     assert "from four starts" in " ".join(words.split())
 
 
-def test_warm_starts_train_at_the_configs_learning_rate(monkeypatch):
+def test_warm_starts_train_at_the_configs_learning_rate(tmp_path):
     """From ADAM's first step η, nothing moves at η = 0: neither phase has a rate of its own."""
-    warm = module("keskar_2017", "fig05_warm_start", monkeypatch)
-    config = toy.shrink(toy.load("keskar_2017/fig05_warm_start.py", "digits"))
-    config.base_lr = 0.0
-    still = warm.warm_starts(config)
-    network = importlib.import_module("solutions").make_network(config)
-    start = jax.jit(network.scores("test"))(network.initial(0))[1]
-    np.testing.assert_allclose(still.small_accuracy, start)
-    np.testing.assert_allclose(still.large_accuracy, start)
+    iterates = toy.shrink(toy.load("keskar_2017/fig05_iterates.py", "digits"))
+    warm = toy.shrink(toy.load("keskar_2017/fig05_warm_start.py", "digits"))
+    iterates.base_lr = warm.base_lr = 0.0
+    warm.start, warm.measure.names = str(tmp_path), ()
+    warm.sweep.start_epoch = tuple(range(1, iterates.epochs + 1))
+    small = sbt.run(iterates, tmp_path, progress=False)
+    large = sbt.run(warm, progress=False)
+    np.testing.assert_allclose(small.test_accuracy, small.test_accuracy.values.ravel()[0])
+    np.testing.assert_allclose(large.test_accuracy, small.test_accuracy.values.ravel()[0])
 
 
 # --- Gao & Zhong ---------------------------------------------------------------------------------

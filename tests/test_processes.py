@@ -196,8 +196,8 @@ def test_one_process_goes_on_where_two_were(whole, tmp_path):
     ("arguments", "environment", "says"),
     [
         (("host:1", None, None), {}, "needs --processes"),
-        (("host:1", "two", "0"), {}, "no whole number"),
-        (("host:1", 2, 2), {}, "no number of 2 processes"),
+        (("host:1", "two", "0"), {}, "not a whole number"),
+        (("host:1", 2, 2), {}, "not one of 2 processes"),
     ],
 )
 def test_start_refuses(arguments, environment, says, monkeypatch):

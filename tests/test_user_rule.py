@@ -147,7 +147,8 @@ def several_steps(learning_rate, every=2):
 def test_a_rule_of_optax_trains_as_in_an_optax_loop(rule, takes, x64):
     del x64
     found = losses(rule, dtype=jnp.float64)  # which results hold in single precision
-    np.testing.assert_allclose(found, plain_losses(rule, jnp.float64, takes), rtol=1e-7)
+    # Two roundings of a float32 sum: weights are compared to 1e-9 in test_optax_rules.
+    np.testing.assert_allclose(found, plain_losses(rule, jnp.float64, takes), rtol=2.4e-7)
 
 
 def test_a_rule_that_starts_from_its_rate_takes_no_schedule():
