@@ -319,7 +319,8 @@ class Choice:
     @property
     def options(self) -> dict[str, Any]:
         """Values that are structure: all but the numbers."""
-        return {k: v for k, v in self.values.items() if k not in self.numbers}
+        numbers = self.numbers
+        return {k: v for k, v in self.values.items() if k not in numbers}
 
     @property
     def choices(self) -> dict[str, tuple[Any, ...]]:
@@ -374,13 +375,11 @@ class Choice:
         Raises:
           UserError: the function has no such keyword, or it is one of :attr:`options`.
         """
+        known = {*self.numbers, *self.others}
         for name in overrides:
-            if name not in self.numbers and name not in self.others:
-                field, problem = (
-                    f"config.{self.section}.{name}",
-                    f"{self.name!r} has no such number",
-                )
-                raise UserError(field, problem, nearest(name, (*self.numbers, *self.others)))
+            if name not in known:
+                field = f"config.{self.section}.{name}"
+                raise UserError(field, f"{self.name!r} has no such number", nearest(name, known))
         return self.make(*arguments, **{**self.fixed, **self.values, **overrides})
 
 

@@ -25,7 +25,7 @@ from sbt.errors import UserError, nearest, shown
 from sbt.measure import MEASUREMENTS
 from sbt.models import MODELS
 from sbt.nn.conv import IMPLEMENTATIONS
-from sbt.optim import RULES
+from sbt.optim import RULES, foreign
 from sbt.ranges import BELOW_ONE, COUNT, FRACTION, NON_NEGATIVE, POSITIVE, Range
 from sbt.schedules import BATCH_SCHEDULES, MOMENTUM_SCHEDULES, NOISE, SCALINGS, SCHEDULES
 from sbt.train.objective import OBJECTIVES, SAMPLES
@@ -271,6 +271,16 @@ def given(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
             remedy += "; sbt.experiment.load_config reads an experiment file"
         raise UserError("config", f"{shown(config)} is not a config", remedy)
     return values
+
+
+def for_own_rule(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    """A config, with the section of its rule made for one of the user's own, which is known then.
+
+    Raises:
+      UserError: as :func:`given` and :func:`sbt.optim.foreign.section`.
+    """
+    fields = given(config)
+    return fields | {"rule": foreign.section(fields.get("rule") or {})}
 
 
 def fields_of(section: str, name: str) -> dict[str, Any]:

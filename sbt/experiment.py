@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from sbt.config import Config, given
+from sbt.config import Config, for_own_rule
 from sbt.errors import UserError, shown, user_code
 from sbt.files import path_of
 from sbt.optim import foreign
@@ -74,8 +74,7 @@ def load_experiment(spec: str, overrides: Sequence[str] = ()) -> Experiment:
     rule = parts.get("rule")
     with foreign.known(rule):
         if rule is not None:
-            fields = given(config)
-            config = fields | {"rule": foreign.section(fields.get("rule") or {})}
+            config = for_own_rule(config)
         return Experiment(apply_overrides(config, overrides), parts)
 
 

@@ -70,6 +70,8 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
       UserError: for whatever cannot be run, with the remedy.
     """
     parts = parts.checked()
+    if parts.rule is not None:
+        config = configs.for_own_rule(config)
     config = configs.complete(config)
     _check_replaced(config, parts)
     varied = [axis for axis, values in config.sweep.items() if values is not None]

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from sbt import config as configs
 from sbt import workdir as directories
 from sbt.checkpoint import Checkpoint
-from sbt.config import given
 from sbt.data import Dataset
 from sbt.errors import telling_memory
 from sbt.files import directory_of
@@ -78,9 +77,6 @@ def run(
     """
     directory = None if workdir is None else directory_of(workdir)
     with telling_memory(), foreign.known(rule):
-        if rule is not None:
-            fields = given(config)
-            config = fields | {"rule": foreign.section(fields.get("rule") or {})}
         sweep = starting(prepare(config, Parts(module, dataset, rule)), start)
         shown = chosen_progress(progress)
         if directory is None:

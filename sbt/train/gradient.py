@@ -1,6 +1,7 @@
 """The gradient of a tick's examples, and whatever else a rule wants to know of them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from sbt.train.objective import (
     Batch,
     ExampleLoss,
     Loss,
+    Sample,
     batch_loss,
     cross_entropy,
     is_correct,
@@ -71,13 +73,13 @@ class Objective:
         with lane_friendly(self.convolution):
             return self.model.apply(params, stats, x, key, True)
 
+    def sample_of(self, hyper: Hyper) -> Sample:
+        """The sample rule, for one lane's hyperparameters."""
+        return functools.partial(self.sample, **hyper.sample)
+
     def of(self, hyper: Hyper) -> Loss:
         """The loss of a batch, for one lane's hyperparameters."""
-
-        def sample(losses: jax.Array, progress: jax.Array, key: jax.Array) -> jax.Array | None:
-            return self.sample(losses, progress, key, **hyper.sample)
-
-        return self.wrapper(batch_loss(self.loss, sample), **hyper.objective)
+        return self.wrapper(batch_loss(self.loss, self.sample_of(hyper)), **hyper.objective)
 
 
 def gradients(
@@ -125,9 +127,7 @@ def _in_pieces(
     pieces = jax.tree.map(lambda leaf: leaf.reshape(*cut, *leaf.shape[1:]), examples)
     losses, correct = jax.lax.map(lambda piece: forward(params, piece), pieces)
     losses = losses.reshape(-1)
-    weights = sample_weights(
-        losses, batch, lambda *arguments: objective.sample(*arguments, **hyper.sample)
-    )
+    weights = sample_weights(losses, batch, objective.sample_of(hyper))
     if weights is None:
         weights = jnp.full_like(losses, 1 / losses.shape[0])
     _, grads = accumulated_gradient(
