@@ -17,8 +17,8 @@ from sbt.sweep.cohort import Cohort, make_cohorts
 from sbt.sweep.engine import Engine, make_engine
 from sbt.sweep.grid import make_grid
 from sbt.sweep.lanes import Lanes, make_lanes
+from sbt.sweep.problem import Builder, Parts, place
 from sbt.sweep.strategy import Strategy
-from sbt.sweep.task import Builder, Parts, place
 
 CLASSES = 5
 N = 99  # no batch size divides it: batches, and micro-batches too, span epochs
@@ -124,7 +124,7 @@ def trainer(
     if "parallel" not in config:
         assert cohort.micro_batch == (micro_batch or runs[0]["batch_size"])
     mesh = make_mesh(cohort.sharding.devices, jax.devices()[:devices])
-    placed = place(builder.task(cohort.config, cohort.synchronous), cohort, mesh)
+    placed = place(builder.problem(cohort.config, cohort.synchronous), cohort, mesh)
     over, convolution = strategy.split("/")
     head, _, count = over.partition(":")
     chosen = Strategy(0 if head == "vmap" else int(count or 1), convolution)  # type: ignore[arg-type]

@@ -218,7 +218,7 @@ def test_torch_models_give_our_logits(network):
     from sbt.bench.torch_peer import build, load_flax
 
     spec, g = NETWORKS[network], 8
-    task = prepared(setting(network=network, g=g), SIZE).task
+    task = prepared(setting(network=network, g=g), SIZE).problem
     rng = np.random.default_rng(0)
     x = rng.normal(size=(g, *spec.shape)).astype(np.float32)
     init = jax.jit(task.model.init, compiler_options=QUICKLY)
@@ -241,7 +241,7 @@ def test_weights_that_do_not_fit_are_refused():
     from sbt.bench.torch_peer import build, load_flax
 
     spec = NETWORKS["convnet"]
-    task = prepared(setting(), SIZE).task
+    task = prepared(setting(), SIZE).problem
     params, _ = task.model.init(jax.random.key(0), jnp.zeros((1, *spec.shape)))
     del params["Dense_0"]
     with pytest.raises(ValueError, match="Dense_0"):

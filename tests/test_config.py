@@ -16,7 +16,7 @@ from sbt.overrides import apply_overrides
 from sbt.ranges import Range
 from sbt.sweep.grid import make_grid
 from sbt.sweep.prepare import prepare
-from sbt.sweep.task import Parts
+from sbt.sweep.problem import Parts
 
 
 class Hostile:

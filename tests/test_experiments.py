@@ -14,7 +14,7 @@ from sbt.data import load as load_data
 from sbt.errors import UserError
 from sbt.sweep import task
 from sbt.sweep.prepare import prepare
-from sbt.sweep.task import Parts
+from sbt.sweep.problem import Parts
 
 # What the quick tests take of each paper: batch norm over less than the batch, products with the
 # Hessian through convolutions, several rules and schedules; of Keskar et al., the scripts.

@@ -111,7 +111,7 @@ def test_data_of_the_test(directory, resident, streamed):
     data = runs.prepare(config(directory, True), runs.Parts(None, None))
     (cohort,) = data.cohorts
     placed = data.place(cohort)
-    task, stream = placed.task, feed.make_feed(placed, 1, 4)
+    task, stream = placed.problem, feed.make_feed(placed, 1, 4)
     assert (task.num_examples, task.dataset.test_examples) == (N, TESTED)
     assert stream.most_ticks == 3
     rounds = list(stream.rounds())

@@ -14,8 +14,8 @@ from sbt.sweep import fit
 from sbt.sweep.cohort import ModelFacts, make_cohorts
 from sbt.sweep.grid import make_grid
 from sbt.sweep.prepare import prepare
+from sbt.sweep.problem import Parts, Placed
 from sbt.sweep.strategy import Strategy, heuristic, parse
-from sbt.sweep.task import Parts, Placed
 
 TINY = {
     "data": {"name": "synthetic", "train_size": 64, "test_size": 16, "image_shape": (4, 4, 1)},

@@ -31,8 +31,8 @@ from sbt.schedules.noise import degree_of_smoothing
 from sbt.sweep.engine import make_engine
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.prepare import prepare
+from sbt.sweep.problem import Parts, place
 from sbt.sweep.strategy import Strategy
-from sbt.sweep.task import Parts, place
 from sbt.train.objective import OBJECTIVES
 
 N, TESTED, CLASSES, EPOCHS = 50, 10, 3, 3  # no batch size divides N: batches span epochs
@@ -105,7 +105,7 @@ def train_lanes(runs, strategy, **config):
     mesh = make_mesh(1, jax.devices()[:devices])
     ends: dict[int, Any] = {}
     for cohort in sweep.cohorts:
-        placed = place(sweep.builder.task(cohort.config), cohort, mesh)
+        placed = place(sweep.builder.problem(cohort.config), cohort, mesh)
         size = -(-len(cohort.runs) // devices) * devices
         with compiling(quickly=True):
             engine = make_engine(placed, size, STRATEGIES[strategy])

@@ -15,9 +15,9 @@ from sbt.config import complete
 from sbt.sweep import run as runs
 from sbt.sweep.cohort import make_cohorts
 from sbt.sweep.grid import make_grid
+from sbt.sweep.problem import Builder, Parts
 from sbt.sweep.run import Interrupted, run
 from sbt.sweep.slots import Slots, epoch_ends, first_slots
-from sbt.sweep.task import Builder, Parts
 
 N, EPOCHS = 94, 4
 HUGE = 1e30  # a base learning rate that no loss survives

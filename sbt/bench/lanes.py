@@ -29,7 +29,7 @@ from sbt.sweep.engine import make_engine
 from sbt.sweep.fit import choose_strategy, memory_budget
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.prepare import prepare
-from sbt.sweep.task import Parts, Placed
+from sbt.sweep.problem import Parts, Placed
 
 EPOCHS = 100_000  # more than any window reaches; a run that ended would cost nothing
 SEEDS = 4
@@ -180,15 +180,17 @@ def make_task(setting: Setting, train_size: int = TRAIN_SIZE) -> Task:
 @functools.lru_cache(maxsize=4)
 def _task(setting: Setting, train_size: int) -> Task:
     placed = prepared(setting, train_size)
-    cohort, task = placed.cohort, placed.task
+    cohort, problem = placed.cohort, placed.problem
     seeds = tuple(int(run.settings["seed"]) for run in cohort.runs)
     rates = tuple(float(run.settings["base_lr"]) * setting.micro_batch for run in cohort.runs)
-    example = task.example()
-    n = task.num_examples
+    example = problem.example()
+    n = problem.num_examples
     keys = [jax.random.key(seed) for seed in sorted(set(seeds))]
     with jax.default_device(jax.local_devices()[0]):
-        images, labels = task.batches(task.arrays, jnp.arange(n, dtype=jnp.int32), 0, keys[0], True)
-        init = jax.jit(task.model.init)
+        images, labels = problem.batches(
+            problem.arrays, jnp.arange(n, dtype=jnp.int32), 0, keys[0], True
+        )
+        init = jax.jit(problem.model.init)
         zeros = jnp.zeros(example.shape, example.dtype)
         starts = [jax.device_get(init(purpose_key(key, "init"), zeros)) for key in keys]
         orders = np.stack([np.asarray(epoch_order(key, 0, n)) for key in keys])

@@ -22,8 +22,8 @@ from sbt.sweep.fit import memory_budget
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.observe import make_observer
 from sbt.sweep.prepare import Sweep, prepare
+from sbt.sweep.problem import Parts, Placed
 from sbt.sweep.progress import Progress, chosen_progress
-from sbt.sweep.task import Parts, Placed
 from sbt.sweep.weights import Row, config_in, kept_weights, starting_again
 from sbt.text import roughly
 

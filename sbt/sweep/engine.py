@@ -29,8 +29,8 @@ from sbt.sweep.lanes import (
     state_shapes,
     state_specs,
 )
+from sbt.sweep.problem import Placed, make_program
 from sbt.sweep.strategy import Strategy, over_lanes
-from sbt.sweep.task import Placed, make_program
 from sbt.train import evaluate as evaluation
 from sbt.train import step
 from sbt.train.state import Hyper, Sums, TrainState, no_sums
@@ -82,13 +82,13 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
       size: lanes per pass, a multiple of ``placed.rows``.
       strategy: how lanes are executed.
     """
-    cohort, task, mesh = placed.cohort, placed.task, placed.mesh
-    program = make_program(task, cohort, strategy.convolution)
+    cohort, problem, mesh = placed.cohort, placed.problem, placed.mesh
+    program = make_program(problem, cohort, strategy.convolution)
     sharded, replicated = placed.by_lane, placed.everywhere
     sharing = cohort.sharding
     seed_keys = jax.vmap(jax.random.key)(np.asarray(seeds_of(cohort), np.uint32))
     on_cpu = placed.platform == "cpu"
-    tested, evaluate = task.dataset.test_examples, cohort.config.evaluate
+    tested, evaluate = problem.dataset.test_examples, cohort.config.evaluate
     # The statistics of a batch are a matter of its size, on whatever platform.
     usual = EVALUATION_BATCH[on_cpu and evaluate.statistics != "batch"]
     feed = make_feed(placed, size, min(evaluate.batch or usual, tested))
@@ -96,9 +96,9 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
 
     def init(hyper: Hyper, slots: jax.Array, used: jax.Array, start: Any) -> TrainState:
         if start is None:
-            example = jnp.zeros(task.example().shape, task.example().dtype)
+            example = jnp.zeros(problem.example().shape, problem.example().dtype)
             start = jax.lax.map(
-                lambda key: task.model.init(purpose_key(key, "init"), example), seed_keys
+                lambda key: problem.model.init(purpose_key(key, "init"), example), seed_keys
             )
             start = jax.tree.map(lambda leaf: leaf[slots], start)
         params, stats = start
@@ -137,7 +137,7 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
         def lane(state: TrainState, hyper: Hyper) -> Sums:
             if precise:
                 most = PRECISE_BATCHES // sharing.devices
-                count = max(1, min(most, task.num_examples // program.micro_batch))
+                count = max(1, min(most, problem.num_examples // program.micro_batch))
                 state = evaluation.precise_statistics(program, state, hyper, part.arrays, count)
             if sharing.local:
                 params, stats = sharing.mean((state.params, state.stats))

@@ -22,7 +22,7 @@ from sbt.errors import UserError
 from sbt.parallel.mesh import put
 from sbt.sweep.cohort import Cohort
 from sbt.sweep.lanes import seeds_of
-from sbt.sweep.task import Placed, Task
+from sbt.sweep.problem import Placed, Problem
 
 # A window holds so many bytes of images on a device; three may be there at a time.
 WINDOW_BYTES = {"cpu": 2**25, "other": 2**28}
@@ -88,26 +88,26 @@ class Feed(Protocol):
 
 
 def make_feed(placed: Placed, lanes: int, evaluation_batch: int) -> Feed:
-    """The feed that a task's data needs.
+    """The feed that a problem's data needs.
 
     Args:
       placed: what is trained.
       lanes: of the program; where runs have to wait for one, lanes may part in their epochs.
       evaluation_batch: examples per step of an evaluation.
     """
-    if placed.task.streamed:
+    if placed.problem.streamed:
         return Streamed(placed, evaluation_batch)
     in_flight = EPOCHS_IN_FLIGHT if len(placed.cohort.runs) > lanes else 1
     return Resident(placed, evaluation_batch, in_flight)
 
 
-def check(task: Task, cohort: Cohort, measured: bool) -> None:
+def check(problem: Problem, cohort: Cohort, measured: bool) -> None:
     """Refuses what needs all of a streamed set at hand.
 
     Raises:
       UserError: naming it.
     """
-    if not task.streamed:
+    if not problem.streamed:
         return
     config = cohort.config
     small = "choose another, or set config.data.stream = False for a set that fits in memory"
@@ -131,14 +131,14 @@ class Resident:
     most_ticks = 2**31 - 1
 
     def __init__(self, placed: Placed, evaluation_batch: int, in_flight: int):
-        cohort, task = placed.cohort, placed.task
+        cohort, problem = placed.cohort, placed.problem
         self.in_flight = in_flight
         self._arrays, self._everywhere = placed.arrays, placed.everywhere
-        self._length = task.num_examples, cohort.tick - 1
+        self._length = problem.num_examples, cohort.tick - 1
         seeds = seeds_of(cohort)
         self._keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
         indices, weights = eval_batches(
-            task.dataset.test_examples, evaluation_batch, multiple=cohort.sharding.devices
+            problem.dataset.test_examples, evaluation_batch, multiple=cohort.sharding.devices
         )
         self._round = Round(self._arrays, *put((indices, weights), self._everywhere))
         self._epochs: list[int] = []
@@ -178,19 +178,19 @@ class Streamed:
     in_flight = 1
 
     def __init__(self, placed: Placed, evaluation_batch: int):
-        cohort, task = placed.cohort, placed.task
-        data = task.dataset
+        cohort, problem = placed.cohort, placed.problem
+        data = problem.dataset
         assert isinstance(data, SampledSet)
-        self._examples, self._tick = task.num_examples, cohort.tick
+        self._examples, self._tick = problem.num_examples, cohort.tick
         self._everywhere = placed.everywhere
-        self._moments = put((task.arrays.mean, task.arrays.std), self._everywhere)
+        self._moments = put((problem.arrays.mean, problem.arrays.std), self._everywhere)
         seeds, workers = tuple(seeds_of(cohort)), cohort.config.engine.workers
         view, sharing = data.encoded.view, cohort.sharding.devices
         each, on_cpu = view.size**2 * view.channels, placed.platform == "cpu"
         budget = WINDOW_BYTES["cpu"] // placed.mesh.size if on_cpu else WINDOW_BYTES["other"]
 
         fits = budget // (len(seeds) * each * cohort.tick)
-        self.most_ticks = max(1, min(fits, -(-task.num_examples // cohort.tick)))
+        self.most_ticks = max(1, min(fits, -(-problem.num_examples // cohort.tick)))
         length = self.most_ticks * cohort.tick
         self._image = view.size, view.size, view.channels
         rows = np.arange(len(seeds) * length, dtype=np.int32).reshape(len(seeds), length)

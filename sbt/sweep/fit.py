@@ -15,8 +15,8 @@ from sbt.sweep.arrangement import Setup, asked_of, machine_of
 from sbt.sweep.cohort import FLOPS_PER_SECOND
 from sbt.sweep.engine import Engine, make_engine
 from sbt.sweep.lanes import make_lanes
+from sbt.sweep.problem import Placed
 from sbt.sweep.strategy import Strategy, candidates, heuristic, parse, round_up, whole_groups
-from sbt.sweep.task import Placed
 
 SHARE_OF_FREE_MEMORY = 0.8
 

@@ -53,7 +53,7 @@ class Loop:
         self.records, self.number, self.fitted, self.observer = records, number, fitted, observer
         self.engine, self.cohort = fitted.engine, fitted.engine.placed.cohort
         self.labels = records.arrangement.labels[number]
-        self.classes = self.engine.placed.task.dataset.num_classes
+        self.classes = self.engine.placed.problem.dataset.num_classes
         lanes, rows = self.engine.lanes, self.engine.placed.rows
         in_flight = self.engine.in_flight
         self.saved, slots = saved, None

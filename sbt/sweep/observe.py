@@ -24,8 +24,8 @@ from sbt.nn.conv import Implementation, lane_friendly
 from sbt.parallel.mesh import LANE_AXIS, fetch, put
 from sbt.sweep.engine import EVALUATION_BATCH, PRECISE_BATCHES
 from sbt.sweep.lanes import Lanes, make_lanes
+from sbt.sweep.problem import Placed, make_program
 from sbt.sweep.strategy import Strategy, over_lanes
-from sbt.sweep.task import Placed, make_program
 from sbt.train import evaluate as evaluation
 from sbt.train import step
 from sbt.train.objective import cross_entropy, is_correct
@@ -65,15 +65,15 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
     ``config.evaluate.statistics`` says), or with ``config.measure.mode = "training"`` that of
     training: dropout masks that follow from the batch, and batch statistics.
     """
-    task, cohort, on_cpu = placed.task, placed.cohort, placed.platform == "cpu"
+    problem, cohort, on_cpu = placed.problem, placed.cohort, placed.platform == "cpu"
     params, stats, hyper, start = run
-    config, model, n = cohort.config, task.model, task.num_examples
+    config, model, n = cohort.config, problem.model, problem.num_examples
     training = config.measure.mode == "training"
     usual = EVALUATION_BATCH[on_cpu and config.evaluate.statistics != "batch"]
     split = jnp.arange(min(config.measure.examples or n, n), dtype=jnp.int32)
     dropout = purpose_key(hyper.key, "dropout")
     if config.evaluate.statistics == "precise" and cohort.facts.batch_statistics and not training:
-        program = make_program(task, cohort, "direct")
+        program = make_program(problem, cohort, "direct")
         state = step.state_from(program, hyper, params, stats)
         count = max(1, min(PRECISE_BATCHES, n // program.micro_batch))
         stats = evaluation.precise_statistics(program, state, hyper, arrays, count).stats
@@ -85,7 +85,7 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
     def outputs(
         params: Any, batch: jax.Array, form: Implementation, training: bool
     ) -> tuple[jax.Array, jax.Array]:
-        x, labels = task.batches(arrays, batch, 0, hyper.key, True, augmented=False)
+        x, labels = problem.batches(arrays, batch, 0, hyper.key, True, augmented=False)
         key = jax.random.fold_in(dropout, batch[0]) if training else None
         with lane_friendly(form):
             logits, _ = model.apply(params, stats, x, key, training)
@@ -101,7 +101,7 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
     def initial() -> Any:
         if start is not None:
             return start
-        example = task.example()
+        example = problem.example()
         x = jnp.zeros(example.shape, example.dtype)
         return model.init(purpose_key(hyper.key, "init"), x)[0]
 
@@ -149,13 +149,13 @@ def check(placed: Placed) -> None:
 def _labels(placed: Placed, name: str) -> Found:
     """What a measurement gives of one run, in shapes."""
     measured = functools.partial(measure_run, placed, name)
-    return jax.eval_shape(measured, _shapes(placed), placed.task.arrays, jax.random.key(0))
+    return jax.eval_shape(measured, _shapes(placed), placed.problem.arrays, jax.random.key(0))
 
 
 def _shapes(placed: Placed) -> Trained:
     """Of one run."""
-    task = placed.task
-    params, stats = jax.eval_shape(task.model.init, jax.random.key(0), task.example())
+    problem = placed.problem
+    params, stats = jax.eval_shape(problem.model.init, jax.random.key(0), problem.example())
     hyper = make_lanes(placed.cohort, [0], 1).hyper
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), hyper)
     return Trained(params, stats, one, None if placed.start is None else params)

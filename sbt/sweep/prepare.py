@@ -19,7 +19,7 @@ from sbt.parallel.mesh import make_mesh, prepare_devices
 from sbt.sweep import feed, observe
 from sbt.sweep.cohort import Cohort, make_cohorts
 from sbt.sweep.grid import Grid, make_grid, with_settings
-from sbt.sweep.task import Builder, Parts, Placed, Start, make_program, place
+from sbt.sweep.problem import Builder, Parts, Placed, Start, make_program, place
 
 BATCHES = ("batch_size", "micro_batch", "bn_batch")
 _OF_FILES = ("name", "data_dir", "stream", "image_size", "resize")  # of config.data
@@ -54,8 +54,8 @@ class Sweep:
 
     def place(self, cohort: Cohort) -> Placed:
         """A cohort with its data on the devices."""
-        task = self.builder.task(cohort.config, cohort.synchronous)
-        return place(task, cohort, self.mesh, self.start)
+        problem = self.builder.problem(cohort.config, cohort.synchronous)
+        return place(problem, cohort, self.mesh, self.start)
 
     @property
     def work(self) -> float:
@@ -88,11 +88,11 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
     on_cpu = jax.default_backend() == "cpu"
     cohorts = make_cohorts(grid, builder.facts, one_micro_batch=not on_cpu)
     for cohort in cohorts:
-        task = builder.task(cohort.config, cohort.synchronous)
-        foreign.check(cohort.config.rule, task.params(), _moves_rate(cohort))
-        make_program(task, cohort, "stock")
-        feed.check(task, cohort, measured=bool(separate_in(cohort.config)))
-        observe.check(Placed(cohort, task, mesh, None))
+        problem = builder.problem(cohort.config, cohort.synchronous)
+        foreign.check(cohort.config.rule, problem.params(), _moves_rate(cohort))
+        make_program(problem, cohort, "stock")
+        feed.check(problem, cohort, measured=bool(separate_in(cohort.config)))
+        observe.check(Placed(cohort, problem, mesh, None))
     _check_online(config, cohorts)
     _check_statistics(config, grid, any(c.facts.batch_statistics for c in cohorts))
     return Sweep(config, grid, cohorts, builder, mesh, _fingerprint(parts, cohorts[0], builder))
@@ -102,8 +102,8 @@ def _fingerprint(parts: Parts, cohort: Cohort, builder: Builder) -> dict[str, An
     """What :func:`sbt.fingerprint.differences` compares."""
     module = None
     if parts.module is not None:
-        task = builder.task(cohort.config)
-        module = fingerprint.of_module(parts.module, task.model, task.example())
+        problem = builder.problem(cohort.config)
+        module = fingerprint.of_module(parts.module, problem.model, problem.example())
     return {
         "module": module,
         "rule": None if parts.rule is None else fingerprint.of_rule(parts.rule),

@@ -16,8 +16,8 @@ from sbt.sweep import run as _  # noqa: F401  so that this process holds what a 
 from sbt.sweep.cohort import Cohort
 from sbt.sweep.fit import fit, peak_memory, process_memory, time_ticks
 from sbt.sweep.prepare import Sweep, prepare
+from sbt.sweep.problem import Parts
 from sbt.sweep.progress import si
-from sbt.sweep.task import Parts
 from sbt.text import one_line, roughly
 
 # Passes times lanes in each; memory per device.

@@ -29,10 +29,10 @@ from sbt.sweep.fit import fit
 from sbt.sweep.loop import Interrupted, Loop
 from sbt.sweep.observe import make_observer
 from sbt.sweep.prepare import Sweep, prepare
+from sbt.sweep.problem import Parts
 from sbt.sweep.progress import Progress, chosen_progress, si
 from sbt.sweep.records import Records, open_records
 from sbt.sweep.slots import epoch_ends, plan_of
-from sbt.sweep.task import Parts
 from sbt.sweep.weights import starting
 
 __all__ = ["Interrupted", "run"]

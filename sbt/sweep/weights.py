@@ -20,7 +20,7 @@ from sbt.optim import foreign
 from sbt.sweep.arrangement import name_of, places_of
 from sbt.sweep.grid import Grid, Run, axes_of, make_grid
 from sbt.sweep.prepare import Sweep
-from sbt.sweep.task import Start, Task
+from sbt.sweep.problem import Problem, Start
 
 FINAL, ITERATES = "weights", "iterates"  # of a work directory; the second by epoch
 
@@ -199,11 +199,11 @@ def starting(sweep: Sweep, given: Any = None) -> Sweep:
     of, hashes = {}, {}
     source = _Given(given) if config.start is None else _Directory(sweep.grid, config.start)
     for number, cohort in enumerate(sweep.cohorts):
-        task = sweep.builder.task(cohort.config, cohort.synchronous)
+        problem = sweep.builder.problem(cohort.config, cohort.synchronous)
         for run in cohort.runs:
             name, weights = source.find(run, cohort.config)
             if (number, name) not in fitted:
-                fitted[number, name] = _fitted(weights, task, source.field)
+                fitted[number, name] = _fitted(weights, problem, source.field)
                 hashes[name] = fingerprint.of_values(fitted[number, name])
             of[run.index] = fitted[number, name]
     parts = {**sweep.parts, "start": fingerprint.of_start(hashes)}
@@ -311,17 +311,17 @@ class _Directory:
         return self._kept[epoch]
 
 
-def _fitted(weights: Weights, task: Task, field: str) -> Weights:
+def _fitted(weights: Weights, problem: Problem, field: str) -> Weights:
     """Weights in the trees and the precision of a model.
 
     Raises:
       UserError: they are those of another model.
     """
-    key, example = jax.random.key(0), task.example()
-    params, stats = jax.eval_shape(task.model.init, key, example)
+    key, example = jax.random.key(0), problem.example()
+    params, stats = jax.eval_shape(problem.model.init, key, example)
     if weights.stats is None and jax.tree.leaves(stats):
         x = jnp.zeros(example.shape, example.dtype)
-        weights = weights._replace(stats=jax.jit(task.model.init)(key, x)[1])
+        weights = weights._replace(stats=jax.jit(problem.model.init)(key, x)[1])
     return Weights(
         _like(weights.params, params, field, "weights"),
         _like(weights.stats, stats, field, "statistics"),

@@ -63,7 +63,7 @@ class Parts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class Problem:
     """A model on its data.
 
     Attributes:
@@ -120,18 +120,18 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """A cohort and its task on the devices that train it.
+    """A cohort and its problem on the devices that train it.
 
     Attributes:
       cohort: what is trained.
-      task: data and model.
+      problem: data and model.
       mesh: of all devices, with the cohort's devices per run along its second axis.
-      arrays: the task's, on every device; None where the data is streamed.
+      arrays: the problem's, on every device; None where the data is streamed.
       start: weights that the runs start from; None: random ones.
     """
 
     cohort: Cohort
-    task: Task
+    problem: Problem
     mesh: Mesh
     arrays: Any
     start: Start | None = None
@@ -156,15 +156,15 @@ class Placed:
         return NamedSharding(self.mesh, P())
 
 
-def place(task: Task, cohort: Cohort, mesh: Mesh, start: Start | None = None) -> Placed:
+def place(problem: Problem, cohort: Cohort, mesh: Mesh, start: Start | None = None) -> Placed:
     """Copies the data of a cohort to the devices, unless it is streamed."""
-    placed = Placed(cohort, task, mesh, None, start)
-    arrays = None if task.streamed else put(task.arrays, placed.everywhere)
+    placed = Placed(cohort, problem, mesh, None, start)
+    arrays = None if problem.streamed else put(problem.arrays, placed.everywhere)
     return dataclasses.replace(placed, arrays=arrays)
 
 
 class Builder:
-    """Builds tasks; what several cohorts have in common, once."""
+    """Builds problems; what several cohorts have in common, once."""
 
     def __init__(self, parts: Parts):
         self.parts = parts
@@ -189,7 +189,7 @@ class Builder:
         """Those in use, by their section of the config as JSON."""
         return dict(self._datasets)
 
-    def task(self, config: ConfigDict, synchronous: bool = False) -> Task:
+    def problem(self, config: ConfigDict, synchronous: bool = False) -> Problem:
         """Data, pipeline and model of a config.
 
         Args:
@@ -207,7 +207,7 @@ class Builder:
         if key not in self._pipelines:
             self._pipelines[key] = make_pipeline(dataset, config.data, dtype)
         model = self._model(config, dataset, dtype, synchronous)
-        return Task(dataset, *self._pipelines[key], model)
+        return Problem(dataset, *self._pipelines[key], model)
 
     def _model(self, config: ConfigDict, dataset: Dataset, dtype: Any, synchronous: bool) -> Model:
         axis = DATA_AXIS if synchronous else None
@@ -254,28 +254,28 @@ class Builder:
             [config.model, config.data, config.engine, config.evaluate.statistics, config.bn_batch]
         )
         if key not in self._facts:
-            task = self.task(config)
-            classes, batch = task.dataset.num_classes, 2 * (config.bn_batch or 4)
-            check_model(task.model, task.example(), classes, batch, self.parts.module)
-            self._facts[key] = model_facts(task, config.bn_batch or 8)
+            problem = self.problem(config)
+            classes, batch = problem.dataset.num_classes, 2 * (config.bn_batch or 4)
+            check_model(problem.model, problem.example(), classes, batch, self.parts.module)
+            self._facts[key] = model_facts(problem, config.bn_batch or 8)
         return self._facts[key]
 
 
-def model_facts(task: Task, batch: int) -> ModelFacts:
+def model_facts(problem: Problem, batch: int) -> ModelFacts:
     """Facts of a model from its shapes and its lowered gradient (not compiled)."""
     key = jax.random.key(0)
-    example = task.example()
-    params, stats = jax.eval_shape(task.model.init, key, example)
+    example = problem.example()
+    params, stats = jax.eval_shape(problem.model.init, key, example)
     x = jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    objective = Objective(task.model, "stock")
+    objective = Objective(problem.model, "stock")
 
     def step(params: Any, stats: Any, x: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
         batch = Batch(x, labels, key, jnp.zeros(()))
         return gradients(objective, Hyper(key, 0, 0.0), params, stats, batch)
 
     def draws(key: jax.Array) -> Any:
-        return task.model.apply(zeros(params), zeros(stats), zeros(x), key, True)[0]
+        return problem.model.apply(zeros(params), zeros(stats), zeros(x), key, True)[0]
 
     cost = jax.jit(step).lower(params, stats, x, labels, key).cost_analysis() or {}
     leaves = jax.tree.leaves(params)
@@ -285,11 +285,11 @@ def model_facts(task: Task, batch: int) -> ModelFacts:
         flops=float(cost.get("flops", 0.0)) / batch,
         batch_statistics=bool(jax.tree.leaves(stats)),
         dropout=depends_on_input(draws, key),
-        num_examples=task.num_examples,
+        num_examples=problem.num_examples,
     )
 
 
-def make_program(task: Task, cohort: Cohort, convolution: Any) -> Program:
+def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
     """What the lanes of a cohort share.
 
     Raises:
@@ -343,7 +343,7 @@ def make_program(task: Task, cohort: Cohort, convolution: Any) -> Program:
             "leave it out",
         )
     objective = Objective(
-        model=task.model,
+        model=problem.model,
         convolution=convolution,
         wrapper=OBJECTIVES.configured(config.objective),
         sample=SAMPLES.configured(config.sample),
@@ -355,24 +355,24 @@ def make_program(task: Task, cohort: Cohort, convolution: Any) -> Program:
         objective=objective,
         make_transform=lambda learning_rate, numbers: rule(learning_rate, **numbers),
         schedules=_schedules(cohort, rule),
-        batches=with_copies(task.batches, copies),
-        num_examples=task.num_examples,
+        batches=with_copies(problem.batches, copies),
+        num_examples=problem.num_examples,
         total_examples=cohort.total_examples,
         micro_batch=cohort.examples_per_tick,
         copies=copies,
         accumulates=cohort.accumulates,
         sharding=cohort.sharding,
-        online=_online(task, cohort),
+        online=_online(problem, cohort),
     )
 
 
-def _online(task: Task, cohort: Cohort) -> tuple[Online, ...]:
+def _online(problem: Problem, cohort: Cohort) -> tuple[Online, ...]:
     """What training measures of itself, in the order of the config's names."""
     if not (names := online_in(cohort.config)):
         return ()
     setting = Setting(
-        params=jax.eval_shape(task.model.init, jax.random.key(0), task.example())[0],
-        num_examples=task.num_examples,
+        params=jax.eval_shape(problem.model.init, jax.random.key(0), problem.example())[0],
+        num_examples=problem.num_examples,
         micro_batch=cohort.examples_per_tick // cohort.sharding.devices,
         where=cohort.config.measure.where or None,
         mean=cohort.sharding.mean,
