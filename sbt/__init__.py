@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sbt.config import default as default_config
-    from sbt.data import from_arrays
+    from sbt.data import from_arrays, from_examples
     from sbt.results import load
     from sbt.sweep.afterwards import measure_runs
     from sbt.sweep.run import run
@@ -22,6 +22,7 @@ __all__ = [
     "UserError",
     "default_config",
     "from_arrays",
+    "from_examples",
     "load",
     "load_weights",
     "measure_runs",
@@ -32,6 +33,7 @@ _WHERE = {
     "UserError": ("sbt.errors", "UserError"),
     "default_config": ("sbt.config", "default"),
     "from_arrays": ("sbt.data", "from_arrays"),
+    "from_examples": ("sbt.data", "from_examples"),
     "load": ("sbt.results", "load"),
     "load_weights": ("sbt.sweep.weights", "load_weights"),
     "measure_runs": ("sbt.sweep.afterwards", "measure_runs"),

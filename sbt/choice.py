@@ -461,6 +461,16 @@ class Registry(Mapping[str, Choice]):
 
         return decorate
 
+    def alike(self) -> "Registry":
+        """An empty registry of the same section, with what its choices share."""
+        return Registry(
+            self.section,
+            shared=self._shared,
+            static=self._static,
+            elsewhere=self._elsewhere,
+            default=self._default,
+        )
+
     def extend(self, names: Iterable[str], make: Callable[[str], Choice]) -> None:
         """Names whose choice is made when it is first asked for; they are not iterated over.
 

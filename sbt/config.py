@@ -28,12 +28,14 @@ from sbt.nn.conv import IMPLEMENTATIONS
 from sbt.optim import RULES, foreign
 from sbt.ranges import BELOW_ONE, COUNT, FRACTION, NON_NEGATIVE, POSITIVE, Range
 from sbt.schedules import BATCH_SCHEDULES, MOMENTUM_SCHEDULES, NOISE, SCALINGS, SCHEDULES
+from sbt.tasks import TASKS
 from sbt.train.objective import OBJECTIVES, SAMPLES
 
 VOCABULARY = ("batch_size", "base_lr", "seed", "momentum", "weight_decay")
 
 # Sections whose fields depend on the name chosen in them.
 SECTIONS: dict[str, Registry] = {
+    "task": TASKS,
     "model": MODELS,
     "rule": RULES,
     "schedule": SCHEDULES,
@@ -87,6 +89,7 @@ FIELDS: dict[str, Field] = {
     "data.resize": _whole(
         None, "streamed: shorter side at evaluation; None: 256/224 of the square", Range(1, 2**14)
     ),
+    "task.name": _text("auto", "what is learned; auto: what the data are for; and its fields"),
     "model.name": _text("convnet", "and that model's own fields"),
     "batch_size": _whole(32, "m: examples per weight update, over all devices"),
     "copies": _whole(

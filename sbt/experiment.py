@@ -20,7 +20,9 @@ from sbt.optim import foreign
 from sbt.overrides import apply_overrides
 
 # Functions of an experiment file, beside get_config, that stand for what a config names.
-PARTS = ("module", "dataset", "rule")
+# Those that are called: what they return is the part; the others are it themselves.
+MADE = ("module", "dataset", "metrics")
+PARTS = (*MADE, "rule", "loss", "schedule")
 
 
 class Experiment(NamedTuple):
@@ -29,8 +31,9 @@ class Experiment(NamedTuple):
     Attributes:
       config: of its ``get_config``, with overrides.
       parts: further arguments of :func:`sbt.run`, of those functions of the file that are there:
-        ``module()`` gives a Flax module, ``dataset()`` what ``sbt.from_arrays`` makes, and
-        ``rule(learning_rate, ...)`` is an update rule itself.
+        ``module()`` gives a Flax module, ``dataset()`` what ``sbt.from_arrays`` or
+        ``sbt.from_examples`` makes, ``metrics()`` functions by name; ``rule(learning_rate, ...)``,
+        ``loss(outputs, examples)`` and ``schedule(progress)`` are the parts themselves.
     """
 
     config: Config
@@ -84,7 +87,7 @@ def _parts(module: ModuleType, path: str) -> dict[str, Any]:
     for name in PARTS:
         function = vars(module).get(name)
         if inspect.isfunction(function) and function.__module__ == module.__name__:
-            if name == "rule":
+            if name not in MADE:
                 found[name] = function
                 continue
             with user_code(f"{name}() of {path}"):

@@ -26,6 +26,7 @@ from flax import nnx
 from sbt.data import Dataset
 from sbt.data.encoded import SampledSet
 from sbt.models.adapter import Model
+from sbt.tasks.base import Examples
 
 _AT_ONCE = 1 << 26  # bytes hashed at a time
 _MOST_TEXT = 1 << 14
@@ -52,7 +53,7 @@ def of_data(datasets: Mapping[str, Dataset], *, own: bool) -> dict[str, Any]:
 
 
 def of_dataset(dataset: Dataset, *, own: bool) -> dict[str, Any]:
-    """The fingerprint of a data set: its sizes, and a hash of each split.
+    """The fingerprint of a data set: its sizes, a hash of each split, what it notes.
 
     Of a streamed set the labels of its sample are hashed: its files take hours to read, and how
     their images decode is a matter of library versions.
@@ -63,24 +64,33 @@ def of_dataset(dataset: Dataset, *, own: bool) -> dict[str, Any]:
     """
     streamed = isinstance(dataset, SampledSet)
 
-    def split(images: np.ndarray, labels: np.ndarray) -> str:
+    def split(examples: Examples) -> str:
         hasher = hashlib.blake2b(digest_size=8)
-        if not streamed:
-            of_array(images, hasher)
-        return of_array(labels, hasher)
+        others = {name: entry for name, entry in examples.items() if name != "x"}
+        for leaf in jax.tree.leaves((() if streamed else examples["x"], others)):
+            of_array(leaf, hasher)
+        return hasher.hexdigest()
 
-    return {
+    first, *more = jax.tree.leaves(dataset.train["x"])
+    found = {
         "own": own,
         "name": dataset.name,
         "training examples": dataset.train_examples,
         "test examples": dataset.test_examples,
-        "shape of an example": list(dataset.train_images.shape[1:]),
-        "dtype": str(dataset.train_images.dtype),
+        "shape of an example": list(first.shape[1:]),
+        "dtype": str(first.dtype),
         "classes": dataset.num_classes,
-        "largest value": float(dataset.max_value),
-        "training data": split(dataset.train_images, dataset.train_labels),
-        "test data": split(dataset.test_images, dataset.test_labels),
+        "training data": split(dataset.train),
+        "test data": split(dataset.test),
+        **dataset.notes,
     }
+    if more:
+        found["further inputs"] = [f"{leaf.dtype}{leaf.shape[1:]}" for leaf in more]
+    if dataset.max_value is not None:
+        found["largest value"] = float(dataset.max_value)
+    if dataset.validation is not None:
+        found["validation data"] = split(dataset.validation)
+    return found
 
 
 def of_array(array: np.ndarray, hasher: Any = None) -> str:
@@ -112,7 +122,7 @@ def of_module(module: Any, model: Model, example: jax.ShapeDtypeStruct) -> dict[
     Args:
       module: as the user gave it.
       model: made of it.
-      example: shape and dtype of an input batch.
+      example: shapes and dtypes of an input batch.
     """
     key = jax.random.key(0)
     params, stats = jax.eval_shape(model.init, key, example)
@@ -130,13 +140,13 @@ def of_module(module: Any, model: Model, example: jax.ShapeDtypeStruct) -> dict[
         "statistics": _of_parameters(stats),
     }
     if isinstance(module, nnx.Module):  # all seeds start from what it holds
-        held = model.init(key, jnp.zeros(example.shape, example.dtype))
+        held = model.init(key, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), example))
         found["values"] = of_values(held)
 
     def logits(params: Any, stats: Any, x: Any) -> Any:
         return model.apply(params, stats, x, None, False)[0]
 
-    x = jax.ShapeDtypeStruct((2, *example.shape[1:]), example.dtype)
+    x = jax.tree.map(lambda s: jax.ShapeDtypeStruct((2, *s.shape[1:]), s.dtype), example)
     found["computation"] = _of_computation(jax.make_jaxpr(logits)(params, stats, x))
     return found
 
@@ -296,14 +306,14 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
     """What differs between the parts that a directory was made with and those given now, in words.
 
     Args:
-      stored: ``module`` and ``rule``, each a fingerprint or None for one that the config names, and
-        ``data``: a fingerprint for each data set; and ``start``, where runs start from given
-        weights.
+      stored: ``module``, ``rule``, ``loss`` and ``schedule``, each a fingerprint or None (or left
+        out) for one that the config names; ``data``: a fingerprint for each data set; and
+        ``start``, where runs start from given weights.
       given: likewise. Data sets that only one of the two has are not compared: more values of an
         axis bring more data.
     """
     found = []
-    for part in ("module", "rule"):
+    for part in ("module", "rule", "loss", "schedule"):
         a, b = stored.get(part), given.get(part)
         if (a is None) != (b is None):
             found.append(f"{part} ({_whose(a)} there, {_whose(b)} now)")
@@ -348,7 +358,7 @@ def _first_difference(a: Mapping[str, Any], b: Mapping[str, Any], at: str = "") 
             if words := _first_difference(one, other, where):
                 return words
         elif one != other:
-            if key in ("training data", "test data", "values"):
+            if key in ("training data", "test data", "validation data", "values"):
                 return f"{key} of the same shape, other content"
             return f"{where}: {_short(one)} there, {_short(other)} now"
     return ""

@@ -31,6 +31,17 @@ from sbt.errors import UserError
 KEY = jax.random.key(7)
 
 
+def pipeline(*arguments):
+    """Arrays, and a function that makes images and labels of them."""
+    arrays, examples = make_pipeline(*arguments)
+
+    def batch_fn(*where, **mode):
+        made = examples(*where, **mode)
+        return made["x"], made["label"]
+
+    return arrays, batch_fn
+
+
 def random_images(n, shape=(9, 7, 3), seed=0):
     return np.random.RandomState(seed).randint(0, 256, (n, *shape)).astype(np.uint8)
 
@@ -193,7 +204,7 @@ def test_standardize_each_gives_mean_0_and_variance_1():
 
 
 def pipeline_batch(dataset, indices, train=True, **data_config):
-    arrays, batch_fn = make_pipeline(dataset, data_config)
+    arrays, batch_fn = pipeline(dataset, data_config)
     return batch_fn(jax.device_put(arrays), jnp.asarray(indices), 0, KEY, train)
 
 
@@ -243,7 +254,7 @@ def test_vectors_need_no_image_shape():
 
 @pytest.mark.parametrize("augment", ["crop_flip", "affine"])
 def test_augmentation_does_not_depend_on_grouping(augment):
-    arrays, batch_fn = make_pipeline(small_dataset(), {"augment": augment})
+    arrays, batch_fn = pipeline(small_dataset(), {"augment": augment})
     batch_fn = jax.jit(batch_fn, static_argnums=4)
     arrays = jax.device_put(arrays)
     indices = jnp.array([4, 0, 11, 7, 7, 3])
@@ -261,7 +272,7 @@ def test_augmentation_does_not_depend_on_grouping(augment):
 
 
 def test_pipeline_under_jit_vmap_and_scan():
-    arrays, batch_fn = make_pipeline(small_dataset(), {"augment": "crop_flip"})
+    arrays, batch_fn = pipeline(small_dataset(), {"augment": "crop_flip"})
     arrays = jax.device_put(arrays)
     keys = jax.vmap(jax.random.key)(jnp.arange(3))
     indices = jax.random.randint(KEY, (5, 3, 4), 0, 12)  # ticks, lanes, examples
@@ -283,7 +294,7 @@ def test_pipeline_under_jit_vmap_and_scan():
 
 def test_padding_is_the_mean_colour():
     dataset = small_dataset()
-    arrays, batch_fn = make_pipeline(dataset, {"augment": "crop_flip", "normalize": "channel"})
+    arrays, batch_fn = pipeline(dataset, {"augment": "crop_flip", "normalize": "channel"})
     x, _ = batch_fn(jax.device_put(arrays), jnp.arange(12), 0, KEY, True)
     offsets, flips = crop_flip_draws(
         augment_keys(purpose_key(KEY, "augment"), jnp.int32(0), jnp.arange(12))
@@ -296,8 +307,8 @@ def test_padding_is_the_mean_colour():
 
 def test_only_training_batches_are_augmented():
     dataset = small_dataset()
-    plain = make_pipeline(dataset, {"augment": "none"})[1]
-    arrays, augmented = make_pipeline(dataset, {"augment": "crop_flip"})
+    plain = pipeline(dataset, {"augment": "none"})[1]
+    arrays, augmented = pipeline(dataset, {"augment": "crop_flip"})
     arrays, idx = jax.device_put(arrays), jnp.arange(5)
     np.testing.assert_array_equal(
         augmented(arrays, idx, 0, KEY, False)[0], plain(arrays, idx, 0, KEY, False)[0]
@@ -313,11 +324,11 @@ def test_only_training_batches_are_augmented():
 
 def test_pipeline_in_double_precision(x64):
     dataset = small_dataset()
-    arrays, batch_fn = make_pipeline(dataset, {"augment": "crop_flip"}, jnp.float64)
+    arrays, batch_fn = pipeline(dataset, {"augment": "crop_flip"}, jnp.float64)
     x, _ = batch_fn(jax.device_put(arrays), jnp.arange(4), jnp.zeros(4, int), KEY, True)
     assert x.dtype == jnp.float64
     with jax.enable_x64(False):
-        arrays, batch_fn = make_pipeline(dataset, {"augment": "crop_flip"})
+        arrays, batch_fn = pipeline(dataset, {"augment": "crop_flip"})
         single, _ = batch_fn(jax.device_put(arrays), jnp.arange(4), 0, KEY, True)
     np.testing.assert_allclose(x, single, rtol=1e-5, atol=1e-5)
 
@@ -331,14 +342,14 @@ def test_pipeline_in_double_precision(x64):
 )
 def test_pipeline_refuses_unknown_names(data_config, field, hint):
     with pytest.raises(UserError, match=hint) as error:
-        make_pipeline(small_dataset(), data_config)
+        pipeline(small_dataset(), data_config)
     assert error.value.field == field
 
 
 @pytest.mark.parametrize("augment", ["crop_flip", "affine"])
 def test_pipeline_refuses_to_move_the_pixels_of_vectors(augment):
     with pytest.raises(UserError, match=r"shape \(6,\)"):
-        make_pipeline(small_dataset(shape=(6,)), {"augment": augment})
+        pipeline(small_dataset(shape=(6,)), {"augment": augment})
 
 
 @pytest.mark.parametrize(("n", "batch"), [(10, 4), (8, 4), (3, 5), (1, 1)])

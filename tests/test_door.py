@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import sbt
-from sbt.data.dataset import checked
+from sbt.data.dataset import checked, images_and_labels
 from sbt.errors import UserCodeError, UserError
 from sbt.models.adapter import as_model
 
@@ -334,7 +334,7 @@ def test_what_is_no_data_set(dataset):
 
 def test_a_data_set_made_by_hand_is_checked_too():
     with pytest.raises(UserError, match="negative"):
-        checked(sbt.data.Dataset("mine", X, Y - 1, XT, YT, 3))
+        checked(images_and_labels("mine", (X, Y - 1), (XT, YT), 3))
 
 
 @pytest.mark.parametrize("classes", [2.5, "3", True, 0, 2**31])

@@ -292,7 +292,7 @@ def test_training_metrics_are_those_of_the_weights_before_each_update():
                 right += (logits.argmax(-1) == labels).tolist()
             assert sums.examples == 92
             np.testing.assert_allclose(sums.loss, sum(losses[100:]), rtol=1e-6)
-            assert sums.correct == sum(right[100:])
+            assert sums.metrics["accuracy"] == sum(right[100:])
 
 
 @pytest.mark.parametrize(("scaling", "scale"), [("sqrt", np.sqrt), ("none", lambda m: 1.0)])
@@ -435,7 +435,7 @@ def test_long_float32_runs_agree_within_the_noise_of_rounding():
     config = config_of(model, g, epochs)
     program = trainer(runs, config, g, "vmap/im2col", 2, data=data, quickly=False)
     state = program.train(program.engine.init(program.lanes), 0, program.cohort.ticks)
-    result = program.engine.evaluate(state, program.lanes)
+    result = program.engine.evaluate(state, program.lanes)["test"]
 
     def plainly(run, moved):
         images, tested = (unit(x, np.float32) for x in (data.train_images, data.test_images))
@@ -455,7 +455,7 @@ def test_long_float32_runs_agree_within_the_noise_of_rounding():
     assert noise / np.linalg.norm(loss) > 3e-7  # it has grown
     assert np.linalg.norm(result.loss - loss) < 10 * noise
     tolerance = np.abs(moved_accuracy - accuracy).max() + 1e-6
-    assert np.abs(result.accuracy - accuracy).max() <= 3 * tolerance
+    assert np.abs(result.metrics["accuracy"] - accuracy).max() <= 3 * tolerance
 
 
 def test_bfloat16_computes_in_16_bits_and_keeps_32():
@@ -476,7 +476,9 @@ def test_bfloat16_computes_in_16_bits_and_keeps_32():
     state = program.train(state, 2, program.cohort.ticks)
     assert (np.asarray(state.diverged_at) == -1).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
-    assert (np.asarray(program.engine.evaluate(state, program.lanes).accuracy) > 0.5).all()
+    assert (
+        np.asarray(program.engine.evaluate(state, program.lanes)["test"].metrics["accuracy"]) > 0.5
+    ).all()
 
 
 # --- what a lane does not depend on --------------------------------------------------------------
@@ -617,9 +619,10 @@ def evaluated(statistics, strategy):
     config = config_of(CONVNET["ghost"], 4, evaluate={"statistics": statistics, "batch": 8})
     program = trainer([LANES[i] for i in (3, 4)], config, 4, strategy)
     state = program.train(program.engine.init(program.lanes), 0, 200)
-    result = jax.device_get(program.engine.evaluate(state, program.lanes))
+    result = jax.device_get(program.engine.evaluate(state, program.lanes)["test"])
     lane = program.lane(state, 0)
-    return reference.Weights(lane.params, lane.stats), result.loss[0], result.accuracy[0]
+    weights = reference.Weights(lane.params, lane.stats)
+    return weights, result.loss[0], result.metrics["accuracy"][0]
 
 
 def test_evaluation_with_running_statistics():

@@ -12,7 +12,7 @@ import sbt
 from sbt.cli import main
 from sbt.data import load as load_data
 from sbt.errors import UserError
-from sbt.sweep import task
+from sbt.sweep import problem
 from sbt.sweep.prepare import prepare
 from sbt.sweep.problem import Parts
 
@@ -101,9 +101,9 @@ def test_plans_at_full_size(file, variant, monkeypatch):
             pipelines[key] = original(dataset, fields, dtype)
         return pipelines[key]
 
-    original = task.make_pipeline
-    monkeypatch.setattr(task, "load", load)
-    monkeypatch.setattr(task, "make_pipeline", make_pipeline)
+    original = problem.make_pipeline
+    monkeypatch.setattr(problem, "load", load)
+    monkeypatch.setattr(problem, "make_pipeline", make_pipeline)
     sweep = prepare(config, Parts())
     possible = toy.runs(config)
     assert 0 < sweep.runs <= possible

@@ -111,10 +111,10 @@ def test_data_of_the_test(directory, resident, streamed):
     data = runs.prepare(config(directory, True), runs.Parts(None, None))
     (cohort,) = data.cohorts
     placed = data.place(cohort)
-    task, stream = placed.problem, feed.make_feed(placed, 1, 4)
-    assert (task.num_examples, task.dataset.test_examples) == (N, TESTED)
+    problem, stream = placed.problem, feed.make_feed(placed, 1, 4)
+    assert (problem.num_examples, problem.dataset.test_examples) == (N, TESTED)
     assert stream.most_ticks == 3
-    rounds = list(stream.rounds())
+    rounds = list(stream.rounds("test"))
     assert [part.indices.shape for part in rounds] == [(6, 4), (6, 4)]
     assert sum(float(part.weights.sum()) for part in rounds) == TESTED
     stream.close()

@@ -33,7 +33,7 @@ def tiny(file, norm="batch"):
 
 
 def initial(network, seed):
-    x, _ = network.batches(network.arrays, jnp.zeros(1, jnp.int32), 0, None, False)
+    x = network.batches(network.arrays, jnp.zeros(1, jnp.int32), 0, None, False)["x"]
     return network.model.init(purpose_key(jax.random.key(seed), "init"), x)[0]
 
 

@@ -227,7 +227,8 @@ def test_error_and_bias_of_a_radius_are_a_plain_jackknife_over_groups_of_random_
         key=jax.random.key(7),
         batch_loss=batch_loss,
         example_loss=lambda p, example: batch_loss(p, example[None]),
-        batch_metrics=lambda batch: (batch_loss(params, batch), 0.0),
+        batch_metrics=lambda batch: {"loss": batch_loss(params, batch)},
+        told={},
         split=jnp.arange(12),
         batch=12,
     )

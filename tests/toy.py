@@ -15,7 +15,7 @@ from tensorflow_datasets.core import registered
 
 import sbt.experiment
 from sbt.config import fields_of
-from sbt.data import Dataset
+from sbt.data.dataset import images_and_labels
 from sbt.data.encoded import EncodedSet, SampledSet
 from sbt.data.imagenet import View
 
@@ -108,7 +108,7 @@ def full_size(name):
     shape, classes, train, test = SETS[name]
     zeros = [np.broadcast_to(np.uint8(0), (n, *shape)) for n in (train, test)]
     labels = [np.arange(n, dtype=np.int32) % classes for n in (train, test)]
-    return Dataset(name, zeros[0], labels[0], zeros[1], labels[1], classes)
+    return images_and_labels(name, *zip(zeros, labels, strict=True), classes)
 
 
 def streamed(name, size):

@@ -17,7 +17,7 @@ from sbt.models.adapter import Model, as_model
 from sbt.models.registry import build_model
 from sbt.nn.conv import lane_friendly
 from sbt.sweep.weights import kept_weights
-from sbt.train.objective import cross_entropy, is_correct
+from sbt.tasks.classification import cross_entropy, is_correct
 
 Side = Literal["train", "test"]
 CURVES = ("linear", "curvilinear")
@@ -37,7 +37,7 @@ class Network(NamedTuple):
 
     model: Model
     arrays: Any
-    batches: Callable[..., tuple[jax.Array, jax.Array]]
+    batches: Callable[..., Any]
     stats: Any
     sizes: dict[str, int]
     batch: int
@@ -46,9 +46,10 @@ class Network(NamedTuple):
         self, params: Any, batch: jax.Array, side: Side, key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Logits and labels of some positions of a split; in training mode if there is a key."""
-        x, labels = self.batches(self.arrays, batch, 0, None, side == "train", augmented=False)
+        examples = self.batches(self.arrays, batch, 0, None, side == "train", augmented=False)
         with lane_friendly("direct"):
-            return self.model.apply(params, self.stats, x, key, key is not None)[0], labels
+            logits, _ = self.model.apply(params, self.stats, examples["x"], key, key is not None)
+        return logits, examples["label"]
 
     def scores(self, side: Side) -> Callable[[Any], tuple[jax.Array, jax.Array]]:
         """``params -> `` (loss in nats, accuracy), means over a split."""
@@ -66,7 +67,7 @@ def make_network(config: ConfigDict) -> Network:
     arrays, batches = make_pipeline(dataset, config.data)
     fields = {**config.model, "bn_eval": "batch"}
     model = as_model(build_model(fields, num_classes=dataset.num_classes))
-    x, _ = batches(arrays, jnp.zeros(1, jnp.int32), 0, None, False)
+    x = batches(arrays, jnp.zeros(1, jnp.int32), 0, None, False)["x"]
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)[1]
     stats = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     sizes = {"train": len(dataset.train_labels), "test": len(dataset.test_labels)}

@@ -187,9 +187,8 @@ def _task(setting: Setting, train_size: int) -> Task:
     n = problem.num_examples
     keys = [jax.random.key(seed) for seed in sorted(set(seeds))]
     with jax.default_device(jax.local_devices()[0]):
-        images, labels = problem.batches(
-            problem.arrays, jnp.arange(n, dtype=jnp.int32), 0, keys[0], True
-        )
+        every = jnp.arange(n, dtype=jnp.int32)
+        examples = problem.batches(problem.arrays, every, 0, keys[0], True)
         init = jax.jit(problem.model.init)
         zeros = jnp.zeros(example.shape, example.dtype)
         starts = [jax.device_get(init(purpose_key(key, "init"), zeros)) for key in keys]
@@ -197,8 +196,8 @@ def _task(setting: Setting, train_size: int) -> Task:
     return Task(
         network=NETWORKS[setting.network],
         setting=setting,
-        images=np.asarray(images.astype(jnp.float32)),
-        labels=np.asarray(labels),
+        images=np.asarray(examples["x"].astype(jnp.float32)),
+        labels=np.asarray(examples["label"]),
         orders=orders,
         params=tuple(params for params, _ in starts),
         stats=starts[0][1],

@@ -1,49 +1,202 @@
-"""A classification data set in memory, and the checks of a user's own arrays."""
+"""A data set in memory, and the checks of a user's own arrays."""
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sbt.errors import UserError, shown
 from sbt.ranges import COUNT, POSITIVE, Range, check_number
+from sbt.tasks.base import Examples, Facts
 
 MOST_CLASSES = 1 << 24  # a layer of logits beyond this fits nowhere; far below 32-bit integers' end
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A classification data set in memory.
+    """A data set in memory: for each split, arrays by name with a common leading axis of examples.
+
+    The model is called on ``x``; what else there is, the task names: ``label`` (integers) for
+    classification and next tokens, ``target`` (real numbers) for regression. ``x`` and any other
+    entry may be a tree of arrays.
 
     Attributes:
       name: as the config calls it.
-      train_images: ``(N, *features)``, usually NHWC uint8; floating point is kept as it is.
-      train_labels: ``(N,)`` int32 in 0 .. num_classes-1.
-      test_images: ``(M, *features)``, same dtype.
-      test_labels: ``(M,)`` int32.
-      num_classes: K.
-      max_value: the stored value that ``normalize='unit'`` maps to 1: 255 for 8-bit images, 16 for
-        the digits, 1 for floating point data.
+      train: the training split.
+      test: the test split, of the same names, shapes and dtypes.
+      validation: the split by which the best run is chosen; None: the test split.
+      task: what the data are for, one of :data:`sbt.tasks.TASKS`; None: whoever trains says so.
+      num_classes: K, or the size of the vocabulary; None where there is none.
+      max_value: ``x`` is images: the stored value that ``normalize='unit'`` maps to 1 (255 for
+        8-bit images, 16 for the digits, 1 for floating point data). None: ``x`` is taken as it is.
+      tokens: per example, where they are counted.
+      bytes_per_token: of text, on average over the training split; None where that is unknown.
+      notes: further facts, kept with the results.
     """
 
     name: str
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    num_classes: int
-    max_value: float = 255.0
+    train: Examples
+    test: Examples
+    validation: Examples | None = None
+    task: str | None = "classification"
+    num_classes: int | None = None
+    max_value: float | None = None
+    tokens: int = 0
+    bytes_per_token: float | None = None
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def train_images(self) -> np.ndarray:
+        """``(N, *features)``, usually NHWC uint8; floating point is kept as it is."""
+        return self.train["x"]
+
+    @property
+    def train_labels(self) -> np.ndarray:
+        """``(N,)`` int32 in 0 .. num_classes-1."""
+        return self.train["label"]
+
+    @property
+    def test_images(self) -> np.ndarray:
+        """``(M, *features)``, same dtype."""
+        return self.test["x"]
+
+    @property
+    def test_labels(self) -> np.ndarray:
+        """``(M,)`` int32."""
+        return self.test["label"]
 
     @property
     def train_examples(self) -> int:
         """N, examples of the training split."""
-        return len(self.train_labels)
+        return examples_of(self.train)
 
     @property
     def test_examples(self) -> int:
         """Examples of the test split."""
-        return len(self.test_labels)
+        return examples_of(self.test)
+
+    @property
+    def validation_examples(self) -> int:
+        """Examples of the validation split; 0 where there is none."""
+        return 0 if self.validation is None else examples_of(self.validation)
+
+    @property
+    def splits(self) -> dict[str, Examples]:
+        """Those that there are, by name."""
+        found = {"train": self.train, "test": self.test}
+        return found if self.validation is None else found | {"validation": self.validation}
+
+    @property
+    def facts(self) -> Facts:
+        """What a task may know."""
+        return Facts(self.task, self.num_classes, self.bytes_per_token, self.splits)
+
+
+def examples_of(split: Examples) -> int:
+    """How many examples a split holds."""
+    return len(jax.tree.leaves(dict(split))[0])
+
+
+def images_and_labels(
+    name: str,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    num_classes: int,
+    max_value: float = 255.0,
+) -> Dataset:
+    """A classification data set from checked arrays: of each split, images and labels."""
+    first, second = ({"x": images, "label": labels} for images, labels in (train, test))
+    return Dataset(name, first, second, num_classes=num_classes, max_value=max_value)
+
+
+def from_examples(train: Examples, test: Examples, *, name: str = "examples") -> Dataset:
+    """A data set of any examples: trees of arrays, each with a leading axis of examples.
+
+    Integers reach model and loss as int32, and real numbers in the precision of the computation;
+    nothing is normalised. What is learned of them says ``config.task.name`` or ``loss=``.
+
+    Args:
+      train: arrays by name. The model is called on ``x``; further entries are the loss's: ``label``
+        for ``classification`` (integers, ``(N,)``) and ``next_token`` (integers, ``(N, T)``, with
+        an optional ``mask``), ``target`` for ``regression``.
+      test: the same names, with shapes and dtypes equal but for the number of examples.
+      name: what results call the data set.
+
+    Raises:
+      UserError: no ``x``, an entry of another length or kind, values that are not finite, integers
+        beyond 32 bits.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise UserError("name", f"{shown(name)} is not a name", "Give a text, such as 'mine'.")
+    splits = [_checked_examples("train", train), _checked_examples("test", test)]
+    shapes = [
+        {path: (leaf.shape[1:], leaf.dtype) for path, leaf in _leaves(split)} for split in splits
+    ]
+    if shapes[0] != shapes[1]:
+        every = {**shapes[0], **shapes[1]}
+        odd = [path for path in every if shapes[0].get(path) != shapes[1].get(path)]
+        words = [
+            "missing" if path is None else f"{path[1]} of shape {path[0]}"
+            for path in (shape.get(odd[0]) for shape in shapes)
+        ]
+        raise UserError(
+            f"test[{odd[0]!r}]",
+            f"is {words[1]} for each example, train's is {words[0]}",
+            "Give both splits the same entries, shapes and dtypes.",
+        )
+    classes = None
+    if isinstance(label := splits[0].get("label"), np.ndarray) and label.dtype.kind in "iu":
+        lowest = min(int(split["label"].min()) for split in splits)
+        classes = max(int(split["label"].max()) for split in splits) + 1 if lowest >= 0 else None
+    return Dataset(name, splits[0], splits[1], task=None, num_classes=classes)
+
+
+def _leaves(split: Any) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(split)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+
+
+def _checked_examples(which: str, split: Any) -> dict[str, Any]:
+    if not isinstance(split, Mapping) or "x" not in split:
+        got = (
+            f"entries {', '.join(map(str, split))}" if isinstance(split, Mapping) else shown(split)
+        )
+        remedy = "Give a mapping of arrays: {'x': inputs, 'label': labels}."
+        raise UserError(which, f"no entry 'x' in {got}", remedy)
+    made = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _checked_leaf(
+            f"{which}[{jax.tree_util.keystr(path, simple=True, separator='/')!r}]", leaf
+        ),
+        dict(split),
+        is_leaf=lambda leaf: leaf is None or isinstance(leaf, list | str),
+    )
+    lengths = {path: len(leaf) for path, leaf in _leaves(made)}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{path} {length}" for path, length in lengths.items())
+        remedy = "Give every entry a leading axis of as many examples."
+        raise UserError(which, f"entries of different lengths: {told}", remedy)
+    return made
+
+
+def _checked_leaf(field: str, values: Any) -> np.ndarray:
+    array = _array(field, values)
+    if array.ndim == 0 or array.size == 0:
+        remedy = "Give an array with a leading axis of examples, at least one."
+        raise UserError(field, f"has shape {array.shape}", remedy)
+    if array.dtype.kind == "b":
+        return array
+    if array.dtype.kind in "iu":
+        if (
+            array.dtype.itemsize > 2
+            and not -(2**31) <= int(array.min()) <= int(array.max()) < 2**31
+        ):
+            raise UserError(field, "integers beyond 32 bits", "Number them from 0 without gaps.")
+        return array
+    return _checked_images(field, array)
 
 
 def from_arrays(
@@ -94,7 +247,7 @@ def from_arrays(
             f"Number the classes 0 .. {classes - 1}, or set num_classes to {largest + 1}.",
         )
     max_value = 255.0 if x_train.dtype == np.uint8 else 1.0
-    return Dataset(name, x_train, y_train, x_test, y_test, classes, max_value)
+    return images_and_labels(name, (x_train, y_train), (x_test, y_test), classes, max_value)
 
 
 def checked(dataset: Any) -> Dataset:
@@ -111,17 +264,21 @@ def checked(dataset: Any) -> Dataset:
         raise UserError("dataset", f"a {kind} is not an sbt.data.Dataset", f"Give {call}.")
     if type(dataset) is not Dataset:  # a streamed set, made by this package from its files
         return dataset
-    arrays = (getattr(dataset, f"{s}_{p}") for s in ("train", "test") for p in ("images", "labels"))
+    if dataset.max_value is None:
+        made = from_examples(dataset.train, dataset.test, name=dataset.name)
+        return replace(dataset, train=made.train, test=made.test)
+    arrays = (split[part] for split in (dataset.train, dataset.test) for part in ("x", "label"))
     made = from_arrays(*arrays, name=dataset.name, num_classes=dataset.num_classes)
     check_number("dataset.max_value", dataset.max_value, POSITIVE)
-    return replace(made, max_value=dataset.max_value)
+    return replace(dataset, train=made.train, test=made.test)
 
 
 def subset(dataset: Dataset, train_size: int | None, test_size: int | None) -> Dataset:
-    """Keeps the first examples of a fixed stratified permutation of each split.
+    """Keeps the first examples of a fixed permutation of each split.
 
-    The permutation depends on nothing but the labels, subsets are nested, and every prefix of
-    length n holds each class in its proportion p to within one example of p·n or so.
+    Subsets are nested. With class labels the permutation is stratified: it depends on nothing but
+    the labels, and every prefix of length n holds each class in its proportion p to within one
+    example of p·n or so.
 
     Args:
       dataset: the data set to shorten.
@@ -131,14 +288,10 @@ def subset(dataset: Dataset, train_size: int | None, test_size: int | None) -> D
     Raises:
       UserError: more examples asked for than there are.
     """
-    x_train, y_train = _take("train_size", dataset.train_images, dataset.train_labels, train_size)
-    x_test, y_test = _take("test_size", dataset.test_images, dataset.test_labels, test_size)
     return replace(
         dataset,
-        train_images=x_train,
-        train_labels=y_train,
-        test_images=x_test,
-        test_labels=y_test,
+        train=_take("train_size", dataset.train, train_size),
+        test=_take("test_size", dataset.test, test_size),
     )
 
 
@@ -180,14 +333,21 @@ def check_size(field: str, size: Any, most: int | None = None) -> int | None:
     return size
 
 
-def _take(
-    field: str, images: np.ndarray, labels: np.ndarray, size: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    size = check_size(field, size, len(labels))
-    if size in (None, len(labels)):
-        return images, labels
-    keep = stratified_order(labels)[:size]
-    return images[keep], labels[keep]
+def _take(field: str, split: Examples, size: int | None) -> Examples:
+    count = examples_of(split)
+    size = check_size(field, size, count)
+    if size in (None, count):
+        return split
+    keep = fixed_order(split)[:size]
+    return jax.tree.map(lambda leaf: leaf[keep], dict(split))
+
+
+def fixed_order(split: Examples) -> np.ndarray:
+    """The fixed permutation that subsets of a split are taken from, within classes if it can be."""
+    label = split.get("label")
+    if isinstance(label, np.ndarray) and label.ndim == 1 and label.dtype.kind in "iu":
+        return stratified_order(label)
+    return np.random.RandomState(0).permutation(examples_of(split))
 
 
 _INTEGERS = "Number the classes with integers from 0"

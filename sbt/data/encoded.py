@@ -15,6 +15,7 @@ from sbt.data.imagenet import AUGMENTATIONS, RESIZE, SIZE, View, evaluation_view
 from sbt.data.tfds_reader import Images, Prepared, prepared, readable
 from sbt.errors import UserError
 from sbt.ranges import Range, check_number
+from sbt.tasks.base import Examples
 
 SAMPLE = 1024  # examples that the statistics for normalisation are taken from
 
@@ -43,14 +44,20 @@ class EncodedSet:
         Args:
           size: how many of the training split; the whole split if it has no more.
         """
-        train, test = self._views(self.train, size), self._views(self.test, 1)
-        return SampledSet(self.name, *train, *test, self.num_classes, encoded=self)
+        return SampledSet(
+            self.name,
+            self._views(self.train, size),
+            self._views(self.test, 1),
+            num_classes=self.num_classes,
+            max_value=255.0,
+            encoded=self,
+        )
 
-    def _views(self, images: Images, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def _views(self, images: Images, size: int) -> Examples:
         size = min(size, len(images))
         chosen = [images[i * len(images) // size] for i in range(size)]
         pixels = np.stack([evaluation_view(encoded, self.view) for encoded, _ in chosen])
-        return pixels, np.asarray([label for _, label in chosen], np.int32)
+        return {"x": pixels, "label": np.asarray([label for _, label in chosen], np.int32)}
 
 
 @dataclasses.dataclass(frozen=True)

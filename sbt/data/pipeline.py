@@ -21,6 +21,7 @@ from sbt.data.order import purpose_key
 from sbt.data.source import check_section
 from sbt.errors import UserError, shown
 from sbt.ranges import check_name
+from sbt.tasks.base import Examples
 
 NORMALIZATIONS = ("channel", "pixel", "image", "unit", "none")
 _AUGMENT = {"none": None, "crop_flip": pad_crop_flip, "affine": random_affine}
@@ -30,9 +31,8 @@ AUGMENTATIONS = tuple(_AUGMENT)
 class Split(NamedTuple):
     """Examples as stored: images in their own dtype (usually uint8), labels int32."""
 
-    images: jax.Array | np.ndarray  # (N, *features)
-    labels: jax.Array | np.ndarray  # (N,) int32
-    examples: jax.Array | np.ndarray | None = None  # (N,) int32, in the whole set; None: 0 .. N-1
+    examples: Examples  # arrays by name, (N, ...)
+    numbers: jax.Array | np.ndarray | None = None  # (N,) int32, in the whole set; None: 0 .. N-1
 
 
 class Arrays(NamedTuple):
@@ -42,9 +42,14 @@ class Arrays(NamedTuple):
     test: Split
     mean: jax.Array | np.ndarray  # broadcastable against one example
     std: jax.Array | np.ndarray
+    validation: Split | None = None
+
+    def tested_on(self, split: str) -> "Arrays":
+        """The same, with another split in the place of the test split."""
+        return self if split == "test" else self._replace(test=getattr(self, split))
 
 
-Batches = Callable[..., tuple[jax.Array, jax.Array]]
+Batches = Callable[..., Examples]
 
 
 def make_pipeline(
@@ -52,8 +57,8 @@ def make_pipeline(
 ) -> tuple[Arrays, Batches]:
     """Splits a data set into arrays for the device and a pure function that makes batches of them.
 
-    Statistics are those of the *training* split (as loaded, after ``train_size``) and are applied
-    to both splits. ``data_config.normalize`` is one of
+    Images are normalised. Statistics are those of the *training* split (as loaded, after
+    ``train_size``) and are applied to all splits. ``data_config.normalize`` is one of
 
     * ``channel``: minus the mean, divided by the standard deviation, per channel (last axis);
     * ``pixel``: minus the mean image, divided by nothing but the scale that maps the largest
@@ -69,12 +74,14 @@ def make_pipeline(
       data_config: fields ``normalize`` (default ``channel``) and ``augment``: ``none`` (default),
         ``crop_flip`` or ``affine``; or what streamed examples have had done to them already
         (:mod:`sbt.data.imagenet`).
-      dtype: dtype of the images that the function returns.
+      dtype: dtype of real inputs that the function returns; other real numbers (targets) have the
+        precision of the process.
 
     Returns:
       ``(arrays, batch_fn)``. ``batch_fn(arrays, indices, epochs, key, train, augmented=None)``
-      returns ``x`` of shape ``(*indices.shape, *features)`` and ``y`` int32 of shape
-      ``indices.shape``. ``indices`` are positions in the training split (``train=True``) or the
+      returns examples: arrays by name, ``x`` of shape ``(*indices.shape, *features)`` and
+      ``label``, int32 of shape ``indices.shape``, or whatever the data set has; integers are int32
+      there. ``indices`` are positions in the training split (``train=True``) or the
       test split; ``epochs`` (same shape or scalar) and ``key`` (typed key of the run's seed) only
       matter to augmentation. Training batches are augmented and test batches are not;
       ``augmented=False`` reads training examples as they are, to measure on them. It is pure and
@@ -97,6 +104,11 @@ def make_pipeline(
             f"{augmentation!r} cuts its views out of the files of a streamed set",
             f"Set config.data.stream = True, or choose one of {', '.join(AUGMENTATIONS)}.",
         )
+    images = dataset.max_value is not None
+    if not images and (scheme != "channel" or augmentation != "none"):
+        field = "augment" if augmentation != "none" else "normalize"
+        problem = f"{data_config[field]!r} is for images; {dataset.name!r} gives x as it is"
+        raise UserError(f"config.data.{field}", problem, "leave it out")
     if augmentation != "none" and dataset.train_images.ndim != 4:
         raise UserError(
             "config.data.augment",
@@ -105,29 +117,45 @@ def make_pipeline(
             "Set config.data.augment to 'none'.",
         )
     augment = _AUGMENT.get(augmentation)
-    mean, std = _statistics(dataset, scheme)
+    mean, std = _statistics(dataset, scheme if images else "none")
+
+    def input_of(x, arrays):
+        if not images:
+            return jax.tree.map(lambda leaf: _computed_in(leaf, dtype), x)
+        if scheme == "image":
+            return standardize_each(x, dtype)
+        return normalize(x, arrays.mean, arrays.std, dtype)
 
     def batch_fn(arrays, indices, epochs, key, train: bool, *, augmented: bool | None = None):
         split = arrays.train if train else arrays.test
         flat = indices.reshape(-1)
-        x, y = jnp.take(split.images, flat, axis=0), jnp.take(split.labels, flat)
-        if scheme == "image":
-            x = standardize_each(x, dtype)
-        else:
-            x = normalize(x, arrays.mean, arrays.std, dtype)
+        taken = jax.tree.map(lambda leaf: jnp.take(leaf, flat, axis=0), dict(split.examples))
+        x = input_of(taken.pop("x"), arrays)
         if augment is not None and (train if augmented is None else augmented):
             epochs = jnp.broadcast_to(epochs, indices.shape).reshape(-1)
-            examples = flat if split.examples is None else jnp.take(split.examples, flat)
-            x = augment(x, augment_keys(purpose_key(key, "augment"), epochs, examples))
-        return x.reshape(*indices.shape, *x.shape[1:]), y.reshape(indices.shape)
+            numbers = flat if split.numbers is None else jnp.take(split.numbers, flat)
+            x = augment(x, augment_keys(purpose_key(key, "augment"), epochs, numbers))
+        real = jnp.result_type(float)
+        others = jax.tree.map(lambda leaf: _computed_in(leaf, real), taken)
+        return jax.tree.map(
+            lambda leaf: leaf.reshape(*indices.shape, *leaf.shape[1:]), {"x": x, **others}
+        )
 
     arrays = Arrays(
-        train=Split(dataset.train_images, dataset.train_labels),
-        test=Split(dataset.test_images, dataset.test_labels),
+        train=Split(dataset.train),
+        test=Split(dataset.test),
         mean=mean,
         std=std,
+        validation=None if dataset.validation is None else Split(dataset.validation),
     )
     return arrays, batch_fn
+
+
+def _computed_in(leaf: jax.Array, real: DTypeLike) -> jax.Array:
+    """An entry of an example as models and losses take it."""
+    if jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf.astype(real)
+    return leaf.astype(jnp.int32) if jnp.issubdtype(leaf.dtype, jnp.integer) else leaf
 
 
 def with_copies(batches: Batches, copies: int) -> Batches:
@@ -153,8 +181,7 @@ def with_copies(batches: Batches, copies: int) -> Batches:
             batches(arrays, indices, epochs, jax.random.fold_in(key, copy), True)
             for copy in range(copies)
         ]
-        x, labels = zip(*made, strict=True)
-        return jnp.concatenate(x), jnp.concatenate(labels)
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *made)
 
     return copied
 

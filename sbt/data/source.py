@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sbt.data.cache import data_directory
-from sbt.data.dataset import Dataset, check_size, stratified_order, subset
+from sbt.data.dataset import Dataset, check_size, images_and_labels, stratified_order, subset
 from sbt.errors import UserError, nearest, shown
 
 # scikit-learn's digits have no official split. 1440 of the 1797 (80 %) is a multiple of every power
@@ -107,7 +107,8 @@ def _digits() -> Dataset:
     labels = bunch.target.astype(np.int32)
     order = stratified_order(labels)
     train, test = order[:_DIGITS_TRAIN], order[_DIGITS_TRAIN:]
-    return Dataset("digits", images[train], labels[train], images[test], labels[test], 10, 16.0)
+    splits = [(images[part], labels[part]) for part in (train, test)]
+    return images_and_labels("digits", splits[0], splits[1], 10, 16.0)
 
 
 def synthetic(
@@ -155,4 +156,4 @@ def synthetic(
         values = 127.5 + 40.0 * (patterns[labels] + noise * eps) / math.sqrt(1 + noise**2)
         return np.clip(np.rint(values), 0, 255).astype(np.uint8), labels
 
-    return Dataset("synthetic", *split(train_size, 1), *split(test_size, 2), num_classes)
+    return images_and_labels("synthetic", split(train_size, 1), split(test_size, 2), num_classes)

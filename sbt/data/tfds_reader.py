@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sbt.data import cache, prepare
-from sbt.data.dataset import Dataset, stratified_order
+from sbt.data.dataset import Dataset, images_and_labels, stratified_order
 from sbt.errors import UserError, did_you_mean
 
 _FIELD = "config.data.name"
@@ -168,7 +168,10 @@ def read(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
         arrays = cache.decoded(found.builder.info.full_name, found.directory, decode)
     floating = np.issubdtype(arrays["train_images"].dtype, np.floating)
     max_value = 1.0 if floating else 255.0
-    return Dataset(name, **arrays, num_classes=found.num_classes, max_value=max_value)
+    train, test = (
+        (arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test")
+    )
+    return images_and_labels(name, train, test, found.num_classes, max_value)
 
 
 def prepared(

@@ -283,21 +283,19 @@ def loss_slice(
     source="Keskar et al. 2017, table 2 (training accuracy)",
 )
 def training_set(run: Subject) -> Found:
-    """Loss and accuracy of the training split as at test time: what papers call training accuracy.
+    """Loss and metrics of the training split as at test time: what papers call training accuracy.
 
-    ``train_loss`` and ``train_accuracy`` are means over an epoch, each batch before its update,
+    ``train_loss``, ``train_accuracy`` are means over an epoch, each batch before its update,
     with dropout and batch statistics where the network has them; these are of the weights as they
     stand, without dropout, with the statistics of ``config.evaluate.statistics``, not augmented.
     """
-    loss, accuracy = run.evaluated()
-    return {
-        "train_loss_evaluated": Labelled(
-            loss, (), "nats", "training loss of these weights, as at test time"
-        ),
-        "train_accuracy_evaluated": Labelled(
-            accuracy, (), "", "training accuracy of these weights, as at test time"
-        ),
-    }
+    found = {}
+    for name, mean in run.evaluated().items():
+        metric = run.told[name]
+        words = f"training {metric.long_name} of these weights, as at test time"
+        value = jnp.asarray(metric.result(mean, "train"))
+        found[f"train_{name}_evaluated"] = Labelled(value, (), metric.units, words)
+    return found
 
 
 @MEASUREMENTS.register(

@@ -14,7 +14,7 @@ along instead, see :mod:`sbt.measure.online`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from sbt.choice import Registry
 from sbt.measure.split import average_over_split, over_split
 from sbt.measure.trees import Loss, Where, leaves_of
 from sbt.ranges import Range
+from sbt.tasks.base import Metric
 
 Dimension = tuple[str, tuple[Any, ...]]  # its name, and the label of each position
 
@@ -74,9 +75,10 @@ class Subject:
       initial: ``() -> `` the weights that the run started from, made anew from its seed.
       key: typed key for the measurement's own randomness, the same in every run and at every epoch:
         all meet the same random directions and batches, so that they can be compared.
-      batch_loss: ``(params, batch) -> `` mean loss in nats.
-      example_loss: ``(params, example) -> `` loss in nats.
-      batch_metrics: ``batch -> `` mean loss in nats and accuracy, as at test time.
+      batch_loss: ``(params, batch) -> `` mean loss.
+      example_loss: ``(params, example) -> `` loss.
+      batch_metrics: ``batch -> `` means of loss and metrics by name, as at test time.
+      told: what ``batch_metrics`` gives, by name.
       split: ``(N,)`` positions measured on.
       batch: examples held at a time.
       where: the parameters that count, see :data:`sbt.measure.Where`.
@@ -88,7 +90,8 @@ class Subject:
     key: jax.Array
     batch_loss: Callable[[Any, jax.Array], jax.Array]
     example_loss: Callable[[Any, jax.Array], jax.Array]
-    batch_metrics: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+    batch_metrics: Callable[[jax.Array], dict[str, jax.Array]]
+    told: Mapping[str, Metric]
     split: jax.Array
     batch: int
     where: Where = None
@@ -98,8 +101,8 @@ class Subject:
         """Mean loss over the split, differentiable to any order."""
         return over_split(self.batch_loss, self.split, self.batch)
 
-    def evaluated(self) -> tuple[jax.Array, jax.Array]:
-        """Mean loss and accuracy over the split, as at test time."""
+    def evaluated(self) -> dict[str, jax.Array]:
+        """Means of loss and metrics over the split, as at test time."""
         average = average_over_split(
             lambda _, batch: self.batch_metrics(batch), self.split, self.batch
         )

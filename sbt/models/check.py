@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from sbt.errors import UserError, shown, user_code
 from sbt.models.adapter import Model
+from sbt.tasks.base import Task, check_task
 
 
 def whose(module: Any) -> str:
@@ -21,26 +22,26 @@ def whose(module: Any) -> str:
     return f"module {getattr(named, '__name__', shown(module))} (module=)"
 
 
-def check_model(
-    model: Model, example: jax.ShapeDtypeStruct, classes: int, batch: int, module: Any = None
-) -> None:
-    """Refuses a model that does not give one logit per class and example; nothing is compiled.
+def check_model(model: Model, example: Any, task: Task, batch: int, module: Any = None) -> None:
+    """Refuses a model whose outputs its task cannot take; nothing is compiled.
 
     Args:
       model: to be trained.
-      example: shape and dtype of a batch of one input.
-      classes: logits that it has to give.
+      example: shapes and dtypes of a batch of one example.
+      task: what it is trained to do.
       batch: examples to try it with, at least 2.
       module: the user's own, if the model was made of one.
 
     Raises:
       UserError: parameters that cannot be trained, an output of another shape or kind, or one that
-        is random in evaluation.
-      UserCodeError: the module raised; its exception is the cause.
+        is random in evaluation; a loss or a metric that is not per example.
+      UserCodeError: the module, or a loss of the user's, raised; its exception is the cause.
     """
     key = jax.random.key(0)
-    batch = 2 * batch if batch == classes else batch  # axes exchanged show
-    x = jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
+    examples = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), example
+    )
+    x = examples["x"]
     field = "config.model.name"
     guard: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     if module is not None:
@@ -57,10 +58,10 @@ def check_model(
             raise _explained(error, field) from error.__cause__
 
     with guard():
-        params, stats = jax.eval_shape(model.init, key, example)
+        params, stats = jax.eval_shape(model.init, key, example["x"])
     _check_parameters(field, params)
     for train in (True, False):
-        _check_logits(field, outputs(train, key), batch, classes)
+        check_task(task, outputs(train, key), examples, field)
     if module is None:
         return
     outputs(False, None)
@@ -110,37 +111,6 @@ def _check_parameters(field: str, params: Any) -> None:
                 f"parameter {name} is of dtype {leaf.dtype}",
                 "make parameters real floating point numbers; what is not trained is a constant",
             )
-
-
-def _check_logits(field: str, found: Any, batch: int, classes: int) -> None:
-    wanted = f"sbt wants ({batch}, {classes}): one row per example, one logit per class"
-    if not isinstance(found, jax.ShapeDtypeStruct):
-        parts = ""
-        if isinstance(found, tuple | list | dict):
-            items = found.items() if isinstance(found, dict) else enumerate(found)
-            shapes = (f"{k}: {getattr(v, 'shape', type(v).__name__)}" for k, v in items)
-            parts = f" ({', '.join(shapes)})"
-        remedy = "return the logits alone"
-        raise UserError(field, f"gives a {type(found).__name__}{parts}; {wanted}", remedy)
-    shape = found.shape
-    if shape != (batch, classes):
-        if shape in ((batch,), (batch, 1)):
-            remedy = f"return {classes} logits per example, for 2 classes too"
-        elif shape and shape[0] != batch:
-            remedy = "keep the first axis, the batch: x.reshape(x.shape[0], -1) flattens the others"
-        elif len(shape) == 2 and shape[1] < classes:
-            remedy = (
-                f"labels up to {classes - 1} need {classes} logits; number the classes without gaps"
-            )
-        elif len(shape) == 2:
-            remedy = f"give the last layer {classes} features, or say from_arrays(num_classes=...)"
-        else:
-            remedy = "flatten, or take the mean over, what is between batch and classes"
-        problem = f"gives outputs of shape {shape} for {batch} examples; {wanted}"
-        raise UserError(field, problem, remedy)
-    if not jnp.issubdtype(found.dtype, jnp.floating):
-        remedy = "return real floating point logits, before any argmax"
-        raise UserError(field, f"gives outputs of dtype {found.dtype}", remedy)
 
 
 def depends_on_input(function: Callable[[Any], Any], value: Any) -> bool:

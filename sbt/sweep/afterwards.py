@@ -25,6 +25,7 @@ from sbt.sweep.prepare import Sweep, prepare
 from sbt.sweep.problem import Parts, Placed
 from sbt.sweep.progress import Progress, chosen_progress
 from sbt.sweep.weights import Row, config_in, kept_weights, starting_again
+from sbt.tasks.base import PerExample
 from sbt.text import roughly
 
 SHARE_FOR_WEIGHTS = 0.25  # of the memory; the rest is for what measures them
@@ -37,6 +38,9 @@ def measure_runs(
     module: Any = None,
     dataset: Dataset | None = None,
     rule: foreign.MakeRule | None = None,
+    loss: PerExample | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    schedule: Any = None,
     progress: Progress | bool | None = None,
 ) -> xr.Dataset:
     """Measures the final weights of a sweep and adds what is found to its ``results.nc``.
@@ -51,6 +55,9 @@ def measure_runs(
       module: the module that ``sbt.run`` was given, if any.
       dataset: likewise the data.
       rule: likewise the update rule.
+      loss: likewise the loss.
+      metrics: likewise further metrics.
+      schedule: likewise the schedule.
       progress: as for ``sbt.run``.
 
     Returns:
@@ -69,7 +76,7 @@ def measure_runs(
             "name the file that defines it (sbt measure DIR --experiment FILE), or pass rule=",
         )
     with foreign.known(rule), directories.locked(directory, None) as kept:
-        sweep = prepare(wanted, Parts(module, dataset, rule))
+        sweep = prepare(wanted, Parts(module, dataset, rule, loss, metrics, schedule))
         start = (kept.parts() or {}).get("start")
         if start is not None and "distance" in sweep.config.measure.names:
             sweep = starting_again(sweep)

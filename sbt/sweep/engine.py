@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from sbt.data import purpose_key
 from sbt.measure.online import Online, new_epoch
+from sbt.models.check import zeros
 from sbt.parallel.mesh import LANE_AXIS, put
 from sbt.sweep.feed import Round, make_feed
 from sbt.sweep.lanes import (
@@ -49,7 +50,7 @@ class Engine:
       train: ``(state, lanes, epochs, firsts, ticks, fresh) -> state``; the old state is consumed.
         Of all lanes or of each: the epoch whose order it reads, where in it, and whether its
         metrics start at zero.
-      evaluate: ``(state, lanes) -> Evaluation``, per lane.
+      evaluate: ``(state, lanes) -> Evaluation`` of each split, per lane.
       lanes: how many, a multiple of the number of devices.
       in_flight: different epochs that the lanes may be in at a time.
       strategy: how lanes are executed.
@@ -63,7 +64,7 @@ class Engine:
     placed: Placed
     init: Callable[[Lanes], TrainState]
     train: Callable[..., TrainState]
-    evaluate: Callable[[TrainState, Lanes], evaluation.Evaluation]
+    evaluate: Callable[[TrainState, Lanes], dict[str, evaluation.Evaluation]]
     lanes: int
     in_flight: int
     strategy: Strategy
@@ -96,7 +97,7 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
 
     def init(hyper: Hyper, slots: jax.Array, used: jax.Array, start: Any) -> TrainState:
         if start is None:
-            example = jnp.zeros(problem.example().shape, problem.example().dtype)
+            example = zeros(problem.example())
             start = jax.lax.map(
                 lambda key: problem.model.init(purpose_key(key, "init"), example), seed_keys
             )
@@ -125,7 +126,9 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
             return step.train(program, state, hyper, arrays, order, epoch, first, ticks, base)
 
         def begin(state: TrainState, fresh: jax.Array) -> TrainState:
-            zero = jax.tree.map(lambda s, z: jnp.where(fresh, z, s), state.sums, no_sums())
+            zero = jax.tree.map(
+                lambda s, z: jnp.where(fresh, z, s), state.sums, no_sums(problem.task)
+            )
             observed = new_epoch(program.online, state.observed, fresh)
             return state._replace(sums=zero, observed=observed)
 
@@ -175,12 +178,15 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
     hasty: Any = {"xla_backend_optimization_level": 0} if on_cpu else None
     compiled_init = jit_init.lower(*first).compile(hasty)
     state_shape = state_shapes(jax.eval_shape(jit_init, *first), states, mesh)
-    arrays_shape, orders_shape, part_shape = feed.shapes()
+    arrays_shape, orders_shape, parts_shape = feed.shapes()
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
     compiled_train = jit_train.lower(
         state_shape, hyper, slots, arrays_shape, orders_shape, slots, slots, used, number, number
     ).compile()
-    compiled_test = jit_test.lower(state_shape, hyper, part_shape).compile()
+    compiled_tests = {
+        split: jit_test.lower(state_shape, hyper, shape).compile()
+        for split, shape in parts_shape.items()
+    }
     seconds = time.perf_counter() - started
 
     def run_init(lanes: Lanes) -> TrainState:
@@ -208,10 +214,13 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
             fresh = np.zeros(size, bool)
         return state
 
-    def run_test(state: TrainState, lanes: Lanes) -> evaluation.Evaluation:
-        hyper = put(lanes.hyper, sharded)
-        parts = (compiled_test(state, hyper, part) for part in feed.rounds())
-        return evaluation.means(functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts))
+    def run_test(state: TrainState, lanes: Lanes) -> dict[str, evaluation.Evaluation]:
+        hyper, found = put(lanes.hyper, sharded), {}
+        for split, compiled in compiled_tests.items():
+            parts = (compiled(state, hyper, part) for part in feed.rounds(split))
+            total = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts)
+            found[split] = evaluation.means(total)
+        return found
 
     return Engine(
         placed=placed,
@@ -223,7 +232,9 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
         strategy=strategy,
         online=program.online,
         compile_seconds=seconds,
-        bytes_per_device=max(map(_bytes, (compiled_init, compiled_train, compiled_test))),
+        bytes_per_device=max(
+            map(_bytes, (compiled_init, compiled_train, *compiled_tests.values()))
+        ),
         most_ticks=feed.most_ticks,
         close=feed.close,
     )

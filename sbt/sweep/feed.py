@@ -68,8 +68,9 @@ class Feed(Protocol):
     most_ticks: int
     in_flight: int
 
-    def shapes(self) -> tuple[Any, Any, Round]:
-        """Shapes of arrays and orders of a piece, and of a round, with their shardings."""
+    def shapes(self) -> tuple[Any, Any, dict[str, Round]]:
+        """Shapes of arrays and orders of a piece, and of a round of each split that is evaluated,
+        with their shardings."""
 
     def piece(self, epochs: Sequence[int], first: int, ticks: int) -> Piece:
         """What the next ticks read, or as many of them as are at hand.
@@ -80,8 +81,8 @@ class Feed(Protocol):
           ticks: wanted.
         """
 
-    def rounds(self) -> Iterator[Round]:
-        """The whole test split, once."""
+    def rounds(self, split: str) -> Iterator[Round]:
+        """The whole split, once."""
 
     def close(self) -> None:
         """Ends what runs in the background; a further call would start it again."""
@@ -137,17 +138,26 @@ class Resident:
         self._length = problem.num_examples, cohort.tick - 1
         seeds = seeds_of(cohort)
         self._keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
-        indices, weights = eval_batches(
-            problem.dataset.test_examples, evaluation_batch, multiple=cohort.sharding.devices
-        )
-        self._round = Round(self._arrays, *put((indices, weights), self._everywhere))
+        sizes = {"test": problem.dataset.test_examples}
+        if held_out := problem.dataset.validation_examples:
+            sizes["validation"] = held_out
+        self._rounds = {
+            split: Round(
+                self._arrays.tested_on(split),
+                *put(
+                    eval_batches(size, min(evaluation_batch, size), cohort.sharding.devices),
+                    self._everywhere,
+                ),
+            )
+            for split, size in sizes.items()
+        }
         self._epochs: list[int] = []
         self._orders = self._keys  # of no epoch yet
 
-    def shapes(self) -> tuple[Any, Any, Round]:
+    def shapes(self) -> tuple[Any, Any, dict[str, Round]]:
         shape = self.in_flight * len(self._keys), sum(self._length)
         orders = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=self._everywhere)
-        return self._arrays, orders, self._round
+        return self._arrays, orders, self._rounds
 
     def piece(self, epochs: Sequence[int], first: int, ticks: int) -> Piece:
         del first
@@ -159,8 +169,8 @@ class Resident:
             self._epochs, self._orders = epochs, put(orders, self._everywhere)
         return Piece(self._arrays, self._orders, 0, ticks)
 
-    def rounds(self) -> Iterator[Round]:
-        yield self._round
+    def rounds(self, split: str) -> Iterator[Round]:
+        yield self._rounds[split]
 
     def close(self) -> None:
         pass
@@ -212,7 +222,7 @@ class Streamed:
         )
         self._tested = 0
 
-    def shapes(self) -> tuple[Any, Any, Round]:
+    def shapes(self) -> tuple[Any, Any, dict[str, Round]]:
         like: Any = jax.ShapeDtypeStruct
         weights = like(self._indices.shape, jnp.float32, sharding=self._everywhere)
         train, test = (self._split_shapes(a.size) for a in (self._orders, self._indices))
@@ -220,18 +230,19 @@ class Streamed:
         return (
             Arrays(train, NO_SPLIT, mean, std),
             self._orders,
-            Round(Arrays(NO_SPLIT, test, mean, std), self._indices, weights),
+            {"test": Round(Arrays(NO_SPLIT, test, mean, std), self._indices, weights)},
         )
 
     def _split_shapes(self, count: int) -> Split:
         shape: Any = functools.partial(jax.ShapeDtypeStruct, sharding=self._everywhere)
         numbers = shape((count,), jnp.int32)
-        return Split(shape((count, *self._image), jnp.uint8), numbers, numbers)
+        images = shape((count, *self._image), jnp.uint8)
+        return Split({"x": images, "label": numbers}, numbers)
 
     def _on_devices(self, window: Any) -> Split:
         """Rows of the seeds one behind the other."""
-        flat = [part.reshape(-1, *part.shape[2:]) for part in window]
-        return Split(*put(flat, self._everywhere))
+        images, labels, numbers = (part.reshape(-1, *part.shape[2:]) for part in window)
+        return put(Split({"x": images, "label": labels}, numbers), self._everywhere)
 
     def piece(self, epochs: Sequence[int], first: int, ticks: int) -> Piece:
         (epoch,) = epochs
@@ -241,12 +252,13 @@ class Streamed:
         arrays = Arrays(split, NO_SPLIT, *self._moments)
         return Piece(arrays, self._orders, begin - epoch * self._examples, min(ticks, at_hand))
 
-    def rounds(self) -> Iterator[Round]:
+    def rounds(self, split: str) -> Iterator[Round]:
+        assert split == "test"
         # The test split goes round and round, so that the next evaluation is begun already.
         for weights in self._weights:
-            _, split = self._test.at(self._tested)
+            _, window = self._test.at(self._tested)
             self._tested += self._indices.size
-            arrays = Arrays(NO_SPLIT, split, *self._moments)
+            arrays = Arrays(NO_SPLIT, window, *self._moments)
             yield Round(arrays, self._indices, put(weights, self._everywhere))
 
     def close(self) -> None:

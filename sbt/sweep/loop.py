@@ -53,7 +53,9 @@ class Loop:
         self.records, self.number, self.fitted, self.observer = records, number, fitted, observer
         self.engine, self.cohort = fitted.engine, fitted.engine.placed.cohort
         self.labels = records.arrangement.labels[number]
-        self.classes = self.engine.placed.problem.dataset.num_classes
+        self.task = self.engine.placed.problem.task
+        held_out = self.engine.placed.problem.dataset.validation_examples
+        self.tested = ("test", "validation") if held_out else ("test",)
         lanes, rows = self.engine.lanes, self.engine.placed.rows
         in_flight = self.engine.in_flight
         self.saved, slots = saved, None
@@ -162,20 +164,19 @@ class Loop:
         """One host round trip: the metrics of an epoch, of the lanes that are at its end."""
         due = self._evaluated(epoch)
         evaluation = self.engine.evaluate(state, self.lanes) if due else None
-        sums, diverged_at, consumed, test = fetch(
+        sums, diverged_at, consumed, evaluation = fetch(
             (state.sums, state.diverged_at, state.examples, evaluation)
         )
         for lane in lanes:
             seen = max(float(sums.examples[lane]), 1.0)
-            values = {
-                "train_loss": float(sums.loss[lane]) / seen,
-                "train_accuracy": float(sums.correct[lane]) / seen,
-            }
-            if test is not None:
-                values["test_loss"] = float(test.loss[lane])
-                values["test_accuracy"] = float(test.accuracy[lane])
+            means = {"loss": sums.loss, **sums.metrics}
+            values = self._told("train", {n: float(v[lane]) / seen for n, v in means.items()})
+            for split, found in (evaluation or {}).items():
+                means = {"loss": found.loss, **found.metrics}
+                values |= self._told(split, {n: float(v[lane]) for n, v in means.items()})
             at = int(diverged_at[lane])
-            if at < 0 and not np.isfinite(values.get("test_loss", 0.0)):
+            losses = [values[f"{split}_loss"] for split in evaluation or ()]
+            if at < 0 and not np.all(np.isfinite(losses)):
                 at = int(consumed[lane])  # by its last update: no training loss has seen that yet
             self._write(int(self.slots.members[lane]), epoch, values, at)
         observed = jax.tree.map(lambda leaf: leaf[lanes], fetch(state.observed))
@@ -190,6 +191,11 @@ class Loop:
         if last or (epoch + 1) % self.cohort.config.measure.every == 0:
             self._measure(state, epoch + 1, lanes)
 
+    def _told(self, split: str, means: Mapping[str, float]) -> dict[str, float]:
+        """What is told of a split, by curve."""
+        told = self.task.told
+        return {f"{split}_{name}": told[name].result(mean, split) for name, mean in means.items()}
+
     def _write(self, member: int, epoch: int, values: dict[str, float], at: int) -> None:
         """One epoch of one run; ``at``: examples until it diverged, or -1."""
         self.records.recorder.record(
@@ -198,7 +204,7 @@ class Loop:
             values,
             diverged=at / self.cohort.facts.num_examples if at >= 0 else np.nan,
             last=epoch + 1 == self.cohort.config.epochs,
-            chance=1 / self.classes,
+            chance=self.task.score.diverged,
         )
 
     def _fill_in(
@@ -208,9 +214,8 @@ class Loop:
         total = self.cohort.config.epochs
         for lane, at in zip(lanes, fetch(state.diverged_at)[lanes], strict=True):
             for epoch in range(epochs[lane], total):
-                names = ["train_loss", "train_accuracy"]
-                if self._evaluated(epoch):
-                    names += ["test_loss", "test_accuracy"]
+                splits = ["train", *self.tested] if self._evaluated(epoch) else ["train"]
+                names = [f"{split}_{name}" for split in splits for name in self.task.told]
                 self._write(int(members[lane]), epoch, dict.fromkeys(names, 0.0), int(at))
                 for online in self.engine.online:
                     found = jax.vmap(online.summary)(

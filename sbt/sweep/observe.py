@@ -20,6 +20,7 @@ from sbt.data import purpose_key
 from sbt.errors import UserError
 from sbt.measure.registry import MEASUREMENTS, Found, Subject, separate_in
 from sbt.measure.trees import is_float
+from sbt.models.check import zeros
 from sbt.nn.conv import Implementation, lane_friendly
 from sbt.parallel.mesh import LANE_AXIS, fetch, put
 from sbt.sweep.engine import EVALUATION_BATCH, PRECISE_BATCHES
@@ -28,7 +29,6 @@ from sbt.sweep.problem import Placed, make_program
 from sbt.sweep.strategy import Strategy, over_lanes
 from sbt.train import evaluate as evaluation
 from sbt.train import step
-from sbt.train.objective import cross_entropy, is_correct
 from sbt.train.state import Hyper
 
 # --- one run -------------------------------------------------------------------------------------
@@ -68,6 +68,7 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
     problem, cohort, on_cpu = placed.problem, placed.cohort, placed.platform == "cpu"
     params, stats, hyper, start = run
     config, model, n = cohort.config, problem.model, problem.num_examples
+    task = problem.task
     training = config.measure.mode == "training"
     usual = EVALUATION_BATCH[on_cpu and config.evaluate.statistics != "batch"]
     split = jnp.arange(min(config.measure.examples or n, n), dtype=jnp.int32)
@@ -84,26 +85,25 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
 
     def outputs(
         params: Any, batch: jax.Array, form: Implementation, training: bool
-    ) -> tuple[jax.Array, jax.Array]:
-        x, labels = problem.batches(arrays, batch, 0, hyper.key, True, augmented=False)
+    ) -> tuple[Any, Any]:
+        examples = problem.batches(arrays, batch, 0, hyper.key, True, augmented=False)
         key = jax.random.fold_in(dropout, batch[0]) if training else None
         with lane_friendly(form):
-            logits, _ = model.apply(params, stats, x, key, training)
-        return logits, labels
+            made, _ = model.apply(params, stats, examples["x"], key, training)
+        return made, examples
 
     def losses(params: Any, batch: jax.Array, form: Implementation) -> jax.Array:
-        return cross_entropy(*outputs(params, batch, form, training))
+        return task.loss.each(*outputs(params, batch, form, training))
 
-    def batch_metrics(batch: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits, labels = outputs(params, batch, usual_form, False)
-        return jnp.mean(cross_entropy(logits, labels)), jnp.mean(is_correct(logits, labels))
+    def batch_metrics(batch: jax.Array) -> dict[str, jax.Array]:
+        seen = outputs(params, batch, usual_form, False)
+        return {name: jnp.mean(metric.each(*seen)) for name, metric in task.told.items()}
 
     def initial() -> Any:
         if start is not None:
             return start
         example = problem.example()
-        x = jnp.zeros(example.shape, example.dtype)
-        return model.init(purpose_key(hyper.key, "init"), x)[0]
+        return model.init(purpose_key(hyper.key, "init"), zeros(example))[0]
 
     def example_loss(params: Any, example: jax.Array) -> jax.Array:
         if cohort.facts.batch_statistics and (training or config.evaluate.statistics == "batch"):
@@ -124,6 +124,7 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
         batch_loss=lambda params, batch: jnp.mean(losses(params, batch, usual_form)),
         example_loss=example_loss,
         batch_metrics=batch_metrics,
+        told=task.told,
         split=split,
         batch=min(config.measure.batch or config.evaluate.batch or usual, len(split)),
         where=config.measure.where or None,

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from sbt import config as configs
 from sbt import fingerprint
 from sbt.checks import validate
-from sbt.errors import UserError
+from sbt.errors import UserError, shown
 from sbt.measure.registry import separate_in
 from sbt.optim import foreign
 from sbt.parallel.mesh import make_mesh, prepare_devices
@@ -74,6 +74,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
         config = configs.for_own_rule(config)
     config = configs.complete(config)
     _check_replaced(config, parts)
+    _check_own(config, parts)
     varied = [axis for axis, values in config.sweep.items() if values is not None]
     if {*varied, *config.follow} & set(BATCHES):
         # The default of one batch size need not suit another's axis: the grid checks the pairs.
@@ -93,6 +94,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
         make_program(problem, cohort, "stock")
         feed.check(problem, cohort, measured=bool(separate_in(cohort.config)))
         observe.check(Placed(cohort, problem, mesh, None))
+    _check_score(cohorts, builder)
     _check_online(config, cohorts)
     _check_statistics(config, grid, any(c.facts.batch_statistics for c in cohorts))
     return Sweep(config, grid, cohorts, builder, mesh, _fingerprint(parts, cohorts[0], builder))
@@ -104,11 +106,15 @@ def _fingerprint(parts: Parts, cohort: Cohort, builder: Builder) -> dict[str, An
     if parts.module is not None:
         problem = builder.problem(cohort.config)
         module = fingerprint.of_module(parts.module, problem.model, problem.example())
-    return {
+    found = {
         "module": module,
         "rule": None if parts.rule is None else fingerprint.of_rule(parts.rule),
         "data": fingerprint.of_data(builder.datasets, own=parts.dataset is not None),
     }
+    for name in ("loss", "schedule"):
+        if (function := getattr(parts, name)) is not None:
+            found[name] = fingerprint.of_rule(function)
+    return found
 
 
 def _check_replaced(config: ConfigDict, parts: Parts) -> None:
@@ -144,6 +150,32 @@ def _check_replaced(config: ConfigDict, parts: Parts) -> None:
                     f"= {value!r} has no effect: module= replaces config.model",
                     "leave it out, and set it in your module",
                 )
+
+
+def _check_own(config: ConfigDict, parts: Parts) -> None:
+    """Refuses settings beside the user's own loss or schedule, which replaces them."""
+    for part, section, still in (("loss", "task", "auto"), ("schedule", "schedule", "constant")):
+        function = getattr(parts, part)
+        if function is None:
+            continue
+        if not callable(function):
+            remedy = "give a function; see sbt.run"
+            raise UserError(part, f"{shown(function)} is not a function", remedy)
+        name = config[section].name
+        if name != still or config.sweep.get(section) is not None:
+            problem = f"{name!r} has no effect: {part}= replaces it"
+            raise UserError(f"config.{section}.name", problem, f"leave it out, or {part}=")
+
+
+def _check_score(cohorts: Sequence[Cohort], builder: Builder) -> None:
+    """Refuses a grid whose runs have different scores: they could not be ranked."""
+    scores = {builder.problem(c.config, c.synchronous).task.score.name for c in cohorts}
+    if len(scores) > 1:
+        raise UserError(
+            "config.task.score",
+            f"the runs of the grid have different ones ({', '.join(sorted(scores))})",
+            "choose one that all data sets have, or train them in sweeps of their own",
+        )
 
 
 def _check_online(config: ConfigDict, cohorts: Sequence[Cohort]) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from sbt.sweep.fit import fit, peak_memory, process_memory, time_ticks
 from sbt.sweep.prepare import Sweep, prepare
 from sbt.sweep.problem import Parts
 from sbt.sweep.progress import si
+from sbt.tasks.base import PerExample
 from sbt.text import one_line, roughly
 
 # Passes times lanes in each; memory per device.
@@ -65,6 +66,9 @@ def preview(
     module: Any = None,
     dataset: Dataset | None = None,
     rule: foreign.MakeRule | None = None,
+    loss: PerExample | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    schedule: Any = None,
 ) -> list[CohortPreview]:
     """Plans, compiles and times every cohort for a moment; trains nothing.
 
@@ -74,12 +78,17 @@ def preview(
       module: as for ``sbt.run``.
       dataset: as for ``sbt.run``.
       rule: as for ``sbt.run``.
+      loss: as for ``sbt.run``.
+      metrics: as for ``sbt.run``.
+      schedule: as for ``sbt.run``.
 
     Raises:
       UserError: what ``sbt.run`` would refuse.
     """
     with foreign.known(rule):
-        return _previews(prepare(config, Parts(module, dataset, rule)), note)
+        return _previews(
+            prepare(config, Parts(module, dataset, rule, loss, metrics, schedule)), note
+        )
 
 
 def _previews(sweep: Sweep, note: Callable[[str], None]) -> list[CohortPreview]:

@@ -27,6 +27,7 @@ from sbt.optim import RULES
 from sbt.parallel.mesh import DATA_AXIS, LANE_AXIS, put
 from sbt.schedules import BATCH_SCHEDULES, MOMENTUM_SCHEDULES, NOISE, SCHEDULES
 from sbt.sweep.cohort import Cohort, ModelFacts
+from sbt.tasks.base import TASKS, Examples, Task, own_task, rank
 from sbt.train.extras import EXTRAS, FUNCTIONS
 from sbt.train.gradient import Objective, gradients
 from sbt.train.objective import OBJECTIVES, SAMPLES, Batch
@@ -43,11 +44,17 @@ class Parts:
       module: a Flax module (Linen, or NNX: see :func:`sbt.models.adapter.as_model`).
       dataset: arrays, see :func:`sbt.data.from_arrays`.
       rule: an update rule, see :mod:`sbt.optim.foreign`.
+      loss: of each example, ``(outputs, examples) -> (n,)``.
+      metrics: what else is told, functions likewise (or :class:`sbt.tasks.Metric`), by name.
+      schedule: of the learning rate, progress to a multiplier.
     """
 
     module: Any = None
     dataset: Dataset | None = None
     rule: Any = None
+    loss: Any = None
+    metrics: Any = None
+    schedule: Any = None
 
     def checked(self) -> "Parts":
         """With the arrays as training needs them.
@@ -71,12 +78,16 @@ class Problem:
       arrays: what goes to the device.
       batches: the input pipeline.
       model: pure functions.
+      task: what the model learns.
+      schedule: the user's own, of the learning rate; None: that of the config.
     """
 
     dataset: Dataset
     arrays: Any
-    batches: Callable[..., tuple[jax.Array, jax.Array]]
+    batches: Callable[..., Examples]
     model: Model
+    task: Task
+    schedule: Any = None
 
     @property
     def streamed(self) -> bool:
@@ -87,14 +98,18 @@ class Problem:
     def num_examples(self) -> int:
         return self.dataset.train_examples
 
-    def example(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of a batch of one input."""
+    def examples(self, count: int = 1) -> Any:
+        """Shapes and dtypes of a batch of so many examples."""
         return jax.eval_shape(
             lambda arrays: self.batches(
-                arrays, jnp.zeros((1,), jnp.int32), 0, jax.random.key(0), True
-            )[0],
+                arrays, jnp.zeros((count,), jnp.int32), 0, jax.random.key(0), True
+            ),
             self.arrays,
         )
+
+    def example(self) -> Any:
+        """Shape and dtype of a batch of one input."""
+        return self.examples()["x"]
 
     def params(self) -> Any:
         """Shapes of the weights."""
@@ -207,7 +222,25 @@ class Builder:
         if key not in self._pipelines:
             self._pipelines[key] = make_pipeline(dataset, config.data, dtype)
         model = self._model(config, dataset, dtype, synchronous)
-        return Problem(dataset, *self._pipelines[key], model)
+        task, schedule = self._task(config, dataset), self._schedule()
+        return Problem(dataset, *self._pipelines[key], model, task, schedule)
+
+    def _task(self, config: ConfigDict, dataset: Dataset) -> Task:
+        """What is learned: that of the config, or the user's own loss and metrics."""
+        loss, metrics = self.parts.loss, self.parts.metrics
+        chosen = TASKS.configured(config.task)
+        if loss is None and metrics is None:
+            return chosen(dataset.facts)
+        made = None if loss is not None else chosen(dataset.facts, score=None, direction=None)
+        return rank(own_task(made, loss, metrics), config.task.score, config.task.direction)
+
+    def _schedule(self) -> Any:
+        """The user's own schedule, as a choice like any other."""
+        if self.parts.schedule is None:
+            return None
+        own = SCHEDULES.alike()
+        own.register("own")(self.parts.schedule)
+        return own["own"]
 
     def _model(self, config: ConfigDict, dataset: Dataset, dtype: Any, synchronous: bool) -> Model:
         axis = DATA_AXIS if synchronous else None
@@ -241,7 +274,7 @@ class Builder:
         return as_model(
             build_model(
                 fields,
-                num_classes=dataset.num_classes,
+                num_classes=outputs_of(dataset),
                 bn_batch=b,
                 dtype=dtype,
                 bn_axis_name=axis,
@@ -251,33 +284,60 @@ class Builder:
     def facts(self, config: ConfigDict) -> ModelFacts:
         """What planning needs to know; nothing is compiled."""
         key = configs.to_json(
-            [config.model, config.data, config.engine, config.evaluate.statistics, config.bn_batch]
+            [
+                config.model,
+                config.data,
+                config.task,
+                config.engine,
+                config.evaluate.statistics,
+                config.bn_batch,
+            ]
         )
         if key not in self._facts:
             problem = self.problem(config)
-            classes, batch = problem.dataset.num_classes, 2 * (config.bn_batch or 4)
-            check_model(problem.model, problem.example(), classes, batch, self.parts.module)
+            batch = 2 * (config.bn_batch or 4)
+            if batch == problem.dataset.num_classes:
+                batch *= 2  # so that axes exchanged show
+            check_model(problem.model, problem.examples(), problem.task, batch, self.parts.module)
             self._facts[key] = model_facts(problem, config.bn_batch or 8)
         return self._facts[key]
+
+
+def outputs_of(dataset: Dataset) -> int:
+    """How many outputs a built-in model gives for an example: classes, or components of a target.
+
+    Raises:
+      UserError: the data set says neither.
+    """
+    if dataset.num_classes is not None:
+        return dataset.num_classes
+    target = dataset.train.get("target")
+    if target is None or target.ndim != 2:
+        raise UserError(
+            "config.model.name",
+            "the examples have neither classes nor targets of shape (N, d), so that nothing says "
+            "how many outputs the model needs",
+            "pass a module of your own (module=), or give targets a second axis",
+        )
+    return int(target.shape[1])
 
 
 def model_facts(problem: Problem, batch: int) -> ModelFacts:
     """Facts of a model from its shapes and its lowered gradient (not compiled)."""
     key = jax.random.key(0)
-    example = problem.example()
-    params, stats = jax.eval_shape(problem.model.init, key, example)
-    x = jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
-    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    objective = Objective(problem.model, "stock")
+    examples = problem.examples(batch)
+    params, stats = jax.eval_shape(problem.model.init, key, problem.example())
+    objective = Objective(problem.model, problem.task, "stock")
 
-    def step(params: Any, stats: Any, x: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
-        batch = Batch(x, labels, key, jnp.zeros(()))
+    def step(params: Any, stats: Any, examples: Any, key: jax.Array) -> Any:
+        batch = Batch(examples, key, jnp.zeros(()))
         return gradients(objective, Hyper(key, 0, 0.0), params, stats, batch)
 
     def draws(key: jax.Array) -> Any:
-        return problem.model.apply(zeros(params), zeros(stats), zeros(x), key, True)[0]
+        x = zeros(examples["x"])
+        return problem.model.apply(zeros(params), zeros(stats), x, key, True)[0]
 
-    cost = jax.jit(step).lower(params, stats, x, labels, key).cost_analysis() or {}
+    cost = jax.jit(step).lower(params, stats, examples, key).cost_analysis() or {}
     leaves = jax.tree.leaves(params)
     return ModelFacts(
         parameters=int(sum(np.prod(p.shape) for p in leaves)),
@@ -344,6 +404,7 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
         )
     objective = Objective(
         model=problem.model,
+        task=problem.task,
         convolution=convolution,
         wrapper=OBJECTIVES.configured(config.objective),
         sample=SAMPLES.configured(config.sample),
@@ -354,7 +415,7 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
     return Program(
         objective=objective,
         make_transform=lambda learning_rate, numbers: rule(learning_rate, **numbers),
-        schedules=_schedules(cohort, rule),
+        schedules=_schedules(problem, cohort, rule),
         batches=with_copies(problem.batches, copies),
         num_examples=problem.num_examples,
         total_examples=cohort.total_examples,
@@ -381,7 +442,7 @@ def _online(problem: Problem, cohort: Cohort) -> tuple[Online, ...]:
     return tuple(MEASUREMENTS[name].make(setting) for name in names)
 
 
-def _schedules(cohort: Cohort, rule: Choice) -> Schedules:
+def _schedules(problem: Problem, cohort: Cohort, rule: Choice) -> Schedules:
     """The schedules of a cohort."""
     config = cohort.config
     name, noise = config.momentum_schedule.name, config.noise.name
@@ -405,7 +466,7 @@ def _schedules(cohort: Cohort, rule: Choice) -> Schedules:
     return Schedules(
         micro_batch=cohort.examples_per_tick,
         lr_scaling=config.lr_scaling,
-        learning_rate=SCHEDULES.configured(config.schedule),
+        learning_rate=problem.schedule or SCHEDULES.configured(config.schedule),
         batch=BATCH_SCHEDULES.configured(config.batch_schedule),
         momentum=MOMENTUM_SCHEDULES.configured(config.momentum_schedule),
         noise=NOISE.configured(config.noise),

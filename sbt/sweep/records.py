@@ -152,7 +152,7 @@ def open_records(
     recorder = results.Recorder(
         sweep.grid.axes,
         epochs=max(cohort.config.epochs for cohort in sweep.cohorts),
-        chance=1.0 / dataset.num_classes,
+        chance=1.0 / (dataset.num_classes or 1),
         last_epochs=config.report.last_epochs,
         attrs={
             "name": config.name,

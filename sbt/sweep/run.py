@@ -34,6 +34,7 @@ from sbt.sweep.progress import Progress, chosen_progress, si
 from sbt.sweep.records import Records, open_records
 from sbt.sweep.slots import epoch_ends, plan_of
 from sbt.sweep.weights import starting
+from sbt.tasks.base import PerExample
 
 __all__ = ["Interrupted", "run"]
 
@@ -45,6 +46,9 @@ def run(
     module: Any = None,
     dataset: Dataset | None = None,
     rule: foreign.MakeRule | None = None,
+    loss: PerExample | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    schedule: Any = None,
     start: Any = None,
     progress: Progress | bool | None = None,
 ) -> xr.Dataset:
@@ -56,10 +60,19 @@ def run(
       workdir: keeps results and checkpoints there; the same call again goes on where it was, or, if
         all is done, only reads. None: nothing is written.
       module: your own Flax module instead of ``config.model`` (see ``sbt.models.adapter``).
-      dataset: your own arrays (``sbt.data.from_arrays``) instead of ``config.data.name``.
+      dataset: your own arrays (``sbt.from_arrays``) or any other examples (``sbt.from_examples``)
+        instead of ``config.data.name``.
       rule: your own update rule instead of ``config.rule``: a function of the learning rate (and of
         hyperparameters with defaults, which can be swept) that gives an optax transformation, such
         as ``optax.sgd``. Hyperparameters come from ``config.rule``, by name.
+      loss: your own loss instead of that of ``config.task``: ``(outputs, examples) -> (n,)``, one
+        number for each of the n examples, where ``outputs`` is what the module gives for
+        ``examples["x"]``. It ranks the runs, lower being better, unless ``config.task.score`` names
+        a metric and ``config.task.direction`` says which way.
+      metrics: functions likewise, by name, which are told beside the loss (and beside the metrics
+        of ``config.task``, without a loss of your own); or :class:`sbt.tasks.Metric`, with units.
+      schedule: your own schedule of the learning rate instead of ``config.schedule``: a function of
+        progress, traced, in [0, 1], that gives a multiplier.
       start: weights that all runs start from instead of random ones, as :func:`sbt.load_weights`
         gives them, or params alone; ``config.start`` names a work directory instead, see
         :func:`sbt.sweep.weights.starting`. What a directory was made with is given again to resume.
@@ -67,8 +80,9 @@ def run(
         standard error; False: silent.
 
     Returns:
-      A dataset over the swept axes and ``epoch``, with ``train_loss``, ``train_accuracy``,
-      ``test_loss`` and ``test_accuracy``; and over the axes alone ``accuracy`` (median over the
+      A dataset over the swept axes and ``epoch``, with ``train_loss`` and ``test_loss`` and a pair
+      for every metric of the task, such as ``train_accuracy`` and ``test_accuracy``; and over the
+      axes alone the score, ``accuracy`` or whatever ``attrs["score"]`` names (median over the
       evaluations in the last epochs), ``diverged``, ``diverged_epoch`` and ``epochs_done``.
 
     Raises:
@@ -77,7 +91,8 @@ def run(
     """
     directory = None if workdir is None else directory_of(workdir)
     with telling_memory(), foreign.known(rule):
-        sweep = starting(prepare(config, Parts(module, dataset, rule)), start)
+        parts = Parts(module, dataset, rule, loss, metrics, schedule)
+        sweep = starting(prepare(config, parts), start)
         shown = chosen_progress(progress)
         if directory is None:
             return _train(sweep, None, shown)
@@ -92,7 +107,7 @@ def run(
         if late:
             measure_runs(
                 directory, {"names": tuple(late)}, module=module, dataset=dataset, rule=rule,
-                progress=shown,
+                loss=loss, metrics=metrics, schedule=schedule, progress=shown,
             )  # fmt: skip
         with directories.locked(
             directory, sweep.config, agree, parts=sweep.parts, known=kept

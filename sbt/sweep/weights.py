@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -16,6 +15,7 @@ from sbt import workdir as directories
 from sbt.checkpoint import is_part, labels_of
 from sbt.errors import UserError, nearest, shown
 from sbt.files import directory_of
+from sbt.models.check import zeros
 from sbt.optim import foreign
 from sbt.sweep.arrangement import name_of, places_of
 from sbt.sweep.grid import Grid, Run, axes_of, make_grid
@@ -320,8 +320,7 @@ def _fitted(weights: Weights, problem: Problem, field: str) -> Weights:
     key, example = jax.random.key(0), problem.example()
     params, stats = jax.eval_shape(problem.model.init, key, example)
     if weights.stats is None and jax.tree.leaves(stats):
-        x = jnp.zeros(example.shape, example.dtype)
-        weights = weights._replace(stats=jax.jit(problem.model.init)(key, x)[1])
+        weights = weights._replace(stats=jax.jit(problem.model.init)(key, zeros(example))[1])
     return Weights(
         _like(weights.params, params, field, "weights"),
         _like(weights.stats, stats, field, "statistics"),

@@ -1,5 +1,6 @@
-"""Loss and accuracy of a run over a whole split, and batch statistics made anew for it."""
+"""Loss and metrics of a run over a whole split, and batch statistics made anew for it."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,16 +9,16 @@ from jax import lax
 
 from sbt.data.order import purpose_key
 from sbt.nn.conv import lane_friendly
-from sbt.train.objective import is_correct
-from sbt.train.state import Hyper, Sums, TrainState
+from sbt.tasks.base import PerExample
+from sbt.train.state import Hyper, Sums, TrainState, no_sums
 from sbt.train.step import Program
 
 
 class Evaluation(NamedTuple):
     """Means over a split."""
 
-    loss: jax.Array  # shape=(), nats
-    accuracy: jax.Array  # shape=(), fraction
+    loss: jax.Array  # shape=()
+    metrics: Mapping[str, jax.Array]  # each shape=()
 
 
 def evaluate(
@@ -41,29 +42,32 @@ def evaluate(
     Returns:
       Sums, so that parts of a split add up; :func:`means` makes means of them.
     """
+    model, task = program.objective.model, program.objective.task
     examples = jnp.sum(weights)
     count = indices.shape[0] // program.sharding.devices
     indices, weights = (program.sharding.own_rows(a) for a in (indices, weights))
 
-    def batch(i: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        x, labels = program.batches(arrays, indices[i], 0, None, False)
+    def batch(i: jax.Array, sums: Sums) -> Sums:
+        batch = program.batches(arrays, indices[i], 0, None, False)
         with lane_friendly(program.objective.convolution):
-            logits, _ = program.objective.model.apply(state.params, state.stats, x, None, False)
-        # A padded example may have a loss that is not finite; zero times it would not be zero.
-        loss = jnp.where(weights[i] > 0, program.objective.loss(logits, labels), 0.0).astype(
-            jnp.float32
-        )
-        correct = is_correct(logits, labels) * weights[i]
-        return sums[0] + jnp.sum(loss), sums[1] + jnp.sum(correct)
+            outputs, _ = model.apply(state.params, state.stats, batch["x"], None, False)
 
-    zero = jnp.zeros((), jnp.float32)
-    loss, correct = program.sharding.sum(lax.fori_loop(0, count, batch, (zero, zero)))
-    return Sums(loss, correct, examples)
+        def summed(total: jax.Array, each: PerExample) -> jax.Array:
+            # A padded example may have a value that is not finite; zero times it would not be zero.
+            values = jnp.where(weights[i] > 0, each(outputs, batch), 0.0)
+            return total + jnp.sum(values.astype(jnp.float32))
+
+        metrics = {n: summed(sums.metrics[n], metric.each) for n, metric in task.metrics.items()}
+        return Sums(summed(sums.loss, task.loss.each), metrics, sums.examples)
+
+    sums = program.sharding.sum(lax.fori_loop(0, count, batch, no_sums(task)))
+    return sums._replace(examples=examples)
 
 
 def means(sums: Sums) -> Evaluation:
     """Means of what was summed."""
-    return Evaluation(sums.loss / sums.examples, sums.correct / sums.examples)
+    metrics = {name: total / sums.examples for name, total in sums.metrics.items()}
+    return Evaluation(sums.loss / sums.examples, metrics)
 
 
 def precise_statistics(
@@ -83,11 +87,11 @@ def precise_statistics(
     def moved(stats: Any, i: jax.Array) -> Any:
         indices = i * program.micro_batch + jnp.arange(program.micro_batch, dtype=jnp.int32)
         indices = program.sharding.own(indices)
-        x, _ = program.batches(
+        examples = program.batches(
             arrays, indices % program.num_examples, 0, hyper.key, True, augmented=False
         )
         with lane_friendly(program.objective.convolution):
-            _, new = program.objective.model.apply(state.params, stats, x, key, True)
+            _, new = program.objective.model.apply(state.params, stats, examples["x"], key, True)
         return new
 
     def add(i: jax.Array, total: Any) -> Any:

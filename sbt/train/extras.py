@@ -11,6 +11,7 @@ import optax
 from sbt.optim.base import l2_norm
 from sbt.optim.curvature import hutchinson_diagonal
 from sbt.optim.layerwise import mean_example_norms
+from sbt.tasks.base import Examples
 from sbt.train.objective import Batch
 from sbt.train.shards import Sharding
 
@@ -75,11 +76,10 @@ def _example_norms(seen: Seen) -> Any:
     if jax.tree.leaves(seen.stats):
         return jax.tree.map(l2_norm, seen.grads)
 
-    def loss(params: Any, examples: tuple[jax.Array, jax.Array]) -> jax.Array:
-        x, labels = examples
-        return seen.loss(params, seen.batch._replace(x=x, labels=labels))
+    def loss(params: Any, examples: Examples) -> jax.Array:
+        return seen.loss(params, seen.batch._replace(examples=examples))
 
-    return mean_example_norms(loss, seen.params, (seen.batch.x, seen.batch.labels))
+    return mean_example_norms(loss, seen.params, dict(seen.batch.examples))
 
 
 def _hessian_diagonal(seen: Seen) -> Any:

@@ -11,17 +11,15 @@ import jax.numpy as jnp
 from sbt.models.adapter import Model
 from sbt.nn.conv import Implementation, lane_friendly
 from sbt.optim.sample_rule import accumulated_gradient
+from sbt.tasks.base import Examples, Task
 from sbt.train import extras
 from sbt.train.objective import (
     OBJECTIVES,
     SAMPLES,
     Batch,
-    ExampleLoss,
     Loss,
     Sample,
     batch_loss,
-    cross_entropy,
-    is_correct,
     sample_weights,
 )
 from sbt.train.shards import ONE_DEVICE, Sharding
@@ -44,14 +42,18 @@ class Averages(NamedTuple):
     extras: dict[str, Any]
 
 
+# Averages, mean loss, sums of the metrics.
+Found = tuple[Averages, jax.Array, dict[str, jax.Array]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """What is minimised, and on which examples of a batch.
 
     Attributes:
       model: pure ``init`` and ``apply``.
+      task: the loss of an example, and its metrics.
       convolution: implementation that every ``nn.Conv`` of the model runs.
-      loss: of each example.
       wrapper: one of :data:`sbt.train.objective.OBJECTIVES`, with its options.
       sample: one of :data:`sbt.train.objective.SAMPLES`, with its options.
       pieces: micro-batches that a tick is evaluated in, where it holds a whole SGD batch.
@@ -60,16 +62,16 @@ class Objective:
     """
 
     model: Model
+    task: Task
     convolution: Implementation = "direct"
-    loss: ExampleLoss = cross_entropy
     wrapper: Callable[..., Loss] = OBJECTIVES["standard"]
     sample: Callable[..., Any] = SAMPLES["all"]
     pieces: int = 1
     needs: frozenset[str] = frozenset()
     sharding: Sharding = ONE_DEVICE
 
-    def forward(self, params: Any, stats: Any, x: jax.Array, key: jax.Array) -> Any:
-        """Logits and new statistics, in training."""
+    def forward(self, params: Any, stats: Any, x: Any, key: jax.Array) -> Any:
+        """Outputs and new statistics, in training."""
         with lane_friendly(self.convolution):
             return self.model.apply(params, stats, x, key, True)
 
@@ -79,16 +81,21 @@ class Objective:
 
     def of(self, hyper: Hyper) -> Loss:
         """The loss of a batch, for one lane's hyperparameters."""
-        return self.wrapper(batch_loss(self.loss, self.sample_of(hyper)), **hyper.objective)
+        return self.wrapper(
+            batch_loss(self.task.loss.each, self.sample_of(hyper)), **hyper.objective
+        )
 
 
-def gradients(
-    objective: Objective, hyper: Hyper, params: Any, stats: Any, batch: Batch
-) -> tuple[Averages, jax.Array, jax.Array]:
-    """Mean gradient, new statistics and extras; mean loss; number of correct answers.
+def _summed(task: Task, outputs: Any, examples: Examples) -> dict[str, jax.Array]:
+    """Sums of the metrics over the examples."""
+    return {name: jnp.sum(each.each(outputs, examples)) for name, each in task.metrics.items()}
 
-    The loss that is returned is the objective's, over the examples that count; correct answers are
-    counted over all.
+
+def gradients(objective: Objective, hyper: Hyper, params: Any, stats: Any, batch: Batch) -> Found:
+    """Mean gradient, new statistics and extras; mean loss; sums of the metrics.
+
+    The loss that is returned is the objective's, over the examples that count; metrics are summed
+    over all.
 
     Args:
       objective: what is minimised.
@@ -101,31 +108,32 @@ def gradients(
         return _in_pieces(objective, hyper, params, stats, batch)
     loss_of = objective.of(hyper)
 
-    def loss_fn(params: Any, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    def loss_fn(params: Any, batch: Batch) -> tuple[jax.Array, tuple[Any, Any]]:
         return loss_of(lambda x: objective.forward(params, stats, x, batch.key), batch)
 
-    (value, (logits, new_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
+    (value, (outputs, new_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
     seen = extras.Seen(
         params, batch, stats, lambda p, b: loss_fn(p, b)[0], value, grads, objective.sharding
     )
     found = extras.computed(objective.needs, seen)
-    return Averages(grads, new_stats, found), value, jnp.sum(is_correct(logits, batch.labels))
+    return (
+        Averages(grads, new_stats, found),
+        value,
+        _summed(objective.task, outputs, batch.examples),
+    )
 
 
-def _in_pieces(
-    objective: Objective, hyper: Hyper, params: Any, stats: Any, batch: Batch
-) -> tuple[Averages, jax.Array, jax.Array]:
+def _in_pieces(objective: Objective, hyper: Hyper, params: Any, stats: Any, batch: Batch) -> Found:
     """A whole batch under the sample rule, micro-batch by micro-batch (no batch statistics)."""
 
-    def forward(params: Any, piece: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        x, labels = piece
-        logits, _ = objective.forward(params, stats, x, batch.key)
-        return objective.loss(logits, labels), is_correct(logits, labels)
+    def forward(params: Any, piece: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        outputs, _ = objective.forward(params, stats, piece["x"], batch.key)
+        return objective.task.loss.each(outputs, piece), _summed(objective.task, outputs, piece)
 
-    examples = (batch.x, batch.labels)
+    examples = dict(batch.examples)
     cut = (objective.pieces, -1)
     pieces = jax.tree.map(lambda leaf: leaf.reshape(*cut, *leaf.shape[1:]), examples)
-    losses, correct = jax.lax.map(lambda piece: forward(params, piece), pieces)
+    losses, metrics = jax.lax.map(lambda piece: forward(params, piece), pieces)
     losses = losses.reshape(-1)
     weights = sample_weights(losses, batch, objective.sample_of(hyper))
     if weights is None:
@@ -139,25 +147,21 @@ def _in_pieces(
     )
     value = jnp.sum(weights * losses)
     found = {"value": value} if "value" in objective.needs else {}
-    return Averages(grads, stats, found), value, jnp.sum(correct)
+    return Averages(grads, stats, found), value, jax.tree.map(jnp.sum, metrics)
 
 
 def drawn_gradients(
     objective: Objective, hyper: Hyper, params: Any, stats: Any, batch: Batch
-) -> tuple[Averages, jax.Array, jax.Array]:
+) -> Found:
     """:func:`gradients`; of two halves of the examples, where the rule compares two batches."""
     if extras.draws(objective.needs) == 1:
         return gradients(objective, hyper, params, stats, batch)
-    half = batch.x.shape[0] // 2
+    half = jax.tree.leaves(batch.x)[0].shape[0] // 2
     first, second = (
         gradients(objective, hyper, params, stats, own)
         for own in (
-            batch._replace(x=batch.x[:half], labels=batch.labels[:half]),
-            batch._replace(
-                x=batch.x[half:],
-                labels=batch.labels[half:],
-                key=jax.random.fold_in(batch.key, 4),
-            ),
+            batch.part(slice(half)),
+            batch.part(slice(half, None))._replace(key=jax.random.fold_in(batch.key, 4)),
         )
     )
     found = {**first[0].extras, "second_gradient": second[0].grads}
@@ -165,4 +169,5 @@ def drawn_gradients(
         found["value"] = (first[1] + second[1]) / 2
     stats = jax.tree.map(lambda a, b: (a + b) / 2, first[0].stats, second[0].stats)
     averages = Averages(first[0].grads, stats, found)
-    return averages, (first[1] + second[1]) / 2, first[2] + second[2]
+    metrics = jax.tree.map(jnp.add, first[2], second[2])
+    return averages, (first[1] + second[1]) / 2, metrics

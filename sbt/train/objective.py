@@ -9,66 +9,50 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax import lax
 from jax.typing import ArrayLike
 
 from sbt.choice import Registry
-from sbt.nn.norm import accumulation_dtype
 from sbt.optim import base
 from sbt.optim.remedies import adversarial_loss, stability_loss
 from sbt.optim.sample_rule import discard_weights
 from sbt.ranges import BELOW_ONE, FRACTION
+from sbt.tasks.base import Examples, PerExample
 
-# Inputs to logits and running statistics as the batch leaves them.
-Forward = Callable[[jax.Array], tuple[jax.Array, Any]]
-# Logits and labels to the loss of each example.
-ExampleLoss = Callable[[jax.Array, jax.Array], jax.Array]
+# Inputs to outputs and running statistics as the batch leaves them.
+Forward = Callable[[Any], tuple[Any, Any]]
 
 
 class Batch(NamedTuple):
     """A batch, and where in training it is evaluated.
 
     Attributes:
-      x: ``(n, ...)`` inputs.
-      labels: ``(n,)``.
+      examples: arrays by name, with a leading axis of n examples.
       key: for dropout and the like, fresh at every tick.
       progress: fraction of the budget.
     """
 
-    x: jax.Array
-    labels: jax.Array
+    examples: Examples
     key: jax.Array
     progress: jax.Array
 
+    @property
+    def x(self) -> Any:
+        """``(n, ...)`` inputs."""
+        return self.examples["x"]
 
-# A loss of a batch: its value, and ``(logits, statistics)`` of the forward pass.
-Loss = Callable[[Forward, Batch], tuple[jax.Array, tuple[jax.Array, Any]]]
+    def at(self, x: Any) -> "Batch":
+        """The same batch at other inputs."""
+        return self._replace(examples={**self.examples, "x": x})
+
+    def part(self, cut: slice) -> "Batch":
+        """Some of its examples."""
+        return self._replace(examples=jax.tree.map(lambda leaf: leaf[cut], dict(self.examples)))
+
+
+# A loss of a batch: its value, and ``(outputs, statistics)`` of the forward pass.
+Loss = Callable[[Forward, Batch], tuple[jax.Array, tuple[Any, Any]]]
 # Losses of a batch, its progress and key to the weights of the examples; None: their mean.
 Sample = Callable[[jax.Array, jax.Array, jax.Array], jax.Array | None]
-
-
-# --- the loss of an example ----------------------------------------------------------------------
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Softmax cross entropy of each example, in nats.
-
-    Args:
-      logits: shape ``(..., classes)``; evaluated in at least float32.
-      labels: integers, shape ``(...)``.
-
-    Returns:
-      Shape ``(...)``.
-    """
-    wide = logits.astype(accumulation_dtype(logits.dtype))
-    return optax.softmax_cross_entropy_with_integer_labels(wide, labels)
-
-
-def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """1.0 where the largest logit is the label's, else 0.0; float32, shape ``(...)``."""
-    best = lax.argmax(logits, logits.ndim - 1, labels.dtype)
-    return (best == labels).astype(jnp.float32)
 
 
 # --- which examples of a batch count --------------------------------------------------------------
@@ -127,15 +111,15 @@ def sample_weights(losses: jax.Array, batch: Batch, sample: Sample) -> jax.Array
     return None if weights is None else weights.astype(losses.dtype)
 
 
-def batch_loss(example_loss: ExampleLoss, sample: Sample) -> Loss:
+def batch_loss(example_loss: PerExample, sample: Sample) -> Loss:
     """The mean loss of the examples that count."""
 
-    def loss(forward: Forward, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        logits, stats = forward(batch.x)
-        losses = example_loss(logits, batch.labels)
+    def loss(forward: Forward, batch: Batch) -> tuple[jax.Array, tuple[Any, Any]]:
+        outputs, stats = forward(batch.x)
+        losses = example_loss(outputs, batch.examples)
         weights = sample_weights(losses, batch, sample)
         value = jnp.mean(losses) if weights is None else jnp.sum(weights * losses)
-        return value, (logits, stats)
+        return value, (outputs, stats)
 
     return loss
 
@@ -157,10 +141,10 @@ def adversarial(
 ) -> Loss:
     """Adversarial training, see :func:`sbt.optim.adversarial_loss`."""
 
-    def wrapped(forward: Forward, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    def wrapped(forward: Forward, batch: Batch) -> tuple[jax.Array, tuple[Any, Any]]:
         _, aux = loss(forward, batch)
         value = adversarial_loss(
-            lambda x: loss(forward, batch._replace(x=x))[0],
+            lambda x: loss(forward, batch.at(x))[0],
             batch.x,
             epsilon=epsilon,
             clean_weight=clean_weight,
@@ -176,7 +160,7 @@ def stability(
 ) -> Loss:
     """Stability training, see :func:`sbt.optim.stability_loss`."""
 
-    def wrapped(forward: Forward, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    def wrapped(forward: Forward, batch: Batch) -> tuple[jax.Array, tuple[Any, Any]]:
         value, aux = loss(forward, batch)
         keys = jax.random.split(jax.random.fold_in(batch.key, 2), batch.x.shape[0])
         term = stability_loss(

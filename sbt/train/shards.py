@@ -69,15 +69,15 @@ class Sharding:
         """A key of this device's own."""
         return key if self.devices == 1 else jax.random.fold_in(key, lax.axis_index(DATA_AXIS))
 
-    def metrics(self, loss: jax.Array, correct: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean loss and number of correct answers over the devices.
+    def metrics(self, loss: jax.Array, sums: T) -> tuple[jax.Array, T]:
+        """Mean loss and sums of the metrics over the devices.
 
         At every tick, since all must agree on whether the run has diverged.
         """
         if self.devices == 1:
-            return loss, correct
-        loss, correct = lax.psum((loss, correct), DATA_AXIS)
-        return loss / self.devices, correct
+            return loss, sums
+        loss, sums = lax.psum((loss, sums), DATA_AXIS)
+        return loss / self.devices, sums
 
     def sum(self, tree: T) -> T:
         """Sum over the devices."""

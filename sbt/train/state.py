@@ -6,14 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sbt.tasks.base import Task
+
 Number = jax.Array | Any  # a traced scalar; on the host, an array of one value per lane
 
 
 class Sums(NamedTuple):
-    """Training metrics of the running epoch, summed over the examples seen."""
+    """Loss and metrics, summed over the examples seen: of the running epoch, or of a split."""
 
-    loss: jax.Array  # shape=(), nats
-    correct: jax.Array  # shape=(), examples
+    loss: jax.Array  # shape=()
+    metrics: Mapping[str, jax.Array]  # each shape=()
     examples: jax.Array  # shape=(), examples
 
 
@@ -75,7 +77,7 @@ class Hyper(NamedTuple):
     sample: Mapping[str, Number] = {}
 
 
-def no_sums() -> Sums:
+def no_sums(task: Task) -> Sums:
     """Metrics of an epoch that has not begun."""
     zero = jnp.zeros((), jnp.float32)
-    return Sums(zero, zero, zero)
+    return Sums(zero, dict.fromkeys(task.metrics, zero), zero)

@@ -7,7 +7,7 @@ tick takes D g consecutive examples of the same stream (:mod:`sbt.train.shards`)
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from jax import lax
 from sbt.data.order import purpose_key
 from sbt.measure.online import Online, Update, seen_tick, seen_update
 from sbt.optim import evaluation_point
+from sbt.tasks.base import Examples
 from sbt.train import extras
 from sbt.train.gradient import Averages, Objective, drawn_gradients
 from sbt.train.objective import Batch
@@ -35,7 +36,7 @@ class Program:
       make_transform: ``(learning_rate, hyperparameters) -> optax transformation``; called while
         tracing, at every update, with that update's values.
       schedules: how learning rate, batch size and momentum follow from progress.
-      batches: ``(arrays, indices, epochs, key, train) -> (x, labels)``; in training, the examples
+      batches: ``(arrays, indices, epochs, key, train) -> examples``; in training, the examples
         ``copies`` times, each copy augmented on its own.
       num_examples: N, size of the training set.
       total_examples: the training budget, epochs times N.
@@ -51,7 +52,7 @@ class Program:
     objective: Objective
     make_transform: Callable[..., optax.GradientTransformation]
     schedules: Schedules
-    batches: Callable[..., tuple[jax.Array, jax.Array]]
+    batches: Callable[..., Examples]
     num_examples: int
     total_examples: int
     micro_batch: int
@@ -97,7 +98,7 @@ def state_from(program: Program, hyper: Hyper, params: Any, stats: Any) -> Train
         updates=zero,
         examples=zero,
         diverged_at=jnp.full((), -1, jnp.int32),
-        sums=no_sums(),
+        sums=no_sums(program.objective.task),
         observed=tuple(each.empty for each in program.online),
     )
 
@@ -106,8 +107,7 @@ def micro_step(
     program: Program,
     state: TrainState,
     hyper: Hyper,
-    x: jax.Array,
-    labels: jax.Array,
+    examples: Examples,
     key: jax.Array,
 ) -> TrainState:
     """One tick: a gradient on g examples, and an update if it completes the batch.
@@ -118,8 +118,7 @@ def micro_step(
       program: what the lanes share.
       state: before the tick.
       hyper: this run's hyperparameters.
-      x: ``(program.tick, ...)`` inputs, or ``copies`` times as many.
-      labels: of the same length.
+      examples: ``program.tick`` of them, or ``copies`` times as many.
       key: for the model's own randomness (dropout), fresh at every tick.
     """
     progress = progress_of(program, hyper, state.examples)
@@ -127,11 +126,11 @@ def micro_step(
     rule = optax.with_extra_args_support(program.make_transform(now.learning_rate, now.rule))
     rule_key = jax.random.fold_in(purpose_key(hyper.key, "rule"), state.updates)
     point = evaluation_point(rule, state.params, state.opt_state, rule_key)
-    batch = Batch(x, labels, key, progress)
-    new, loss, correct = drawn_gradients(program.objective, hyper, point, state.stats, batch)
-    loss, correct = program.sharding.metrics(loss, correct)
+    batch = Batch(examples, key, progress)
+    new, loss, metrics = drawn_gradients(program.objective, hyper, point, state.stats, batch)
+    loss, metrics = program.sharding.metrics(loss, metrics)
     sound = jnp.isfinite(loss) & (state.diverged_at < 0)
-    state = _counted(program, state, new, loss, correct, sound)
+    state = _counted(program, state, new, loss, metrics, sound)
 
     def update(average: Averages) -> TrainState:
         average = program.sharding.mean_of_batch(average, progress)
@@ -168,7 +167,7 @@ def _counted(
     state: TrainState,
     new: Averages,
     loss: jax.Array,
-    correct: jax.Array,
+    metrics: Mapping[str, jax.Array],
     sound: jax.Array,
 ) -> TrainState:
     """The state with a tick's metrics, or with the moment when its run diverged."""
@@ -179,7 +178,11 @@ def _counted(
         # `where`, since zero times a loss that is not finite is not zero.
         loss=state.sums.loss
         + jnp.where(sound, loss, jnp.zeros_like(loss)).astype(jnp.float32) * program.tick,
-        correct=state.sums.correct + counted * correct / program.copies,
+        metrics=jax.tree.map(
+            lambda total, x: total + jnp.where(sound, x, 0).astype(jnp.float32) / program.copies,
+            state.sums.metrics,
+            dict(metrics),
+        ),
         examples=state.sums.examples + counted * program.tick,
     )
     observed = seen_tick(program.online, state.observed, new.grads, loss, sound)
@@ -235,9 +238,9 @@ def train(
         indices = lax.dynamic_slice_in_dim(order, start - base, size)
         epochs = epoch + (start + jnp.arange(size, dtype=jnp.int32)) // n
         indices, epochs = (program.sharding.own(a, program.draws) for a in (indices, epochs))
-        x, labels = program.batches(arrays, indices, epochs, hyper.key, True)
+        examples = program.batches(arrays, indices, epochs, hyper.key, True)
         key = jax.random.fold_in(purpose_key(hyper.key, "dropout"), epoch)
         key = program.sharding.own_key(jax.random.fold_in(key, start))
-        return micro_step(program, state, hyper, x, labels, key)
+        return micro_step(program, state, hyper, examples, key)
 
     return lax.fori_loop(0, ticks, tick, state)
