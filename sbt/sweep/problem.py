@@ -30,7 +30,7 @@ from sbt.sweep.cohort import Cohort, ModelFacts
 from sbt.tasks.base import TASKS, Examples, Task, own_task, rank
 from sbt.train.extras import EXTRAS, FUNCTIONS
 from sbt.train.gradient import Objective, gradients
-from sbt.train.objective import OBJECTIVES, SAMPLES, Batch
+from sbt.train.objective import CLASSES, OBJECTIVES, REAL_INPUTS, SAMPLES, Batch
 from sbt.train.settings import Schedules
 from sbt.train.state import Hyper
 from sbt.train.step import Program
@@ -375,6 +375,7 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
             f"{config.rule.name!r} draws two batches per update, which copies would mix",
             "set it to 1",
         )
+    _check_objective(config, problem)
     if config.sample.name != "all" and (config.objective.name != "standard" or copies > 1):
         other = "copies" if copies > 1 else f"objective {config.objective.name!r}"
         raise UserError(
@@ -425,6 +426,17 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
         sharding=cohort.sharding,
         online=_online(problem, cohort),
     )
+
+
+def _check_objective(config: ConfigDict, problem: Problem) -> None:
+    """Refuses an objective that moves inputs which are no numbers, or takes outputs for logits."""
+    x = problem.example()
+    real = isinstance(x, jax.ShapeDtypeStruct) and jnp.issubdtype(x.dtype, jnp.floating)
+    there = {REAL_INPUTS: real, CLASSES: problem.task.name == "classification"}
+    for need in OBJECTIVES.configured(config.objective).needs:
+        if not there[need]:
+            problem_is = f"{config.objective.name!r} needs {need}, which these data do not have"
+            raise UserError("config.objective.name", problem_is, "use 'standard'")
 
 
 def _online(problem: Problem, cohort: Cohort) -> tuple[Online, ...]:

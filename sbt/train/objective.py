@@ -127,6 +127,7 @@ def batch_loss(example_loss: PerExample, sample: Sample) -> Loss:
 # --- what becomes of the loss ---------------------------------------------------------------------
 
 OBJECTIVES = Registry("objective", default="standard")
+REAL_INPUTS, CLASSES = "inputs of real numbers", "one class for each example"  # needs
 
 
 @OBJECTIVES.register("standard")
@@ -135,7 +136,9 @@ def standard(loss: Loss) -> Loss:
     return loss
 
 
-@OBJECTIVES.register("adversarial", source="Goodfellow et al. 2015, arXiv 1412.6572")
+@OBJECTIVES.register(
+    "adversarial", source="Goodfellow et al. 2015, arXiv 1412.6572", needs=(REAL_INPUTS,)
+)
 def adversarial(
     loss: Loss, epsilon: base.NonNegative = 0.1, clean_weight: base.Fraction = 0.5
 ) -> Loss:
@@ -154,7 +157,9 @@ def adversarial(
     return wrapped
 
 
-@OBJECTIVES.register("stability", source="Zheng et al. 2016, arXiv 1604.04326")
+@OBJECTIVES.register(
+    "stability", source="Zheng et al. 2016, arXiv 1604.04326", needs=(REAL_INPUTS, CLASSES)
+)
 def stability(
     loss: Loss, deviation: base.NonNegative = 0.04, weight: base.NonNegative = 0.01
 ) -> Loss:
