@@ -193,9 +193,11 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     from sbt.results import best_cell
     from sbt.sweep.progress import describe
+    from sbt.tasks.score import of_attrs
 
     if best := best_cell(dataset):
-        print(f"best accuracy {best.accuracy:.2%} at {describe(best.where) or 'the one run'}")
+        score, where = of_attrs(dataset.attrs), describe(best.where) or "the one run"
+        print(f"best {score.long_name} {score.text(best.value)} at {where}")
     print(f"results: {directory}/results.nc    figures: sbt report {directory}")
     return 0
 

@@ -14,9 +14,18 @@ import xarray as xr
 from sbt import files
 from sbt.errors import UserError
 from sbt.measure.record import MARK, Measured
+from sbt.tasks.score import Score, of_attrs
 
-CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+TRAIN, TEST, VALIDATION = "train", "test", "validation"
+LOSS = "loss"
+# The reported score on the validation split, where there is one: what chooses, and is not told.
+VALIDATION_SCORE = "validation_score"
 FILE = "results.nc"
+
+
+def curve(split: str, metric: str) -> str:
+    """Name of the variable that holds a metric of a split after every epoch."""
+    return f"{split}_{metric}"
 
 
 class Recorder:
@@ -25,8 +34,11 @@ class Recorder:
     Args:
       axes: swept axes with their values, in order.
       epochs: length of the longest run.
-      chance: accuracy of a guess on the (first) data set.
-      last_epochs: the reported accuracy is the median over the evaluations in so many last epochs.
+      score: of the (first) task: which curve ranks runs, and what one that diverged has.
+      curves: what is told after every epoch, with units and a long name each; :func:`curve` names
+        them. The score's of the test split is among them; its of the validation split makes
+        :data:`VALIDATION_SCORE` of every run.
+      last_epochs: the reported score is the median over the evaluations in so many last epochs.
       attrs: kept with the dataset.
     """
 
@@ -34,18 +46,21 @@ class Recorder:
         self,
         axes: Mapping[str, Sequence[Any]],
         epochs: int,
-        chance: float,
+        score: Score,
+        curves: Mapping[str, Mapping[str, Any]],
         last_epochs: int,
         attrs: Mapping[str, Any],
     ):
         self.axes = {name: tuple(values) for name, values in axes.items()}
-        self.attrs = {**attrs, "chance": chance, "last_epochs": last_epochs}
+        self.score = score
+        self.attrs = {**attrs, **score.attrs, "last_epochs": last_epochs}
         shape = tuple(len(values) for values in self.axes.values())
-        self.curves = {name: np.full((*shape, epochs), np.nan) for name in CURVES}
+        self.curves = {name: np.full((*shape, epochs), np.nan) for name in curves}
+        self.curve_attrs = {name: dict(about) for name, about in curves.items()}
         self.diverged_epoch = np.full(shape, np.nan)
         self.epochs_done = np.zeros(shape, np.int32)
         self.finished = np.zeros(shape, bool)
-        self.chance = np.full(shape, chance)
+        self.diverged_score = np.full(shape, score.diverged)
         self.measured = Measured({name: len(values) for name, values in self.axes.items()})
 
     def record(
@@ -56,61 +71,54 @@ class Recorder:
         *,
         diverged: float = np.nan,
         last: bool = False,
-        chance: float | None = None,
+        diverged_score: float | None = None,
     ) -> None:
         """Notes one epoch of one run.
+
+        Of a run that diverged the loss is infinite, the score what ``diverged_score`` says, and
+        every other metric NaN.
 
         Args:
           index: grid position.
           epoch: from 0.
-          values: of :data:`CURVES`; what was not measured is left out.
+          values: of the curves; what was not measured is left out.
           diverged: epochs (a real number) until the loss was not finite; NaN while it is.
           last: whether this is the last epoch of the run.
-          chance: accuracy of a guess, the accuracy of a diverged run.
+          diverged_score: of this run, if it diverges; that of the recorder's score by default.
         """
-        if chance is not None:
-            self.chance[index] = chance
-        for name, value in values.items():
-            self.curves[name][(*index, epoch)] = value
+        if diverged_score is not None:
+            self.diverged_score[index] = diverged_score
         if np.isfinite(diverged):
             self.diverged_epoch[index] = diverged
-            for name in ("train_accuracy", "test_accuracy"):
-                if name in values:
-                    self.curves[name][(*index, epoch)] = self.chance[index]
-            for name in ("train_loss", "test_loss"):
-                if name in values:
-                    self.curves[name][(*index, epoch)] = np.inf
+            at_divergence = {LOSS: np.inf, self.score.name: self.diverged_score[index]}
+            values = {name: at_divergence.get(_metric(name), np.nan) for name in values}
+        for name, value in values.items():
+            self.curves[name][(*index, epoch)] = value
         self.epochs_done[index] = epoch + 1
         self.finished[index] = last
 
     def restore(self, dataset: xr.Dataset) -> None:
         """Takes over what an earlier dataset of the same grid holds."""
-        for name in CURVES:
-            self.curves[name][..., : dataset.sizes["epoch"]] = dataset[name].values
+        for name, values in self.curves.items():
+            values[..., : dataset.sizes["epoch"]] = dataset[name].values
         self.diverged_epoch[...] = dataset["diverged_epoch"].values
         self.epochs_done[...] = dataset["epochs_done"].values
         self.finished[...] = dataset["finished"].values
         self.measured.restore(dataset)
         diverged = np.isfinite(self.diverged_epoch)
-        self.chance[...] = np.where(diverged, dataset["accuracy"].values, self.chance)
+        reported = dataset[self.score.name].values
+        self.diverged_score[...] = np.where(diverged, reported, self.diverged_score)
 
     def dataset(self) -> xr.Dataset:
         """Everything so far; unfinished cells are NaN."""
         dims = tuple(self.axes)
-        curves, last = self.curves["test_accuracy"], self.attrs["last_epochs"]
-        ends = np.where(self.finished, self.epochs_done, 0)
-        accuracy = last_median(curves, ends, last)
-        accuracy = np.where(np.isnan(self.diverged_epoch), accuracy, self.chance)
-        epochs = self.curves["test_loss"].shape[-1]
         data: dict[str, Any] = {
-            name: ((*dims, "epoch"), values, _CURVE_ATTRS[name])
+            name: ((*dims, "epoch"), values, self.curve_attrs[name])
             for name, values in self.curves.items()
         }
-        data["accuracy"] = (
-            dims,
-            accuracy,
-            {"long_name": f"test accuracy, {reported_words(curves, ends, last)}"},
-        )
+        data[self.score.name] = (dims, *self._reported(TEST))
+        if curve(VALIDATION, self.score.name) in self.curves:
+            data[VALIDATION_SCORE] = (dims, *self._reported(VALIDATION))
         data["diverged"] = (dims, np.isfinite(self.diverged_epoch))
         data["diverged_epoch"] = (
             dims,
@@ -119,18 +127,26 @@ class Recorder:
         )
         data["epochs_done"] = (dims, self.epochs_done.copy())
         data["finished"] = (dims, self.finished.copy())
+        epochs = self.curves[curve(TEST, LOSS)].shape[-1]
         measured, labels = self.measured.variables(epochs)
         coords: dict[str, Any] = {name: _coordinate(values) for name, values in self.axes.items()}
         coords |= labels | {"epoch": np.arange(1, epochs + 1)}
         return xr.Dataset(data | measured, coords, dict(self.attrs))
 
+    def _reported(self, split: str) -> tuple[np.ndarray, dict[str, str]]:
+        """The score of every run on a split, with its attributes."""
+        curves, last = self.curves[curve(split, self.score.name)], self.attrs["last_epochs"]
+        ends = np.where(self.finished, self.epochs_done, 0)
+        values = last_median(curves, ends, last)
+        values = np.where(np.isnan(self.diverged_epoch), values, self.diverged_score)
+        words = f"{split} {self.score.long_name}, {reported_words(curves, ends, last)}"
+        units = {"units": self.score.units} if self.score.units else {}
+        return values, {**units, "long_name": words}
 
-_CURVE_ATTRS = {
-    "train_loss": {"units": "nats", "long_name": "training loss, mean over the epoch"},
-    "train_accuracy": {"long_name": "training accuracy, mean over the epoch"},
-    "test_loss": {"units": "nats", "long_name": "test loss"},
-    "test_accuracy": {"long_name": "test accuracy"},
-}
+
+def _metric(name: str) -> str:
+    """The metric of a curve."""
+    return name.partition("_")[2]
 
 
 def with_measured(dataset: xr.Dataset, measured: Measured) -> xr.Dataset:
@@ -179,7 +195,7 @@ def rearranged(
 
 
 def last_median(curves: np.ndarray, ends: np.ndarray, count: int) -> np.ndarray:
-    """Median over the evaluations in the last epochs of every run: its reported accuracy.
+    """Median over the evaluations in the last epochs of every run: its reported score.
 
     What counts are epochs, not evaluations: where only every second epoch is evaluated, five
     evaluations would reach back over ten epochs, before the last drop of the learning rate perhaps.
@@ -203,7 +219,7 @@ def last_median(curves: np.ndarray, ends: np.ndarray, count: int) -> np.ndarray:
 
 
 def reported_words(curves: np.ndarray, ends: np.ndarray, count: int) -> str:
-    """Which evaluations the reported accuracy is the median of.
+    """Which evaluations the reported score is the median of.
 
     The epochs are named where they are the same in all runs that have ended.
 
@@ -230,24 +246,25 @@ class Best(NamedTuple):
     """The best cell of a grid.
 
     Attributes:
-      accuracy: median over its seeds of the reported accuracy.
+      value: median over its seeds of the reported score, on the test split.
       where: its value on every axis but the seed.
       so_far: whether no run has finished (without diverging), so that the latest evaluations were
         compared instead.
     """
 
-    accuracy: float
+    value: float
     where: dict[str, Any]
     so_far: bool
 
 
 def best_cell(ds: xr.Dataset) -> Best | None:
-    """The cell with the highest accuracy: the one meaning of "best", wherever the word stands.
+    """The cell with the best score: the one meaning of "best", wherever the word stands.
 
-    A cell is a point of the grid without the seed axis, its accuracy the median over the seeds that
+    A cell is a point of the grid without the seed axis, its score the median over the seeds that
     have one. Of equal cells the first counts, numbers in ascending order. Runs that have not
-    finished have no reported accuracy and are left out; while that leaves only runs that diverged,
-    or none, every run counts with its latest evaluation.
+    finished have no reported score and are left out; while that leaves only runs that diverged, or
+    none, every run counts with its latest evaluation. Where there is a validation split, its score
+    chooses the cell, and the test split's is told.
 
     Args:
       ds: a dataset of :meth:`Recorder.dataset`, of any state.
@@ -255,17 +272,23 @@ def best_cell(ds: xr.Dataset) -> Best | None:
     Returns:
       The cell, or None before the first evaluation.
     """
-    accuracy = ds["accuracy"]
-    so_far = bool((accuracy.isnull() | ds["diverged"]).all()) and bool(accuracy.isnull().any())
+    score = of_attrs(ds.attrs)
+    split = VALIDATION if VALIDATION_SCORE in ds else TEST
+    told, ranked = ds[score.name], ds[VALIDATION_SCORE if split == VALIDATION else score.name]
+    so_far = bool((told.isnull() | ds["diverged"]).all()) and bool(told.isnull().any())
     if so_far:
-        accuracy = accuracy.fillna(_latest(ds["test_accuracy"]))
-    cells = over_seeds(accuracy)
+        told = told.fillna(_latest(ds[curve(TEST, score.name)]))
+        ranked = ranked.fillna(_latest(ds[curve(split, score.name)]))
+    cells = xr.Dataset({"told": over_seeds(told), "gain": over_seeds(score.gain(ranked))})
     cells = cells.sortby([d for d in cells.dims if np.issubdtype(cells[d].dtype, np.number)])
-    if not bool(cells.notnull().any()):
+    gain = cells["gain"].values
+    known = np.flatnonzero(~np.isnan(gain))
+    if not known.size:
         return None
-    at = np.unravel_index(int(np.nanargmax(cells.values)), cells.shape)
-    best = cells[tuple(int(i) for i in at)]
-    return Best(best.item(), {str(d): best[d].item() for d in cells.dims}, so_far)
+    at = np.unravel_index(known[np.argmax(gain.flat[known])], gain.shape)
+    best = cells.isel(dict(zip(cells["gain"].dims, at)))
+    where = {str(d): best[d].item() for d in cells["gain"].dims}
+    return Best(best["told"].item(), where, so_far)
 
 
 def over_seeds(values: xr.DataArray) -> xr.DataArray:
@@ -297,7 +320,8 @@ def _coordinate(values: tuple[Any, ...]) -> np.ndarray:
 _SEAL = "\nsbt: crc32 {sum:08x} of the {size:016d} bytes before this line\n"
 _SEAL_BYTES = len(_SEAL.format(sum=0, size=0))
 # What makes a netCDF file the results of a sweep.
-_OURS = ("epoch", *CURVES, "accuracy", "diverged", "diverged_epoch", "epochs_done", "finished")
+_RUN = ("diverged", "diverged_epoch", "epochs_done", "finished")
+_OURS = ("epoch", curve(TRAIN, LOSS), curve(TEST, LOSS), *_RUN)
 
 
 def to_bytes(dataset: xr.Dataset) -> bytes:
@@ -381,7 +405,9 @@ def load(directory: str | os.PathLike[str]) -> xr.Dataset:
         dataset = from_bytes(data)
     except ValueError as error:
         raise UserError(str(path), f"cannot be read ({error})", remedy) from None
-    if missing := [name for name in _OURS if name not in dataset.variables]:
+    score = str(dataset.attrs.get("score", "accuracy"))
+    ours = (*_OURS, curve(TEST, score), score)
+    if missing := [name for name in ours if name not in dataset.variables]:
         problem = f"is not the results of a sweep (no {', '.join(missing)})"
         raise UserError(str(path), problem, another)
     return dataset

@@ -12,6 +12,7 @@ import sbt
 from sbt import results
 from sbt.errors import UserError
 from sbt.sweep.grid import make_grid
+from sbt.tasks import Score
 
 
 def module(paper, name, monkeypatch):
@@ -47,7 +48,10 @@ def test_fig13_keeps_the_best_base_lr_up_to_the_limit_of_its_data():
 
 def recorded(directory, axes, curves, config, missing=()):
     """Results of finished runs with these accuracies, over the axes and the epochs, in a file."""
-    book = results.Recorder(axes, curves.shape[-1], 0.1, 5, {"config": json.dumps(config)})
+    about = {"config": json.dumps(config)}
+    names = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
+    score, told = Score(diverged=0.1, guess=0.1), {name: {} for name in names}
+    book = results.Recorder(axes, curves.shape[-1], score, told, 5, about)
     for *index, epoch in np.ndindex(curves.shape):
         if tuple(index) not in missing:
             value = curves[(*index, epoch)]

@@ -21,6 +21,7 @@ from sbt.results import best_cell
 from sbt.sweep import progress
 from sbt.sweep.progress import Lines, Live, Notebook, Silent, Status, describe, panel
 from sbt.sweep.run import run
+from sbt.tasks import Score
 
 HOSTILE = "$x_1^ \\frac [bold]&<script>\n\x1b[31m 日本語 שלום 👩‍🔬 " + "w" * 300
 
@@ -28,7 +29,7 @@ HOSTILE = "$x_1^ \\frac [bold]&<script>\n\x1b[31m 日本語 שלום 👩‍🔬
 def status(**changed):
     fields = dict(
         cohort=2, cohorts=3, epoch=1.24, epochs=4, lanes=72, rate=1.234e6,
-        best=(0.9712, "batch_size 8, base_lr 2^-4"), diverged=3, done=0.62, left=200.0,
+        best=("97.1 %", "batch_size 8, base_lr 2^-4"), diverged=3, done=0.62, left=200.0,
     )  # fmt: skip
     return Status(**(fields | changed))
 
@@ -36,10 +37,10 @@ def status(**changed):
 @pytest.mark.parametrize("columns", [20, 40, 60, 80, 200])
 @pytest.mark.parametrize("where", ["batch_size 8", "schedule__warmup 0.123456, " * 9, HOSTILE])
 def test_percentage_bar_and_time_left_are_there_at_every_width(columns, where):
-    lines = panel(status(best=(0.97, where)), columns)
+    lines = panel(status(best=("97.0 %", where)), columns)
     assert re.search(r"━.*─ +62 %  3 min left$", lines[0])
     assert [text.width(line) <= columns for line in lines] == [True] * 3
-    assert "97.0%" in lines[2]
+    assert "97.0 %" in lines[2]
     assert all(line.isprintable() or "\u200d" in line for line in lines)
 
 
@@ -53,8 +54,8 @@ def test_the_bar_is_full_only_at_the_end():
 
 def test_long_words_of_the_best_cell_are_shortened_first():
     where = "schedule__warmup_of_the_rate 0.25, case a_name_that_says_very_much_about_the_case"
-    assert panel(status(best=(0.97, where)), 60)[2] == (
-        "best 97.0% at schedule__warmup… 0.25, case a_name_that_says…"
+    assert panel(status(best=("97.0 %", where)), 60)[2] == (
+        "best 97.0 % at schedule__warmu… 0.25, case a_name_that_say…"
     )
 
 
@@ -73,7 +74,7 @@ from test_progress import HOSTILE, status
 from sbt.sweep.progress import for_console
 shown = for_console()
 shown.note("a note [bold]of text[/bold]")
-shown.update(status(best=(0.5, HOSTILE)))
+shown.update(status(best=("50.0 %", HOSTILE)))
 time.sleep(0.4)
 shown.close()
 """
@@ -105,7 +106,7 @@ def test_lines_of_a_log_are_whole_and_plain():
     file = io.StringIO()
     lines = Lines(Console(file=file, width=40))
     lines.note("  an [indented] note")
-    lines.update(status(best=(0.5, HOSTILE)))
+    lines.update(status(best=("50.0 %", HOSTILE)))
     note, state = file.getvalue().splitlines()
     assert note == "  an [indented] note"
     assert state.startswith("[ 62 %] 3 min left  cohort 2/3  epoch 1.2/4  3 diverged  72 lanes")
@@ -139,7 +140,7 @@ def test_a_notebook_shows_one_panel_that_changes(capsys):
     notebook = Notebook(display, interval=0.0)
     notebook.note("compiling")
     notebook.update(status(done=0.1))
-    notebook.update(status(best=(0.5, "case <b>&")))
+    notebook.update(status(best=("50.0 %", "case <b>&")))
     notebook.close()
     assert capsys.readouterr().out == "compiling\n"
     assert "10 %" in display.shown[0]["text/plain"]
@@ -169,7 +170,10 @@ def test_what_a_run_shows_when_it_is_not_told(monkeypatch):
     ds = run(config)
     assert "100 %" in display.shown[-1]["text/plain"]
     best = best_cell(ds)
-    assert f"best {best.accuracy:.1%} at {describe(best.where)}" in display.shown[-1]["text/plain"]
+    assert (
+        f"best {Score().text(best.value)} at {describe(best.where)}"
+        in display.shown[-1]["text/plain"]
+    )
 
     ipython.get_ipython = lambda: None  # IPython is imported, but this is a script
     assert isinstance(progress.chosen_progress(None), Silent)
@@ -216,5 +220,5 @@ def test_before_a_run_has_finished_the_latest_evaluations_are_compared():
         {"batch_size": 4},
         False,
     )
-    assert best_cell(grid([[0.1], [0.1]], [[True], [True]])).accuracy == 0.1
+    assert best_cell(grid([[0.1], [0.1]], [[True], [True]])).value == 0.1
     assert best_cell(grid([[nan]])) is None

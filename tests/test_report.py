@@ -200,7 +200,7 @@ def test_base_lr_zero_is_no_part_of_a_stable_range():
 def test_best_cell_and_shared_base_lr():
     ds = grid([[0.2, 0.9, 0.1], [0.6, 0.5, NAN], [0.5, 0.3, NAN]])
     best = View(ds).best
-    assert best.where == {"batch_size": 2, "base_lr": 2.0**-4} and best.accuracy == 0.9
+    assert best.where == {"batch_size": 2, "base_lr": 2.0**-4} and best.value == 0.9
     # Means 1.3/3, 1.7/3 and 0.1.
     assert View(ds).shared_base_lr == 2.0**-4
     assert View(grid([[NAN]])).best is None
@@ -575,7 +575,7 @@ def test_a_claim_that_raises_leaves_the_report_whole(monkeypatch):
 
     @report.claim
     def exceeds(view, accuracy):
-        return report.Verdict("exceeds", HOLDS if view.best.accuracy > accuracy else FAILS, "")
+        return report.Verdict("exceeds", HOLDS if view.best.value > accuracy else FAILS, "")
 
     stated = [exceeds(0.5), ["best_batch", {"sizes": "<b>"}]]
 

@@ -9,14 +9,31 @@ import xarray as xr
 
 from sbt import results
 from sbt.errors import UserError
-from sbt.results import Recorder, last_median
+from sbt.results import Recorder, best_cell, last_median
+from sbt.tasks import Score
 
 NAN, INF = np.nan, np.inf
 AXES = {"batch_size": (2, 4, 8), "base_lr": (0.5, 0.25), "case": ("a", "b")}
 
 
-def recorder(axes=AXES, epochs=4, last_epochs=2):
-    return Recorder(axes, epochs, chance=0.1, last_epochs=last_epochs, attrs={"name": "n"})
+ACCURACY = Score(diverged=0.1, guess=0.1)
+LOSS = Score(
+    "loss", higher_is_better=False, diverged=INF, guess=np.log(50), units="nats", percent=False,
+    long_name="loss",
+)  # fmt: skip
+
+
+def curves_of(*splits, metrics=("loss", "accuracy")):
+    return {
+        f"{split}_{name}": {"units": "nats" * (name == "loss"), "long_name": f"{split} {name}"}
+        for split in splits
+        for name in metrics
+    }
+
+
+def recorder(axes=AXES, epochs=4, last_epochs=2, score=ACCURACY, splits=("train", "test")):
+    curves = curves_of(*splits)
+    return Recorder(axes, epochs, score, curves, last_epochs, attrs={"name": "n"})
 
 
 def measured(accuracy, loss=1.5):
@@ -44,7 +61,8 @@ def test_dimensions_are_the_axes_in_order_and_the_epoch():
     assert dataset["batch_size"].values.tolist() == [2, 4, 8]
     assert dataset["base_lr"].values.tolist() == [0.5, 0.25]
     assert dataset["case"].values.tolist() == ["a", "b"]
-    assert dataset.attrs == {"name": "n", "chance": 0.1, "last_epochs": 2}
+    assert dataset.attrs == {"name": "n", "last_epochs": 2, **ACCURACY.attrs}
+    assert dataset.attrs["chance"] == 0.1
 
 
 def test_a_run_is_found_by_its_labels():
@@ -80,8 +98,8 @@ def test_a_diverged_run_has_the_accuracy_of_a_guess_and_keeps_its_history():
 
 def test_chance_may_differ_between_runs():
     book = recorder({"dataset": ("a", "b")}, epochs=1)
-    book.record((0,), 0, measured(NAN), diverged=0.5, last=True, chance=0.1)
-    book.record((1,), 0, measured(NAN), diverged=0.5, last=True, chance=0.01)
+    book.record((0,), 0, measured(NAN), diverged=0.5, last=True)
+    book.record((1,), 0, measured(NAN), diverged=0.5, last=True, diverged_score=0.01)
     assert book.dataset()["accuracy"].values.tolist() == [0.1, 0.01]
 
 
@@ -156,6 +174,108 @@ def test_values_of_any_kind_become_coordinates(tmp_path):
     assert dataset["flag"].values.tolist() == ["True", "False"]
     assert dataset["option"].values.tolist() == ["None", "4"]
     assert dataset["shape"].values.tolist() == ["(3,)", "(4, 5)"]
+
+
+# --- a loss as the score, and a validation split --------------------------------------------------
+
+
+def told(book, index, values, **extra):
+    """A run in which after epoch i every loss is ``values[i]``, on the validation split less 1."""
+    for epoch, value in enumerate(values):
+        found = {"train_loss": 2 * value, "test_loss": value, "validation_loss": value - 1}
+        accuracies = dict.fromkeys(("train_accuracy", "test_accuracy", "validation_accuracy"), 0.5)
+        last = epoch == len(values) - 1
+        given = {name: v for name, v in (found | accuracies).items() if name in book.curves}
+        book.record(index, epoch, given, last=last, **extra)
+
+
+def test_the_reported_variable_bears_the_name_and_the_units_of_the_score():
+    book = recorder({"seed": (0, 1)}, score=LOSS)
+    told(book, (0,), (5.0, 4.0, 3.0, 2.0))
+    told(book, (1,), (5.0, 4.0, NAN, NAN), diverged=2.5)
+    dataset = book.dataset()
+    assert "accuracy" not in dataset and "validation_score" not in dataset
+    np.testing.assert_array_equal(dataset["loss"], [2.5, INF])
+    words = "test loss, median over the evaluations in the last 2 epochs of a run: after epochs 3"
+    assert dataset["loss"].attrs == {"units": "nats", "long_name": f"{words} and 4"}
+    assert "chance" not in dataset.attrs
+    assert results.of_attrs(dataset.attrs) == LOSS
+
+
+def test_a_diverged_run_has_an_infinite_loss_and_no_other_metric():
+    """An accuracy that ranks nothing has no value of its own for a guess."""
+    book = recorder({}, score=LOSS, splits=("train", "test", "validation"))
+    told(book, (), (5.0, 4.0))
+    told(book, (), (5.0, 4.0, 0.1, 0.1), diverged=2.5)  # whatever the frozen weights give
+    dataset = book.dataset()
+    for split in ("train", "test", "validation"):
+        np.testing.assert_array_equal(dataset[f"{split}_loss"], [INF] * 4)
+        assert dataset[f"{split}_accuracy"].isnull().all()
+    assert float(dataset["loss"]) == float(dataset["validation_score"]) == INF
+
+
+def test_validation_chooses_and_test_is_told():
+    book = recorder({"batch_size": (2, 4), "seed": (0,)}, splits=("train", "test", "validation"),
+                    score=LOSS, epochs=1, last_epochs=1)  # fmt: skip
+    for place, (test, validation) in enumerate(((1.0, 2.0), (1.5, 1.25))):
+        values = {"train_loss": 0.5, "test_loss": test, "validation_loss": validation}
+        book.record((place, 0), 0, values)
+        if not place:
+            assert best_cell(book.dataset()) == (1.0, {"batch_size": 2}, True)
+    assert best_cell(book.dataset()) == (1.5, {"batch_size": 4}, True)  # none has finished
+    for place in range(2):
+        book.record((place, 0), 0, {}, last=True)
+    dataset = book.dataset()
+    np.testing.assert_array_equal(dataset["validation_score"].isel(seed=0), [2.0, 1.25])
+    assert dataset["validation_score"].attrs["long_name"].startswith("validation loss, median")
+    assert best_cell(dataset) == (1.5, {"batch_size": 4}, False)
+    assert best_cell(dataset.drop_vars("validation_score")) == (1.0, {"batch_size": 2}, False)
+
+
+def scored(losses):
+    """Finished runs over batch sizes and seeds with these losses."""
+    losses = np.asarray(losses, float)
+    axes = {"batch_size": (8, 4, 2)[: len(losses)], "seed": range(losses.shape[1])}
+    book = recorder(axes, epochs=1, last_epochs=1, score=LOSS)
+    for index in np.ndindex(losses.shape):
+        value = losses[index]
+        if not np.isnan(value):
+            diverged = 0.5 if np.isinf(value) else NAN
+            book.record(index, 0, {"test_loss": value}, diverged=diverged, last=True)
+    return book.dataset()
+
+
+def test_the_smallest_median_loss_is_best_and_an_infinite_one_still_a_value():
+    assert best_cell(scored([[1.0, 9.0, 9.0], [2.0, 2.0, INF]])) == (2.0, {"batch_size": 4}, False)
+    assert best_cell(scored([[INF, INF, 1.0], [5.0, 5.0, 5.0]])).value == 5.0
+    assert best_cell(scored([[3.0], [3.0]])).where == {"batch_size": 4}  # of equal ones the first
+    # Everything that has finished diverged: those cells alone have a score, which is infinite.
+    assert best_cell(scored([[INF, INF], [INF, INF]])) == (INF, {"batch_size": 4}, False)
+    assert best_cell(scored([[NAN], [INF], [NAN]])) == (INF, {"batch_size": 4}, True)
+    assert best_cell(scored([[NAN], [NAN]])) is None
+
+
+def test_results_with_a_loss_as_the_score_go_through_a_file(tmp_path):
+    splits = ("train", "test", "validation")
+    book = recorder({"seed": (0, 1)}, score=LOSS, splits=splits)
+    told(book, (0,), (5.0, 4.0, 3.0, 2.0))
+    told(book, (1,), (5.0, 4.0, NAN, NAN), diverged=2.5)
+    results.write(book.dataset(), tmp_path)
+    loaded = results.load(tmp_path)
+    xr.testing.assert_identical(loaded, book.dataset())
+    again = recorder({"seed": (0, 1)}, score=LOSS, splits=splits)
+    again.restore(loaded)
+    xr.testing.assert_identical(again.dataset(), book.dataset())
+
+
+def test_a_file_from_before_there_were_scores_ranks_by_accuracy():
+    dataset = filled().dataset()
+    dataset.attrs = {"name": "n", "chance": 0.1, "last_epochs": 2}
+    assert results.of_attrs(dataset.attrs) == ACCURACY
+    assert best_cell(dataset) == best_cell(filled().dataset())
+    again = recorder()
+    again.restore(dataset)
+    xr.testing.assert_identical(again.dataset(), filled().dataset())
 
 
 # --- files ---------------------------------------------------------------------------------------

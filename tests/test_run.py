@@ -105,7 +105,8 @@ def test_what_a_sweep_returns_and_keeps(whole):
     assert dict(dataset.sizes) == {"batch_size": 2, "base_lr": 3, "seed": 2, "epoch": EPOCHS}
     assert dataset["base_lr"].values.tolist() == [2.0**-9, 2.0**-7, HUGE]
     assert dataset["test_accuracy"].dims == ("batch_size", "base_lr", "seed", "epoch")
-    assert not any(np.isnan(dataset[name]).any() for name in results.CURVES)
+    curves = [f"{split}_{of}" for split in ("train", "test") for of in ("loss", "accuracy")]
+    assert not any(np.isnan(dataset[name]).any() for name in curves)
     assert (dataset["epochs_done"] == EPOCHS).all() and dataset["finished"].all()
     assert (
         complete(json.loads(dataset.attrs["config"])).to_dict()

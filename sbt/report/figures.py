@@ -143,7 +143,7 @@ def sweep_figure(
     ring = ""
     if best := view.best:
         at = ", ".join(f"{scales.plain(a)} {scales.label(a, best.where[a])}" for a in axes)
-        ring = f" Ring: best cell, {100 * best.accuracy:.1f} % at {at}."
+        ring = f" Ring: best cell, {100 * best.value:.1f} % at {at}."
     return _accuracy(view, [(first, second), (second, first)], words, title, name, ring)
 
 
@@ -222,7 +222,7 @@ def _accuracy_panel(panel: Axes, view: View, x: str, curves: str | None, ticks: 
     if best := view.best:
         where = places[int(np.flatnonzero(along == best.where[x])[0])]
         ring: dict[str, Any] = {"marker": "o", "markersize": 10, "mfc": "none", "mec": style.INK}
-        panel.plot(where, best.accuracy, zorder=4, **ring)
+        panel.plot(where, best.value, zorder=4, **ring)
     style.accuracy_axis(panel, view.ds.attrs.get("chance"))
     scales.set_scale(panel.xaxis, panel, x, along, ticks)
     if curves:

@@ -176,7 +176,7 @@ def _progress(view: View) -> str:
     if best:
         at = ", ".join(f"{scales.plain(a)} {scales.label(a, v)}" for a, v in best.where.items())
         cell = "Best cell so far, by its latest evaluations" if best.so_far else "Best cell"
-        words += f" {cell}: {100 * best.accuracy:.1f} %" + (f" at {at}." if at else ".")
+        words += f" {cell}: {100 * best.value:.1f} %" + (f" at {at}." if at else ".")
     return words
 
 

@@ -19,7 +19,7 @@ from sbt import results
 from sbt.config import FIELDS
 from sbt.errors import UserError, shown
 from sbt.ranges import FRACTION, POSITIVE, check_number, plain
-from sbt.results import CURVES, FILE, Best, over_seeds
+from sbt.results import FILE, Best, curve, over_seeds
 from sbt.text import one_line
 
 SEED = "seed"
@@ -403,6 +403,7 @@ def _words(axis: str, value: Any) -> str:
 # --- a results file may be anyone's --------------------------------------------------------------
 
 _RUN_VARIABLES = ("accuracy", "diverged", "diverged_epoch")
+_CURVES = tuple(curve(split, of) for split in ("train", "test") for of in ("loss", "accuracy"))
 _NUMERIC_AXES = (BATCH_SIZE, BASE_LR, BN_BATCH, "micro_batch", SEED, EPOCH)
 # What a report reads as a number, where it is there.
 _SETTINGS = (
@@ -419,14 +420,14 @@ def checked(ds: xr.Dataset) -> View:
       UserError: a variable, an axis, an attribute or a setting is missing or of another kind than
         ``sbt.run`` writes.
     """
-    for name in (*_RUN_VARIABLES, *CURVES):
+    for name in (*_RUN_VARIABLES, *_CURVES):
         if name not in ds.data_vars:
             raise _not_ours(f"has no variable {name!r}")
         if ds[name].dtype.kind not in "biuf":
             raise _not_ours(f"{name!r} holds no numbers ({ds[name].dtype})")
     axes = ds["accuracy"].dims
-    for name in (*_RUN_VARIABLES, *CURVES):
-        dims: tuple[Hashable, ...] = (*axes, EPOCH) if name in CURVES else axes
+    for name in (*_RUN_VARIABLES, *_CURVES):
+        dims: tuple[Hashable, ...] = (*axes, EPOCH) if name in _CURVES else axes
         if set(ds[name].dims) != set(dims):
             found = tuple(ds[name].dims)
             raise _not_ours(f"{name!r} has dimensions {found} instead of {tuple(dims)}")

@@ -54,8 +54,7 @@ class Loop:
         self.engine, self.cohort = fitted.engine, fitted.engine.placed.cohort
         self.labels = records.arrangement.labels[number]
         self.task = self.engine.placed.problem.task
-        held_out = self.engine.placed.problem.dataset.validation_examples
-        self.tested = ("test", "validation") if held_out else ("test",)
+        self.tested = self.engine.placed.problem.tested
         lanes, rows = self.engine.lanes, self.engine.placed.rows
         in_flight = self.engine.in_flight
         self.saved, slots = saved, None
@@ -204,7 +203,7 @@ class Loop:
             values,
             diverged=at / self.cohort.facts.num_examples if at >= 0 else np.nan,
             last=epoch + 1 == self.cohort.config.epochs,
-            chance=self.task.score.diverged,
+            diverged_score=self.task.score.diverged,
         )
 
     def _fill_in(

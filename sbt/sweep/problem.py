@@ -98,6 +98,11 @@ class Problem:
     def num_examples(self) -> int:
         return self.dataset.train_examples
 
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """The splits on which runs are evaluated."""
+        return ("test", "validation") if self.dataset.validation_examples else ("test",)
+
     def examples(self, count: int = 1) -> Any:
         """Shapes and dtypes of a batch of so many examples."""
         return jax.eval_shape(

@@ -32,8 +32,8 @@ class Status:
       epochs: their length.
       lanes: lanes in work.
       rate: examples times lanes per second, of late.
-      best: of the cells so far (``results.best_cell``), and which one it is; None before the first
-        evaluation.
+      best: score of the best cell so far (``results.best_cell``), in words, and which one it is;
+        None before the first evaluation.
       diverged: runs that diverged so far.
       done: fraction of the whole sweep.
       left: seconds, estimated.
@@ -45,7 +45,7 @@ class Status:
     epochs: int
     lanes: int
     rate: float
-    best: tuple[float, str] | None
+    best: tuple[str, str] | None
     diverged: int
     done: float
     left: float
@@ -65,8 +65,8 @@ class Status:
         """The best cell, in words; in so many columns, the longest ones shortened."""
         if self.best is None:
             return "best: none yet"
-        accuracy, where = self.best
-        words, where = f"best {accuracy:.1%}", one_line(where)
+        score, where = self.best
+        words, where = f"best {score}", one_line(where)
         if columns is not None:
             where = fitted(where, columns - width(f"{words} at "))
         return f"{words} at {where}" if where else words

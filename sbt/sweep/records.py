@@ -4,6 +4,7 @@ import dataclasses
 import json
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sbt.sweep.arrangement import Arrangement
 from sbt.sweep.extend import in_grid
 from sbt.sweep.fit import peak_memory
 from sbt.sweep.prepare import Sweep
+from sbt.sweep.problem import Problem
 from sbt.sweep.progress import Progress, Status, describe
 
 WRITE_SECONDS = 10.0  # at least, between two times that the results are written as they grow
@@ -57,7 +59,7 @@ class Records:
     _written: float = dataclasses.field(default_factory=time.monotonic)
     _status: Status | None = None
     _compared: int = -1
-    _found: tuple[float, str] | None = None
+    _found: tuple[str, str] | None = None
 
     def write(self, status: str) -> None:
         """Results and meta data to disk."""
@@ -134,11 +136,11 @@ class Records:
         if self._status is not None and self._status.best != self._best():
             self.progress.update(dataclasses.replace(self._status, best=self._best()))
 
-    def _best(self) -> tuple[float, str] | None:
+    def _best(self) -> tuple[str, str] | None:
         evaluated = int(self.recorder.epochs_done.sum())
         if evaluated != self._compared:  # found anew only where there is something new
             best = results.best_cell(self.recorder.dataset())
-            self._found = best and (best.accuracy, describe(best.where))
+            self._found = best and (self.recorder.score.text(best.value), describe(best.where))
             self._compared = evaluated
         return self._found
 
@@ -148,11 +150,13 @@ def open_records(
 ) -> Records:
     """Starts the records of a sweep, or goes on with those that are kept."""
     config = sweep.config
-    dataset = sweep.builder.dataset(sweep.cohorts[0].config.data)
+    problems = [sweep.builder.problem(cohort.config) for cohort in sweep.cohorts]
+    dataset = problems[0].dataset
     recorder = results.Recorder(
         sweep.grid.axes,
         epochs=max(cohort.config.epochs for cohort in sweep.cohorts),
-        chance=1.0 / (dataset.num_classes or 1),
+        score=problems[0].task.score,
+        curves=_curves(problems),
         last_epochs=config.report.last_epochs,
         attrs={
             "name": config.name,
@@ -184,3 +188,16 @@ def open_records(
         name = sweep.parts["module"]["name"]
         progress.note(f"  model: {name} (module=), in place of {config.model.name!r} of the config")
     return Records(sweep, arrangement, recorder, progress, directory, checkpoints, meta)
+
+
+def _curves(problems: Sequence[Problem]) -> dict[str, dict[str, str]]:
+    """What runs tell after every epoch, with units and words; see ``results.Recorder``."""
+    found = {}
+    for problem in problems:
+        for split in ("train", *problem.tested):
+            words = ("training", ", mean over the epoch") if split == "train" else (split, "")
+            for name, metric in problem.task.told.items():
+                units = {"units": metric.units} if metric.units else {}
+                long_name = f"{words[0]} {metric.long_name}{words[1]}"
+                found[results.curve(split, name)] = {**units, "long_name": long_name}
+    return found

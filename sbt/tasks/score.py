@@ -51,7 +51,10 @@ class Score:
         """What a results file keeps of it."""
         fields = dataclasses.asdict(self)
         kept = {f"score_{name}": value for name, value in fields.items() if name != "name"}
-        return {"score": self.name, **{k: _stored(v) for k, v in kept.items()}}
+        attrs = {"score": self.name, **{k: _stored(v) for k, v in kept.items()}}
+        # Readers of accuracies know the score of a guess by this name.
+        chance = {"chance": self.guess} if self.name == "accuracy" and self.guess > 0 else {}
+        return chance | attrs
 
 
 def of_attrs(attrs: Mapping[str, Any]) -> Score:
