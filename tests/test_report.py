@@ -126,7 +126,7 @@ def test_best_over_lr_by_hand_in_any_order_of_the_axis():
     ]
     ds = results(values, {"batch_size": [2, 4], "base_lr": [0.5, 0.25, 0.125]})
     best = View(ds).rows
-    np.testing.assert_allclose(best["accuracy"], [0.8, 0.7])
+    np.testing.assert_allclose(best["score"], [0.8, 0.7])
     np.testing.assert_allclose(best["low"], [0.7, 0.7])
     np.testing.assert_allclose(best["high"], [0.9, 0.7])
     # Of equal cells, the smaller base LR.
@@ -137,7 +137,7 @@ def test_best_over_lr_by_hand_in_any_order_of_the_axis():
 
 def test_best_over_lr_before_anything_finished():
     best = View(grid(np.full((2, 3), NAN))).rows
-    assert best["accuracy"].isnull().all() and best["best_base_lr"].isnull().all()
+    assert best["score"].isnull().all() and best["best_base_lr"].isnull().all()
     assert not best["edge"].any()
 
 
@@ -688,7 +688,7 @@ def curves_of(panel):
 def test_accuracy_vs_batch_size_draws_the_medians():
     values = [[[0.3, 0.5, 0.4], [0.2, 0.2, 0.9]], [[0.6, 0.6, 0.6], [NAN, 0.1, NAN]]]
     ds = results(values, {"batch_size": [2, 8], "base_lr": [2.0**-3, 2.0**-2]})
-    panel = report.accuracy_vs(View(ds), "batch_size", "base_lr").figure.axes[0]
+    panel = report.score_vs(View(ds), "batch_size", "base_lr").figure.axes[0]
     found = curves_of(panel)
     assert list(found) == ["$2^{-3}$", "$2^{-2}$"]
     np.testing.assert_allclose(found["$2^{-3}$"], [[2, 8], [0.4, 0.6]])
@@ -700,7 +700,7 @@ def test_accuracy_vs_batch_size_draws_the_medians():
 
 
 def test_accuracy_vs_base_lr_labels_powers_of_two():
-    panel = report.accuracy_vs(View(surface(rates=4)), "base_lr", "batch_size").figure.axes[0]
+    panel = report.score_vs(View(surface(rates=4)), "base_lr", "batch_size").figure.axes[0]
     ticks = [t.get_text() for t in panel.get_xticklabels()]
     assert ticks == ["$2^{-5}$", "$2^{-4}$", "$2^{-3}$", "$2^{-2}$"]
     assert list(curves_of(panel))[:2] == ["2", "4"]
@@ -720,7 +720,7 @@ def test_sweep_figure_has_both_views_and_rings_the_best_cell():
 
 def test_diverged_cells_are_hollow_and_explained():
     ds = grid([[0.8, CHANCE]], diverged=[[False, True]])
-    drawing = report.accuracy_vs(View(ds), "base_lr", "batch_size")
+    drawing = report.score_vs(View(ds), "base_lr", "batch_size")
     hollow = [
         line
         for line in drawing.figure.axes[0].lines
@@ -729,14 +729,13 @@ def test_diverged_cells_are_hollow_and_explained():
     assert [list(line.get_ydata()) for line in hollow] == [[CHANCE]]
     assert "diverged" in drawing.caption
     assert (
-        "diverged"
-        not in report.accuracy_vs(View(grid([[0.8, 0.7]])), "base_lr", "batch_size").caption
+        "diverged" not in report.score_vs(View(grid([[0.8, 0.7]])), "base_lr", "batch_size").caption
     )
 
 
 def test_chance_is_drawn_only_where_curves_come_near_it():
     def has_chance(ds):
-        drawing = report.accuracy_vs(View(ds), "base_lr", "batch_size")
+        drawing = report.score_vs(View(ds), "base_lr", "batch_size")
         return any(t.get_text() == "chance" for t in drawing.figure.axes[0].texts)
 
     assert has_chance(grid([[0.2, 0.9]]))
@@ -815,7 +814,7 @@ def test_learning_curves_join_sparse_evaluations():
 
 def test_best_accuracy_and_stable_range_of_several_grids():
     grids = {"one": View(widths(5, 4, 1, 0)), "two": View(widths(3, 2, 1, 1))}
-    found = curves_of(report.best_accuracy_summary(grids).figure.axes[0])
+    found = curves_of(report.best_score_summary(grids).figure.axes[0])
     np.testing.assert_allclose(found["one"], [[2, 4, 8, 16], [GOOD, GOOD, GOOD, BAD]])
     drawing = report.stable_range_summary(grids, margin=0.05)
     panel = drawing.figure.axes[0]
@@ -845,7 +844,7 @@ def test_a_figure_of_two_axes_refuses_a_third():
     with pytest.raises(UserError, match="rule: has 2 values"):
         report.sweep_figure(View(ds))
     with pytest.raises(UserError, match="momentum: is not an axis"):
-        report.accuracy_vs(View(ds), "momentum")
+        report.score_vs(View(ds), "momentum")
 
 
 def test_drawing_leaves_global_settings_alone_and_is_reproducible():

@@ -71,7 +71,7 @@ def test_cases_as_curves_and_slices_of_any_text(tmp_path):
 
 def test_names_along_the_abscissa_and_in_the_legend():
     ds = results(np.full((2, 3), 0.5), {"batch_size": [2, 4], "case": ["_a", "b", "$"]})
-    (panel,) = report.accuracy_vs(View(ds), "batch_size", "case").figure.axes
+    (panel,) = report.score_vs(View(ds), "batch_size", "case").figure.axes
     assert [t.get_text() for t in panel.get_legend().get_texts()] == [" _a", "b", r"\$"]
 
 

@@ -150,8 +150,8 @@ def best_base_lrs(directory: str, batch_sizes: Sequence[int], data: str) -> dict
         remedy = "name a sweep over both, such as that of fig08.py"
         raise UserError(field, "is not a sweep over batch sizes and base learning rates", remedy)
     best = view.bare("batch_size", "base_lr").rows
-    if best.accuracy.dims != ("batch_size",):
-        extra = ", ".join(str(d) for d in best.accuracy.dims if d != "batch_size")
+    if best.score.dims != ("batch_size",):
+        extra = ", ".join(str(d) for d in best.score.dims if d != "batch_size")
         raise UserError(field, f"sweeps {extra} too", "name a sweep over these two alone")
     finished = set(best.batch_size.values[best.complete.values].tolist())
     if missing := [m for m in batch_sizes if m not in finished]:

@@ -4,8 +4,8 @@ A claim is a function of a ``View`` and its arguments, decorated with :func:`cla
 arguments alone it gives what a config keeps, ``config.report.claims = (best_batch(2, 4),)``: claims
 travel with the results as names and numbers, and a report judges them wherever the functions are
 known. Two claims are judged on every grid of batch sizes and base learning rates: that the range of
-stable base learning rates shrinks as the batch grows, and that the best accuracy falls at large
-batches.
+stable base learning rates shrinks as the batch grows, and that the best score is worse at large
+batches. Scores are compared in the unit that they have, whichever direction is better.
 
 A grid that covers less than the protocol of the claim's source (fewer epochs, examples, batch sizes
 or base learning rates) still gets its verdicts, each with the words in which it is less: such a
@@ -25,6 +25,7 @@ import xarray as xr
 from sbt.errors import UserCodeError, UserError, nearest, shown, user_code
 from sbt.report import scales
 from sbt.report.view import BASE_LR, BATCH_SIZE, BN_BATCH, EPOCH, View, spread
+from sbt.results import TEST, curve
 
 HOLDS = "holds"
 FAILS = "does not hold"
@@ -75,7 +76,7 @@ class Protocol:
       model: networks, as the config calls them.
       rule: update rule, without momentum.
       epochs: budget of every run.
-      last_epochs: the reported accuracy is the median over so many last epochs.
+      last_epochs: the reported score is the median over so many last epochs.
       test_examples: size of the test set.
       batch_size, base_lr: the values swept; empty: any.
     """
@@ -164,7 +165,8 @@ def _reductions(view: View, protocol: Protocol) -> list[str]:
     last = view.setting("report.last_epochs", protocol.last_epochs)
     if last < protocol.last_epochs:
         epochs = "epoch" if last == 1 else f"{last} epochs"
-        less.append(f"accuracy from the last {epochs} instead of {protocol.last_epochs}")
+        told = view.score.long_name
+        less.append(f"{told} from the last {epochs} instead of {protocol.last_epochs}")
     for axis, wanted, words in (
         (BATCH_SIZE, protocol.batch_size, "batch sizes"),
         (BASE_LR, protocol.base_lr, "base learning rates"),
@@ -252,11 +254,11 @@ def claim(judge: Judge | None = None, **about: Any) -> Any:
       **about: ``axes``, ``source`` and ``protocols`` of :class:`Claim`.
 
     >>> @claim
-    ... def reaches(view, accuracy):
-    ...     best = float(view.cells["median"].max())
-    ...     return Verdict(f"A cell reaches {accuracy}", HOLDS if best >= accuracy else FAILS, "")
+    ... def reaches(view, value):
+    ...     lead = view.score.gain(view.best.value - value)
+    ...     return Verdict(f"A cell reaches {value}", HOLDS if lead >= 0 else FAILS, "")
     >>> reaches(0.9)
-    ('reaches', {'accuracy': 0.9})
+    ('reaches', {'value': 0.9})
     """
     if judge is None:
         return partial(claim, **about)
@@ -362,24 +364,38 @@ def _so_far(view: View, verdict: Verdict) -> Verdict:
 # --- what counts as a difference -----------------------------------------------------------------
 
 
-def separated(view: View, high: xr.Dataset, low: xr.Dataset) -> bool:
+def separated(view: View, better: xr.Dataset, worse: xr.Dataset) -> bool:
     """Whether one cell is better than another beyond the noise.
 
-    Their bands over the seeds must not overlap, and their medians must differ by more than one
-    binomial standard error of the test set (``View.resolution``). One seed has no band, and the
-    standard error alone is less than what another seed changes: it separates nothing.
+    Their bands over the seeds must not overlap, and their medians must differ by more than counts
+    (``View.resolution``): of accuracies, one binomial standard error of the test set. One seed has
+    no band, and the standard error alone is less than what another seed changes: it separates
+    nothing.
 
     Args:
       view: the results that both come from.
-      high, low: cells with ``accuracy`` (median), ``low`` and ``high`` (band).
+      better, worse: cells with ``score`` (median), ``low`` and ``high`` (band).
     """
-    gap = float(high["accuracy"] - low["accuracy"])
-    apart = float(high["low"]) > float(low["high"])
-    return view.seeds > 1 and apart and gap > view.resolution(float(high["accuracy"]))
+    ends = ("low", "high") if view.score.higher_is_better else ("high", "low")
+    worst, best = (view.score.gain(float(c[end])) for c, end in zip((better, worse), ends))
+    apart = worst > best
+    gap = _lead(view, better, worse)
+    return view.seeds > 1 and apart and gap > view.resolution(float(better["score"]))
+
+
+def _lead(view: View, a: xr.Dataset, b: xr.Dataset) -> float:
+    """By how much one cell is better than another; NaN where both are infinitely bad."""
+    return view.score.gain(float(a["score"])) - view.score.gain(float(b["score"]))
 
 
 def _top(rows: xr.Dataset, axis: str) -> xr.Dataset:
-    return rows.isel({axis: int(np.argmax(rows["accuracy"].values))})
+    return rows.isel({axis: int(np.argmax(rows["gain"].values))})
+
+
+def _span(view: View, values: Any) -> str:
+    """The least and the greatest of some scores."""
+    text = view.score.text
+    return f"{text(float(np.min(values)))} to {text(float(np.max(values)))}"
 
 
 def _among(view: View, rows: xr.Dataset, axis: str, named: Iterable[float]) -> tuple[str, str]:
@@ -395,7 +411,7 @@ def _among(view: View, rows: xr.Dataset, axis: str, named: Iterable[float]) -> t
         word = scales.NAMES.get(axis, axis).replace("$", "")
         return OPEN, f"the finished {word} values ({_numbers(have)}) do not include both sides"
     top = _top(rows, axis)
-    where = f"best {_percent(top['accuracy'])} at {float(top[axis]):g}"
+    where = f"best {view.score.text(float(top['score']))} at {float(top[axis]):g}"
     if view.seeds == 1:
         return ONE_SEED, where
     alike = [not separated(view, top, rows.isel({axis: i})) for i in range(rows.sizes[axis])]
@@ -411,10 +427,6 @@ def _among(view: View, rows: xr.Dataset, axis: str, named: Iterable[float]) -> t
 
 def _numbers(values: Iterable[float]) -> str:
     return ", ".join(f"{v:g}" for v in sorted(values)) or "none"
-
-
-def _percent(value: xr.DataArray | float) -> str:
-    return f"{100 * float(value):.1f} %"
 
 
 def _too_few(sizes: int, rates: int) -> str:
@@ -437,7 +449,7 @@ def range_shrinks(view: View, margin: float) -> Verdict:
     its true width could turn the verdict, there is none.
     """
     words = "Within the swept base learning rates, the stable range shrinks as m grows"
-    verdict = partial(Verdict, f"{words} (margin {100 * margin:g} points)")
+    verdict = partial(Verdict, f"{words} (margin {view.score.margin(margin)})")
     span = view.stable_range(margin)
     span = span.isel({BATCH_SIZE: np.flatnonzero(span["complete"].values)})
     rates = view.ds.sizes.get(BASE_LR, 1)
@@ -474,43 +486,45 @@ def _range_words(row: xr.Dataset) -> str:
 
 @claim(source="Masters & Luschi 2018, Fig. 15", protocols=(CIFAR10,))
 def best_falls(view: View) -> Verdict:
-    """Whether the largest batch size, at its best base LR, is less accurate than the best cell.
+    """Whether the largest batch size, at its best base LR, is worse than the best cell.
 
     The difference must exceed the noise (``separated``), which one seed does not show. If the
     largest batch size does best at the end of the base LR grid, a wider grid could lift it: no
     verdict.
     """
-    verdict = partial(Verdict, "The best accuracy falls at large m")
+    score = view.score
+    falls, lower = ("falls", "lower") if score.higher_is_better else ("rises", "higher")
+    verdict = partial(Verdict, f"The best {score.long_name} {falls} at large m")
     rows = view.finished_rows
     rates = view.ds.sizes.get(BASE_LR, 1)
     if rows.sizes[BATCH_SIZE] < ENOUGH or rates < ENOUGH:
         return verdict(OPEN, _too_few(rows.sizes[BATCH_SIZE], rates))
     top, last = _top(rows, BATCH_SIZE), rows.isel({BATCH_SIZE: -1})
-    drop = float(top["accuracy"] - last["accuracy"])
-    measured = (
-        f"best {_cell_words(top)}; largest batch size {_cell_words(last)}: "
-        f"{100 * drop:.1f} points lower"
-    )
+    drop = _lead(view, top, last)
+    measured = f"best {_cell_words(view, top)}; largest batch size {_cell_words(view, last)}"
+    if np.isfinite(drop):
+        measured += f": {score.difference(drop)} {lower}"
     if view.seeds == 1:
         return verdict(ONE_SEED, measured)
     if separated(view, top, last):
         if bool(last["edge"]):
             return verdict(OPEN, f"{measured}, but at the end of the base learning rates")
         return verdict(HOLDS, measured)
-    if drop <= view.resolution(float(top["accuracy"])):
+    if drop <= view.resolution(float(top["score"])):
         return verdict(FAILS, measured)
     return verdict(OPEN, f"{measured}, within the spread of the seeds")
 
 
-def _cell_words(row: xr.Dataset) -> str:
+def _cell_words(view: View, row: xr.Dataset) -> str:
     rate = scales.label(BASE_LR, float(row["best_base_lr"]))
-    return f"{_percent(row['accuracy'])} at m = {_numbers([float(row[BATCH_SIZE])])}, η̃ = {rate}"
+    m = _numbers([float(row[BATCH_SIZE])])
+    return f"{view.score.text(float(row['score']))} at m = {m}, η̃ = {rate}"
 
 
 def longer_training(short: View, long: View) -> Verdict:
     """Whether more epochs help, large batches more than small ones (appendix A).
 
-    Gains are differences of the best accuracy of a batch size. The claim holds if the gain of the
+    Gains are differences of the best score of a batch size. The claim holds if the gain of the
     largest common batch size exceeds the median gain of the others, and is beyond the noise, while
     the best batch size of the longer training stays better than the largest.
     """
@@ -530,10 +544,13 @@ def longer_training(short: View, long: View) -> Verdict:
     if common.size < ENOUGH:
         return Verdict(words, OPEN, f"{common.size} batch sizes finished in both", **about)
     a, b = a.sel({BATCH_SIZE: common}), b.sel({BATCH_SIZE: common})
-    gain = (b["accuracy"] - a["accuracy"]).values
-    measured = "gain in points by batch size: " + ", ".join(
-        f"{m:g}: {100 * g:+.1f}" for m, g in zip(common, gain)
-    )
+    score = short.score
+    with np.errstate(invalid="ignore"):  # of what diverged in both
+        gain = score.gain(b["score"].values) - score.gain(a["score"].values)
+    unit = "points" if score.percent else score.units or score.long_name
+    numbers = (f"{100 * g:+.1f}" if score.percent else f"{g:+.2g}" for g in gain)
+    measured = f"gain in {unit} by batch size: "
+    measured += ", ".join(f"{m:g}: {number}" for m, number in zip(common, numbers))
 
     def verdict(word: str) -> Verdict:
         found = Verdict(words, word, measured, **about)
@@ -546,7 +563,7 @@ def longer_training(short: View, long: View) -> Verdict:
     most = gain[-1] > np.median(gain[:-1])
     if grew and below and most:
         return verdict(HOLDS)
-    overlap = gain[-1] > 0 and top["accuracy"] > last_b["accuracy"] and most
+    overlap = gain[-1] > 0 and _lead(long, top, last_b) > 0 and most
     return verdict(OPEN if overlap else FAILS)
 
 
@@ -598,39 +615,44 @@ def best_lr_usable_to(view: View, m: int) -> Verdict:
 @claim
 def good_at(view: View, m: int) -> Verdict:
     """Whether a batch size, at its best base LR, is within the margin of the best."""
-    words = f"Accuracy at m = {m} is within {100 * view.margin:g} points of the best"
-    accuracy = view.finished_rows["accuracy"]
-    if m not in accuracy[BATCH_SIZE].values:
+    score, rows = view.score, view.finished_rows
+    told = score.long_name[0].upper() + score.long_name[1:]
+    words = f"{told} at m = {m} is within {score.margin(view.margin)} of the best"
+    if m not in rows[BATCH_SIZE].values:
         return Verdict(words, OPEN, f"m = {m} has not been measured")
-    top, there = float(accuracy.max()), float(accuracy.sel({BATCH_SIZE: m}))
-    text = f"{_percent(there)} against {_percent(top)}"
-    return Verdict(words, HOLDS if there >= top - view.margin else FAILS, text)
+    top, there = (float(r["score"]) for r in (_top(rows, BATCH_SIZE), rows.sel({BATCH_SIZE: m})))
+    near = score.gain(there) >= score.gain(top) - view.margin
+    text = f"{score.text(there)} against {score.text(top)}"
+    return Verdict(words, HOLDS if near else FAILS, text)
 
 
 @claim
 def learns_only_below(view: View, m: int) -> list[Verdict]:
-    """Whether batch sizes from m on stay within the margin of chance, and smaller ones do not."""
-    chance = float(view.ds.attrs.get("chance", np.nan))
-    accuracy = view.finished_rows["accuracy"]
-    sizes = accuracy[BATCH_SIZE].values
-    found = []
-    for words, part, sign in (
-        (f"m ≥ {m} learns at no base learning rate", accuracy[sizes >= m], -1),
-        (f"m < {m} learns", accuracy[sizes < m], 1),
+    """Whether batch sizes from m on stay within the margin of a guess, and smaller ones do not."""
+    score, found = view.score, []
+    best = view.finished_rows["score"]
+    sizes = best[BATCH_SIZE].values
+    for words, part, learns in (
+        (f"m ≥ {m} learns at no base learning rate", best[sizes >= m], False),
+        (f"m < {m} learns", best[sizes < m], True),
     ):
-        if not part.size or not np.isfinite(chance):
+        if not part.size:
             found.append(Verdict(words, OPEN, "no such batch size has finished"))
             continue
-        span = f"{_percent(part.min())} to {_percent(part.max())}"
-        agree = bool((sign * (part - chance - view.margin) > 0).all())
-        text = f"best accuracy {span}, chance {_percent(chance)}"
+        text = f"best {score.long_name} {_span(view, part)}"
+        if not np.isfinite(score.guess):
+            found.append(Verdict(words, OPEN, f"{text}; nothing says what a guess would have"))
+            continue
+        lead = score.gain(part) - score.gain(score.guess) - view.margin
+        agree = bool((lead > 0 if learns else lead < 0).all())
+        text += f", {scales.guess_word(score)} {score.text(score.guess)}"
         found.append(Verdict(words, HOLDS if agree else FAILS, text))
     return found
 
 
 @claim
 def curves_coincide(view: View, low: int, high: int, base_lr: float) -> Verdict:
-    """Whether test accuracy over the epochs nearly coincides inside a range of batch sizes.
+    """Whether the test score over the epochs nearly coincides inside a range of batch sizes.
 
     "Nearly" is ours: medians over seeds within the margin of each other at every evaluation of the
     second half of training. Larger batch sizes must end lower than all inside the range.
@@ -648,17 +670,19 @@ def curves_coincide(view: View, low: int, high: int, base_lr: float) -> Verdict:
     if inside.sum() < ENOUGH or not above.any():
         text = f"finished batch sizes at this base learning rate: {_numbers(m)}"
         return Verdict(words, OPEN, text)
-    curve = spread(view.ds["test_accuracy"])["median"].dropna(EPOCH, how="all")
-    half = curve.isel({EPOCH: slice(curve.sizes[EPOCH] // 2, None)})
+    score = view.score
+    median = spread(view.ds[curve(TEST, score.name)])["median"].dropna(EPOCH, how="all")
+    half = median.isel({EPOCH: slice(median.sizes[EPOCH] // 2, None)})
     group = half.isel({BATCH_SIZE: np.flatnonzero(inside)})
-    gap = float((group.max(BATCH_SIZE) - group.min(BATCH_SIZE)).max())
+    with np.errstate(invalid="ignore"):  # of what has diverged in all
+        gap = float((group.max(BATCH_SIZE) - group.min(BATCH_SIZE)).max())
     final = view.cells["median"].values
     text = (
-        f"largest gap in the second half {100 * gap:.1f} points; reported accuracy "
-        f"{_percent(final[inside].min())} to {_percent(final[inside].max())}, above m = {high} "
-        f"{_percent(final[above].min())} to {_percent(final[above].max())}"
+        f"largest gap in the second half {score.difference(gap)}; reported {score.long_name} "
+        f"{_span(view, final[inside])}, above m = {high} {_span(view, final[above])}"
     )
-    good = gap <= view.margin and final[above].max() < final[inside].min()
+    gain = score.gain(final)
+    good = gap <= view.margin and gain[above].max() < gain[inside].min()
     return Verdict(words, HOLDS if good else FAILS, text)
 
 
@@ -695,7 +719,7 @@ def smaller_batches_better(view: View) -> Verdict:
     tops = [(m, _top(column, BN_BATCH)) for m, column in _bn_columns(view)]
     if not tops:
         return verdict(OPEN, "nothing has finished")
-    text = "; ".join(f"m = {m:g}: {_percent(top['accuracy'])}" for m, top in tops)
+    text = "; ".join(f"m = {m:g}: {view.score.text(float(top['score']))}" for m, top in tops)
     if len(tops) < ENOUGH:
         return verdict(OPEN, f"fewer than {ENOUGH} SGD batches. {text}")
     if view.seeds == 1:
@@ -725,7 +749,7 @@ def _bn_columns(view: View) -> list[tuple[float, xr.Dataset]]:
     """For every SGD batch with results, its finished BN batches at their best base LRs."""
     rows = view.rows.where(view.rows["complete"])
     columns = [(m, rows.sel({BATCH_SIZE: m})) for m in rows[BATCH_SIZE].values]
-    known = [(m, np.flatnonzero(column["accuracy"].notnull().values)) for m, column in columns]
+    known = [(m, np.flatnonzero(column["score"].notnull().values)) for m, column in columns]
     return [
         (float(m), column.isel({BN_BATCH: found}))
         for (m, column), (_, found) in zip(columns, known)

@@ -1,8 +1,8 @@
-"""The figures of a grid: accuracy along its axes, learning curves, and grids compared.
+"""The figures of a grid: the score along its axes, learning curves, and grids compared.
 
 ``default_figures`` chooses by the axes that a grid has. The layouts are those of Masters & Luschi
-(2018): both views of a sweep side by side (Figs 1-3, 5-11), learning curves (Fig. 4), accuracy
-along the BN batch (Fig. 13), best accuracy and stable range of several grids (Figs 15, 16).
+(2018): both views of a sweep side by side (Figs 1-3, 5-11), learning curves (Fig. 4), the score
+along the BN batch (Fig. 13), best score and stable range of several grids (Figs 15, 16).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,27 @@ from matplotlib.ticker import MaxNLocator
 
 from sbt.errors import UserError
 from sbt.report import scales, style
+from sbt.report.scales import Ordinate
 from sbt.report.style import Drawing
-from sbt.report.view import BASE_LR, BATCH_SIZE, BN_BATCH, EPOCH, View, spread, spread_words
+from sbt.report.view import (
+    BASE_LR,
+    BATCH_SIZE,
+    BN_BATCH,
+    EPOCH,
+    View,
+    spread,
+    spread_words,
+    where_best,
+)
+from sbt.results import LOSS, TEST, TRAIN, curve
+from sbt.tasks.score import Score
 
 # More slices than this make a page that nobody reads; the tables have them all.
 MOST_SLICES = 6
 # More curves than markers could not be told apart: then they spread over panels of so many.
 MOST_CURVES = 13
 CURVES_PER_PANEL = 8
+_BAND, _ROW = ("median", "low", "high"), ("score", "low", "high")
 
 
 def plane(view: View) -> tuple[str, ...]:
@@ -45,20 +58,20 @@ def plane(view: View) -> tuple[str, ...]:
 def default_figures(view: View) -> list[Drawing]:
     """The figures of a report.
 
-    A grid of batch sizes and base LRs gets both views of the sweep, the best accuracy, the stable
+    A grid of batch sizes and base LRs gets both views of the sweep, the best score, the stable
     range and learning curves; any other two axes get both views; one axis gets one; a single point
     gets learning curves only. Further axes are sliced, and compared where there is a comparison;
     a sweep of more slices than ``MOST_CURVES``, all update rules for instance, is about the
     comparison, and gets that alone.
     """
-    if not bool(view.ds["test_accuracy"].notnull().any()):
+    if not bool(view.ds[curve(TEST, view.score.name)].notnull().any()):
         return []
     axes = plane(view)
     slices = view.slices(axes)
-    finished = bool(view.ds["accuracy"].notnull().any())
+    finished = bool(view.reported.notnull().any())
     swept = finished and axes == (BATCH_SIZE, BASE_LR)
     if swept and len(slices) > MOST_CURVES:
-        return [best_accuracy_summary(dict(slices))]
+        return [best_score_summary(dict(slices))]
     shown = [
         (title, part, f"_{i + 1}" if len(slices) > 1 else "")
         for i, (title, part) in enumerate(slices[:MOST_SLICES])
@@ -68,7 +81,7 @@ def default_figures(view: View) -> list[Drawing]:
         for title, part, suffix in shown:
             found += _along(part, axes, title, suffix)
     if swept:
-        compared = [best_accuracy_summary(dict(slices)), stable_range_summary(dict(slices))]
+        compared = [best_score_summary(dict(slices)), stable_range_summary(dict(slices))]
         # Where there is something to compare, the comparison is the point of the sweep.
         found = [*compared, *found] if len(slices) > 1 else [*found, *compared]
         if BN_BATCH in view.varying:
@@ -92,31 +105,31 @@ def _along(view: View, axes: tuple[str, ...], title: str, suffix: str) -> list[D
     first, second = axes if len(axes) == 2 else (axes[0], None)
     if second and view.is_numeric(second):
         return [sweep_figure(view, (first, second), title, f"sweep{suffix}")]
-    return [accuracy_vs(view, first, second, title, f"accuracy_vs_{first}{suffix}")]
+    return [score_vs(view, first, second, title, f"{view.score.name}_vs_{first}{suffix}")]
 
 
-# --- accuracy along the axes of one grid ---------------------------------------------------------
+# --- the score along the axes of one grid --------------------------------------------------------
 
 
-def accuracy_vs(
+def score_vs(
     view: View, x: str, curves: str | None = None, title: str = "", name: str = ""
 ) -> Drawing:
-    """Accuracy against one axis, one curve per value of another.
+    """The score against one axis, one curve per value of another.
 
     Args:
       view: a grid; its varying axes must be ``x`` and ``curves`` (select first otherwise).
       x: the axis along the abscissa.
       curves: the axis whose values get a curve each; None for a single curve.
       title: a heading, for instance the values at which other axes were fixed.
-      name: file stem, ``accuracy_vs_<x>`` by default.
+      name: file stem, ``<score>_vs_<x>`` by default.
 
     Raises:
       UserError: an axis is missing, or another axis still varies.
     """
-    words = f"Test accuracy against {scales.plain(x)}"
+    words = f"Test {view.score.long_name} against {scales.plain(x)}"
     words += f", one curve per {scales.plain(curves)}" if curves else ""
     view = _of_axes(view, x, curves)
-    return _accuracy(view, [(x, curves)], words, title, name or f"accuracy_vs_{x}")
+    return _scores(view, [(x, curves)], words, title, name or f"{view.score.name}_vs_{x}")
 
 
 def sweep_figure(
@@ -136,29 +149,30 @@ def sweep_figure(
     first, second = axes
     left, right = scales.plain(first), scales.plain(second)
     words = (
-        f"Test accuracy (a) against {left}, one curve per {right}, and "
+        f"Test {view.score.long_name} (a) against {left}, one curve per {right}, and "
         f"(b) against {right}, one curve per {left}"
     )
     view = _of_axes(view, first, second)
     ring = ""
     if best := view.best:
         at = ", ".join(f"{scales.plain(a)} {scales.label(a, best.where[a])}" for a in axes)
-        ring = f" Ring: best cell, {100 * best.value:.1f} % at {at}."
-    return _accuracy(view, [(first, second), (second, first)], words, title, name, ring)
+        chosen = " (by validation)" if view.validated else ""
+        ring = f" Ring: best cell{chosen}, {view.score.text(best.value)} at {at}."
+    return _scores(view, [(first, second), (second, first)], words, title, name, ring)
 
 
 def bn_batch_figure(view: View, title: str = "", name: str = "bn_batch") -> Drawing:
-    """Accuracy against the BN batch, one curve per SGD batch.
+    """The score against the BN batch, one curve per SGD batch.
 
     Where base LRs were swept too, every point is the best base LR of its pair of batches.
     """
     words = (
-        "Test accuracy against the number of examples that share batch statistics, one curve per "
-        "SGD batch size"
+        f"Test {view.score.long_name} against the number of examples that share batch statistics, "
+        "one curve per SGD batch size"
     )
     words += ", each point at its best base learning rate" if BASE_LR in view.varying else ""
     view = _of_axes(view, BN_BATCH, BATCH_SIZE, BASE_LR)
-    return _accuracy(view, [(BN_BATCH, BATCH_SIZE)], words, title, name)
+    return _scores(view, [(BN_BATCH, BATCH_SIZE)], words, title, name)
 
 
 def _of_axes(view: View, x: str, curves: str | None, *also: str) -> View:
@@ -175,7 +189,7 @@ def _of_axes(view: View, x: str, curves: str | None, *also: str) -> View:
 
 
 @style.styled
-def _accuracy(
+def _scores(
     view: View,
     panels: Sequence[tuple[str, str | None]],
     words: str,
@@ -183,11 +197,11 @@ def _accuracy(
     name: str,
     ring: str = "",
 ) -> Drawing:
-    """Panels of accuracy along one axis, curves along another, with the words under them."""
+    """Panels of the score along one axis, curves along another, with the words under them."""
     pair = len(panels) == 2
     figure, drawn = style.new_figure(style.WIDE if pair else style.SINGLE, len(panels))
     for panel, (x, curves) in zip(drawn, panels):
-        _accuracy_panel(panel, view, x, curves, ticks=9 if pair else 13)
+        _score_panel(panel, view, x, curves, ticks=9 if pair else 13)
     if pair:
         drawn[1].sharey(drawn[0])
         for letter, panel in zip("ab", drawn):
@@ -198,17 +212,26 @@ def _accuracy(
         drawn[0].set_title(style.literal(title, style.TITLE))
     note = spread_words(view.seeds)
     if bool(view.ds["diverged"].any()):
-        note += " Hollow marker: at least one seed diverged (counted at chance)."
+        note += f" Hollow marker: at least one seed diverged ({counted(view.score)})."
     style.footnote(figure, note)
     heading = f"{title}. " if title else ""
     return Drawing(name, figure, f"{heading}{words}. {note}{ring}")
 
 
-def _accuracy_panel(panel: Axes, view: View, x: str, curves: str | None, ticks: int) -> None:
+def counted(score: Score) -> str:
+    """What a run that diverged counts as."""
+    if np.isfinite(score.diverged):
+        return f"counted at {scales.guess_word(score)}"
+    return f"its {score.long_name} counts as infinite" if score.name == LOSS else "infinitely bad"
+
+
+def _score_panel(panel: Axes, view: View, x: str, curves: str | None, ticks: int) -> None:
     cell = view.cells
     if BASE_LR in cell.dims and BASE_LR not in (x, curves):
-        at = cell["median"].fillna(-np.inf).argmax(BASE_LR)
+        at = where_best(cell["gain"], BASE_LR)
         cell = cell.isel({BASE_LR: at}).drop_vars(BASE_LR)
+    ordinate = Ordinate.of(view.score, (cell[name].values for name in _BAND))
+    cell = ordinate.heights(cell, *_BAND)
     along = view.ds[x].values
     places = scales.positions(x, along)
     values = view.ds[curves].values if curves else np.array([np.nan])
@@ -222,8 +245,8 @@ def _accuracy_panel(panel: Axes, view: View, x: str, curves: str | None, ticks: 
     if best := view.best:
         where = places[int(np.flatnonzero(along == best.where[x])[0])]
         ring: dict[str, Any] = {"marker": "o", "markersize": 10, "mfc": "none", "mec": style.INK}
-        panel.plot(where, best.value, zorder=4, **ring)
-    style.accuracy_axis(panel, view.ds.attrs.get("chance"))
+        panel.plot(where, ordinate.height(np.array(best.value)), zorder=4, **ring)
+    ordinate.label(panel, f"test {view.score.long_name}")
     scales.set_scale(panel.xaxis, panel, x, along, ticks)
     if curves:
         style.legend(panel, scales.SYMBOLS.get(curves, scales.title(curves)))
@@ -243,14 +266,14 @@ def _hollow(
 def learning_curves(
     view: View, base_lr: float | None = None, title: str = "", name: str = "learning_curves"
 ) -> Drawing:
-    """Test accuracy and training loss after every epoch.
+    """Test score and training loss after every epoch; of few curves, both on both splits.
 
     Each batch size has a curve, or each value of the first axis that varies where batch sizes do
     not. Other axes are fixed at the best cell.
 
     Args:
       view: a grid.
-      base_lr: the base LR to show, one of the grid's; by default the one with the highest accuracy
+      base_lr: the base LR to show, one of the grid's; by default the one with the best score
         averaged over the other axes, so that most batch sizes train.
       title: a heading.
       name: file stem.
@@ -261,18 +284,25 @@ def learning_curves(
     free = view.varying
     curves = BATCH_SIZE if BATCH_SIZE in free else next(iter(free), None)
     ds, fixed = _at_best(view, base_lr, curves)
-    figure, panels = style.new_figure(style.WIDE, columns=2)
     count = ds.sizes[curves] if curves else 1
     few = count <= 3
-    both = ["test_accuracy", "train_accuracy"], ["test_loss", "train_loss"]
-    for panel, variables in zip(panels, both if few else (["test_accuracy"], ["train_loss"])):
-        _curve_panel(panel, ds, curves, variables)
-    style.accuracy_axis(panels[0], ds.attrs.get("chance"), "accuracy" if few else "test accuracy")
-    panels[1].set_ylabel("loss [nats]" if few else "training loss [nats]")
-    losses = np.concatenate([np.asarray(line.get_ydata(), float) for line in panels[1].lines])
-    style.log_if_wide(panels[1], losses, 10)
+    drawn = [(TEST, view.score.name), (TRAIN, LOSS)]
+    if few:  # both splits in a panel
+        drawn = list(dict.fromkeys(("", name) for _, name in drawn))
+    figure, panels = style.new_figure(style.WIDE if len(drawn) > 1 else style.SINGLE, len(drawn))
+    for panel, (split, metric) in zip(panels, drawn):
+        splits = (split,) if split else (TEST, TRAIN)
+        _curve_panel(panel, ds, curves, [curve(one, metric) for one in splits])
+        words = {TRAIN: "training ", TEST: "test "}.get(split, "")
+        if metric == view.score.name:
+            Ordinate(view.score).label(panel, f"{words}{view.score.long_name}")
+        else:
+            panel.set_ylabel(_in_units(ds[curve(TEST, metric)], words))
+        if metric == LOSS:
+            losses = [np.asarray(line.get_ydata(), float) for line in panel.lines]
+            scales.log_if_wide(panel, np.concatenate(losses), 10)
     if curves or few:
-        style.legend(panels[1], scales.title(curves) if curves else "")
+        style.legend(panels[-1], scales.title(curves) if curves else "")
     shown = [f"{scales.title(a)} = {scales.label(a, v, math=True)}" for a, v in fixed.items()]
     heading = style.literal(title, style.HEADING) if title else ""
     if heading := "; ".join(part for part in (heading, ", ".join(shown)) if part):
@@ -281,15 +311,30 @@ def learning_curves(
     if few:
         note += " Training curves (faint) are running means over the epoch."
     if bool(ds["diverged"].any()):
-        note += " Cross: a seed diverged (its accuracy counts as chance, its loss ends)."
+        ends = "its loss ends"
+        if np.isfinite(view.score.diverged):
+            counts = f"counts as {scales.guess_word(view.score)}"
+            ends = f"its {view.score.long_name} {counts}, {ends}"
+        note += f" Cross: a seed diverged ({ends})."
     style.footnote(figure, note)
     at = ", ".join(f"{scales.plain(a)} {scales.label(a, v)}" for a, v in fixed.items())
     words = f"{title}. " if title else ""
-    words += "Accuracy and loss" if few else "Test accuracy and training loss"
+    told = view.score.long_name
+    pair = f"{told} and {'training ' * (not few)}loss" if view.score.name != LOSS else told
+    if view.score.name == LOSS and not few:
+        pair = f"{told} and training {told}"
+    words += pair[0].upper() + pair[1:] if few else f"Test {pair}"
     words += " against the epoch"
     words += f", one curve per {scales.plain(curves)}" if curves else ""
     words += f", at {at}" if at else ""
     return Drawing(name, figure, f"{words}. {note}")
+
+
+def _in_units(values: xr.DataArray, words: str) -> str:
+    """What a curve of the test split holds, after these words for the split, with its units."""
+    named = str(values.attrs.get("long_name", values.name)).replace("_", " ")
+    label, units = words + named.removeprefix("test "), values.attrs.get("units")
+    return style.literal(f"{label} [{units}]" if units else label, style.TITLE)
 
 
 def _at_best(
@@ -350,8 +395,8 @@ def _crosses(panel: Axes, run: xr.Dataset, median: xr.DataArray, colour: str) ->
 
 
 @style.styled
-def best_accuracy_summary(views: Mapping[str, View]) -> Drawing:
-    """Accuracy at the best base LR against the batch size, one curve per grid.
+def best_score_summary(views: Mapping[str, View]) -> Drawing:
+    """The score at the best base LR against the batch size, one curve per grid.
 
     More than ``MOST_CURVES`` grids spread over panels, each with the others behind it in grey.
 
@@ -364,6 +409,9 @@ def best_accuracy_summary(views: Mapping[str, View]) -> Drawing:
     sizes = np.unique(
         np.concatenate([view.ds[BATCH_SIZE].values.astype(float) for view in views.values()])
     )
+    score = next(iter(views.values())).score
+    rows = {text: view.rows for text, view in views.items()}
+    ordinate = Ordinate.of(score, (row[name].values for row in rows.values() for name in _ROW))
     share = -(-len(views) // count)
     texts = list(views)
     prefix = _common_words(texts) if count > 1 else ""
@@ -371,12 +419,12 @@ def best_accuracy_summary(views: Mapping[str, View]) -> Drawing:
         mine = texts[i * share : (i + 1) * share]
         for text in texts:
             if text not in mine:
-                row = views[text].rows
-                panel.plot(row[BATCH_SIZE], row["accuracy"], color="#cccccc", lw=0.7, zorder=1.5)
+                grey = ordinate.height(rows[text]["score"].values)
+                panel.plot(rows[text][BATCH_SIZE], grey, color="#cccccc", lw=0.7, zorder=1.5)
         for text, look in zip(mine, style.looks(len(mine), ordered=False)):
             label = style.literal(text.removeprefix(prefix))
-            _best_curve(panel, views[text].rows, look, label or None)
-        style.accuracy_axis(panel, None, "best test accuracy")
+            _best_curve(panel, ordinate.heights(rows[text], *_ROW), look, label or None)
+        ordinate.label(panel, f"best test {score.long_name}", guess=False)
         scales.set_scale(panel.xaxis, panel, BATCH_SIZE, sizes)
         if count > 1:
             # Below the panel: several panels have no room beside them.
@@ -390,22 +438,25 @@ def best_accuracy_summary(views: Mapping[str, View]) -> Drawing:
     note = spread_words(next(iter(views.values())).seeds)
     note += " Hollow: best at the end of the base LR grid, or runs missing."
     style.footnote(figure, note)
-    caption = f"Test accuracy at the best base learning rate of every batch size. {note}"
+    chosen = " (by validation)" if any(view.validated for view in views.values()) else ""
+    caption = f"Test {score.long_name} at the best base learning rate{chosen} of every batch size."
+    caption += f" {note}"
     if count > 1:
         caption += " Grey: the curves of the other panels."
-    chances = {float(v.ds.attrs["chance"]) for v in views.values() if "chance" in v.ds.attrs}
-    if len(chances) == 1:
-        caption += f" Chance: {100 * chances.pop():g} %."
-    return Drawing("best_accuracy", figure, caption)
+    guesses = {view.score.guess for view in views.values()}
+    if len(guesses) == 1 and np.isfinite(guess := guesses.pop()):
+        told = f"{100 * guess:g} %" if score.percent else score.text(guess)
+        caption += f" {scales.guess_word(score).capitalize()}: {told}."
+    return Drawing(f"best_{score.name}", figure, caption)
 
 
 def _best_curve(panel: Axes, best: xr.Dataset, look: dict[str, Any], text: str | None) -> None:
-    m, accuracy = best[BATCH_SIZE].values.astype(float), best["accuracy"].values
+    m, height = best[BATCH_SIZE].values.astype(float), best["score"].values
     low, high = best["low"].values, best["high"].values
     panel.fill_between(m, low, high, color=look["color"], alpha=0.13, linewidth=0)
-    panel.plot(m, accuracy, label=text, **look)
-    edge = (best["edge"] | ~best["complete"]).values & np.isfinite(accuracy)
-    _hollow(panel, m, accuracy, edge, look)
+    panel.plot(m, height, label=text, **look)
+    edge = (best["edge"] | ~best["complete"]).values & np.isfinite(height)
+    _hollow(panel, m, height, edge, look)
 
 
 def _values(views: Mapping[str, View], axis: str) -> np.ndarray:
@@ -428,7 +479,7 @@ def stable_range_summary(views: Mapping[str, View], margin: float | None = None)
     Args:
       views: grids by label, each with the axes ``batch_size`` and ``base_lr``. "Best cell" is
         taken per grid.
-      margin: accuracy margin below the best cell, as a fraction; by default that of each config.
+      margin: below the best cell, in the unit of the score; by default that of each config.
         See ``View.stable_range`` for the rule.
     """
     # Bars of several grids stand side by side, and need the room.
@@ -464,14 +515,16 @@ def stable_range_summary(views: Mapping[str, View], margin: float | None = None)
             panel.set_xlim(values.min() / 2**0.5, values.max() * 2**0.5)
     if count > 1:
         style.legend(panel, "")
-    points = " or ".join(f"{100 * value:g}" for value in sorted(margins))
+    score = next(iter(views.values())).score
+    *others, last = (score.margin(value) for value in sorted(margins))
+    within = " or ".join([*(text.split()[0] for text in others), last])
     style.footnote(
         figure, "Bar: reliable base LRs; point: the best; arrow: the grid ends there; cross: none."
     )
     caption = (
-        f"Base learning rates that train reliably: every seed's loss finite and median accuracy "
-        f"within {points} points of the best cell of the grid, contiguous around the best base "
-        f"learning rate (point). Open arrows: the range reaches the end of the grid or a cell "
-        f"that has not finished, and may be wider. Cross on the axis: none is reliable."
+        f"Base learning rates that train reliably: every seed's loss finite and median "
+        f"{score.long_name} within {within} of the best cell of the grid, contiguous around the "
+        f"best base learning rate (point). Open arrows: the range reaches the end of the grid or a "
+        f"cell that has not finished, and may be wider. Cross on the axis: none is reliable."
     )
     return Drawing("stable_range", figure, caption)

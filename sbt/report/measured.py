@@ -14,7 +14,6 @@ from sbt.report.view import BATCH_SIZE, SEED, View, spread, spread_words
 # Bounds, spreads and abscissas of other variables have no figures of their own.
 COMPANIONS = ("_error", "_residual", "_std", "_excluded", "_at")
 MOST_CURVES, MOST_FIGURES = 12, 16
-LOG_RATIO = 20  # from this ratio of the largest to the smallest value on, a logarithmic scale
 
 
 def measured_variables(view: View) -> list[str]:
@@ -92,6 +91,6 @@ def _panel(panel: Axes, values: xr.DataArray, x: str, time: str) -> None:
         text = scales.label(str(curves), names.tolist()[i], math=True) if curves else None
         style.banded(panel, places, row, look, text)
     scales.set_scale(panel.xaxis, panel, x, values[x].values)
-    style.log_if_wide(panel, values.values, LOG_RATIO)
+    scales.log_if_wide(panel, values.values, scales.WIDE)
     if curves:
         style.legend(panel, scales.title(str(curves)))

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -42,7 +43,7 @@ def write_report(ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any])
     directory, view = Path(directory), checked(ds)
     drawings, measured = default_figures(view), measured_figures(view)
     judged = _verdicts(view, claims.verdicts(view))
-    frames = {"accuracy": tables.cell_table(view), "runs": tables.run_table(view)}
+    frames = {view.score.name: tables.cell_table(view), "runs": tables.run_table(view)}
     if set(claims.SWEEP) <= set(view.varying):
         frames["batch_sizes"] = tables.batch_size_table(view)
     written = _save_figures([*drawings, *measured], directory)
@@ -60,9 +61,9 @@ def write_report(ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any])
         NOTHING if drawings else tag("p", "No run has results yet."),
         tag("h2", "Measurements") if measured else NOTHING,
         *(markup.figure(drawing, len(drawings) + i + 1) for i, drawing in enumerate(measured)),
-        _accuracy(view),
-        _per_batch_size(frames.get("batch_sizes")),
-        _method(view, f"{100 * view.margin:g} points"),
+        _scores(view),
+        _per_batch_size(view, frames.get("batch_sizes")),
+        _method(view, view.score.margin(view.margin)),
         _machine(meta),
         _config(view),
     ]
@@ -74,7 +75,7 @@ def write_comparison(
 ) -> list[Path]:
     """Writes a report that compares several grids.
 
-    Best accuracy and stable range of all grids in one figure each, then every grid's own sweep, and
+    Best score and stable range of all grids in one figure each, then every grid's own sweep, and
     each one's verdicts. Grids that differ only in their epochs are also compared in pairs.
 
     Args:
@@ -83,12 +84,12 @@ def write_comparison(
       directory, meta: as for ``write_report``.
 
     Raises:
-      UserError: a grid has no axis ``batch_size``.
+      UserError: a grid has no axis ``batch_size``, or its runs are ranked by another score.
     """
     directory = Path(directory)
     views = _slices({label: checked(ds) for label, ds in datasets.items()})
     ranged = {label: view for label, view in views.items() if BASE_LR in view.varying}
-    drawings = [figures.best_accuracy_summary(views)]
+    drawings = [figures.best_score_summary(views)]
     if ranged:
         drawings.append(figures.stable_range_summary(ranged))
     for i, (label, view) in enumerate(ranged.items()):
@@ -122,6 +123,12 @@ VERDICTS = tag("h2", "Verdicts")
 
 def _slices(views: Mapping[str, View]) -> dict[str, View]:
     found = {}
+    first, *others = views.items()
+    for label, view in others:
+        a, b = (f"{v.score.name} in {v.score.units or 'no units'}" for v in (first[1], view))
+        if a != b:
+            problem = f"is ranked by {b}, and {first[0]} by {a}"
+            raise UserError(label, problem, "compare grids of one score, or report each on its own")
     for label, view in views.items():
         if BATCH_SIZE not in view.axes:
             axes = ", ".join(view.axes) or "none"
@@ -164,25 +171,29 @@ def _subtitle(view: View) -> Markup:
         shown = [scales.label(axis, v) for v in view.ds[axis].values.tolist()]
         span = f"{shown[0]} … {shown[-1]} ({len(shown)})" if len(shown) > 5 else ", ".join(shown)
         words.append(f"{scales.plain(axis)} {span}")
+        if axis == BATCH_SIZE and (length := view.tokens_per_example):
+            ends = dict.fromkeys(length * int(view.ds[axis].values[i]) for i in (0, -1))
+            words[-1] += f" ({' … '.join(map(str, ends))} tokens)"
     words.append(f"{view.seeds} seed{'s' * (view.seeds != 1)} per cell")
     return tag("p", rich(" · ".join(words)), class_="quiet")
 
 
 def _progress(view: View) -> str:
-    accuracy, best = view.ds["accuracy"], view.best_so_far
+    reported, best = view.reported, view.best_so_far
     diverged = int(view.cells["diverged"].sum())
-    words = f"{int(accuracy.notnull().sum())} of {accuracy.size} runs have results; "
-    words += f"{diverged} diverged (counted at chance)."
+    words = f"{int(reported.notnull().sum())} of {reported.size} runs have results; "
+    words += f"{diverged} diverged ({figures.counted(view.score)})."
     if best:
         at = ", ".join(f"{scales.plain(a)} {scales.label(a, v)}" for a, v in best.where.items())
         cell = "Best cell so far, by its latest evaluations" if best.so_far else "Best cell"
-        words += f" {cell}: {100 * best.value:.1f} %" + (f" at {at}." if at else ".")
+        cell += " by validation" * view.validated
+        words += f" {cell}: {view.score.text(best.value)}" + (f" at {at}." if at else ".")
     return words
 
 
 def _unfinished(view: View) -> str:
     """How many runs are in training and how many have not begun, and where they are."""
-    waiting = view.ds["accuracy"].isnull()
+    waiting = view.reported.isnull()
     trained = view.ds["train_loss"].notnull() & waiting
     begun = int(trained.any(EPOCH).sum())
     last = int(view.ds[EPOCH].where(trained).max().fillna(0))
@@ -209,7 +220,7 @@ def _unfinished(view: View) -> str:
 
 def _status(view: View, meta: Mapping[str, Any]) -> Markup:
     status = str(meta.get("status", "")).lower()
-    missing = bool(view.ds["accuracy"].isnull().any())
+    missing = bool(view.reported.isnull().any())
     words = rich(_progress(view))
     if status in DONE:
         rest = " The others are not part of the grid." if missing else ""
@@ -277,16 +288,20 @@ def _rests_on(found: Iterable[Verdict]) -> Markup:
 # --- numbers -------------------------------------------------------------------------------------
 
 
-def _accuracy(view: View) -> Markup:
+def _scores(view: View) -> Markup:
     if not view.axes:
         return NOTHING
+    score = view.score
+    units = "percent" if score.percent else score.units
+    of = f"Median over the seeds, in {units}" if units else "Median over the seeds"
+    best = "best by validation" if view.validated else "best"
     parts = [
-        tag("h2", "Accuracy per cell"),
+        tag("h2", f"{_capital(score.long_name)} per cell"),
         tag(
             "p",
-            "Median over the seeds, in percent. Framed: best; bold: reliable (see “Method”); "
+            f"{of}. Framed: {best}; bold: reliable (see “Method”); "
             "×n: n seeds diverged; –: no result. Every number is in ",
-            tag("code", "tables/accuracy.csv"),
+            tag("code", f"tables/{score.name}.csv"),
             ", every run in ",
             tag("code", "tables/runs.csv"),
             ".",
@@ -303,32 +318,49 @@ def _accuracy(view: View) -> Markup:
     return markup.join(parts, "\n")
 
 
-def _per_batch_size(table: pd.DataFrame | None) -> Markup:
+def _per_batch_size(view: View, table: pd.DataFrame | None) -> Markup:
     if table is None:
         return NOTHING
-    return markup.join([tag("h3", "Per batch size"), _scrolled(tables.batch_size_html(table))])
+    found = _scrolled(tables.batch_size_html(view, table))
+    return markup.join([tag("h3", "Per batch size"), found])
 
 
 def _method(view: View, margin: str) -> Markup:
-    last = view.setting("report.last_epochs", 5)
-    usual = f"test accuracy, median over the evaluations in the last {last} epochs of a run"
-    of = view.ds["accuracy"].attrs.get("long_name") or usual
+    last, score = view.setting("report.last_epochs", 5), view.score
+    told, capital = score.long_name, _capital(score.long_name)
+    usual = f"test {told}, median over the evaluations in the last {last} epochs of a run"
+    of = view.reported.attrs.get("long_name") or usual
+    counts = "is infinitely bad"
+    if np.isfinite(score.diverged):
+        counts = f"counts at {scales.guess_word(score)}"
     of_runs = (
-        f"Accuracy of a run: {of}; a run whose loss was not finite counts at chance. Accuracy of a "
+        f"{capital} of a run: {of}; a run whose loss was not finite {counts}. {capital} of a "
         f"cell: median over seeds. {spread_words(view.seeds)}"
     )
+    if view.validated:
+        of_runs += " What is best or reliable is chosen by the validation split in the same way."
+    most = "most accurate" if score.name == "accuracy" else "best"
     ranges = (
-        f"Reliable: the loss of every seed stayed finite and the accuracy is within {margin} of "
+        f"Reliable: the loss of every seed stayed finite and the {told} is within {margin} of "
         "the best cell of the grid. Stable range: the contiguous reliable base learning rates "
-        "around the most accurate one. Masters & Luschi (2018) state no numeric rule; this one is "
+        f"around the {most} one. Masters & Luschi (2018) state no numeric rule; this one is "
         "ours, and the verdict on the range is given at two margins."
     )
+    counts_from = f"a tenth of {margin}"
+    if score.name == "accuracy":
+        counts_from = (
+            "one binomial standard error of the test set (half a point if its size is unknown)"
+        )
     better = (
         "Better: the bands of the two cells do not overlap and their medians differ by more "
-        "than one binomial standard error of the test set (half a point if its size is unknown). "
+        f"than {counts_from}. "
         f"At least three finished {scales.plain(BATCH_SIZE)}s decide a trend."
     )
     return markup.join([tag("h2", "Method"), *(tag("p", p) for p in (of_runs, ranges, better))])
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _machine(meta: Mapping[str, Any]) -> Markup:

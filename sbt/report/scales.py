@@ -1,13 +1,17 @@
-"""Axes of a grid in figures and words: their names, their values, and how they are spaced."""
+"""How axes look: those of a grid, their names, values and spacing; and that of the score."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullLocator
 
-from sbt.report.style import LONGEST, TITLE, literal
+from sbt.report.style import LONGEST, QUIET, TITLE, literal
+from sbt.tasks.score import Score
 from sbt.text import one_line
 
 LOG2_AXES = ("batch_size", "base_lr", "bn_batch", "micro_batch")
@@ -124,3 +128,135 @@ def set_scale(target: Axis, panel: Axes, axis: str, values: np.ndarray, most: in
         if values.size * min(longest, LONGEST) > MOST_CHARACTERS or values.size > 4:
             for mark in target.get_majorticklabels():
                 mark.set(rotation=30, ha="right", rotation_mode="anchor")
+
+
+# --- the score -----------------------------------------------------------------------------------
+
+WIDE = 20  # from this ratio of the largest to the smallest value on, a logarithmic scale
+# Of the way from the best value to a guess: what is worse than a guess by more is off the scale.
+BEYOND_A_GUESS = 0.25
+EDGE = 0.08  # of the height of an axis, between the worst value in view and those that are not
+
+
+@dataclass(frozen=True)
+class Ordinate:
+    """The axis of a score: values that are infinitely bad, or far off, stand at its edge.
+
+    Attributes:
+      score: whose axis.
+      best, worst: the values in view.
+      edge: where what is worse than ``worst`` stands; None where nothing is.
+      log: whether it is logarithmic.
+      diverged: whether all that is worse is infinitely so.
+    """
+
+    score: Score
+    best: float = 1.0
+    worst: float = 0.0
+    edge: float | None = None
+    log: bool = False
+    diverged: bool = True
+
+    @classmethod
+    def of(cls, score: Score, values: Iterable[np.ndarray]) -> "Ordinate":
+        """An axis for these values.
+
+        Accuracies are all in view. Of other scores those are that are not much worse than a guess,
+        whose exact value tells nothing; without a guess, all that are finite.
+        """
+        gain = score.gain(np.concatenate([np.ravel(v) for v in values] or [np.empty(0)]))
+        finite = gain[np.isfinite(gain)]
+        infinite = bool((gain == -np.inf).any())
+        if not finite.size:
+            guess = score.guess if np.isfinite(score.guess) else 1.0
+            return cls(score, guess, guess, guess if infinite else None)
+        best, worst = finite.max(), finite.min()
+        guess = score.gain(score.guess)
+        if not score.percent and guess < best:
+            worst = max(worst, guess - BEYOND_A_GUESS * (best - guess))
+        off = bool((finite < worst).any())
+        worst = finite[finite >= worst].min()
+        low, high = sorted((score.gain(best), score.gain(worst)))
+        log = bool(not score.percent and low > 0 and high > WIDE * low)
+        edge = None
+        if infinite or off:
+            ends = np.log([low, high]) if log else np.array([low, high])
+            step = EDGE * float(np.ptp(ends)) or EDGE
+            far = ends[0] - step if score.higher_is_better else ends[1] + step
+            edge = float(np.exp(far) if log else far)
+        return cls(score, score.gain(best), score.gain(worst), edge, log, not off)
+
+    def height(self, values: np.ndarray) -> np.ndarray:
+        """Where values stand."""
+        if self.edge is None:
+            return values
+        return np.where(self.score.gain(values) < self.score.gain(self.worst), self.edge, values)
+
+    def heights(self, row: xr.Dataset, *names: str) -> xr.Dataset:
+        """A dataset of values with these where they stand."""
+        return row.assign({n: (row[n].dims, self.height(row[n].values)) for n in names})
+
+    def depth(self, values: np.ndarray) -> np.ndarray:
+        """From 0, the worst in view or worse, to 1, the best."""
+        ends = np.array([self.worst, self.best])
+        inside = np.clip(values, ends.min(), ends.max())
+        if self.log:
+            ends, inside = np.log(ends), np.log(inside)
+        return (inside - ends[0]) / (ends[1] - ends[0]) if ends[0] != ends[1] else 0.0 * inside
+
+    def label(self, panel: Axes, what: str, guess: bool = True) -> None:
+        """Labels the ordinate of a panel, after its curves.
+
+        Quiet lines show where guessing would be (unless ``guess`` is false), and where what is off
+        the scale stands. If all curves lie far above a guess its line is left out, because it would
+        press them together.
+        """
+        score = self.score
+        panel.set_ylabel(in_units(what, score))
+        if self.log:
+            panel.set_yscale("log")
+        if score.percent:
+            percent = FuncFormatter(lambda value, _: f"{round(100 * value, 6):g}")
+            panel.yaxis.set_major_formatter(percent)
+        if self.edge is not None:
+            _quiet_line(panel, self.edge, "diverged" if self.diverged else "diverged or far off")
+        heights = [np.asarray(line.get_ydata(), float) for line in panel.lines]
+        drawn = np.concatenate([np.empty(0), *heights])
+        drawn = score.gain(drawn[np.isfinite(drawn)])
+        if not guess or not np.isfinite(score.guess) or not drawn.size:
+            return
+        if drawn.min() - score.gain(score.guess) <= 1.5 * np.ptp(drawn):
+            _quiet_line(panel, score.guess, guess_word(score))
+
+
+def guess_word(score: Score) -> str:
+    """What the score of an uninformed guess is called."""
+    return "chance" if score.percent else "guess"
+
+
+def in_units(words: str, score: Score) -> str:
+    """A title with the units of the score: ``test accuracy [%]``."""
+    units = "%" if score.percent else score.units
+    return literal(f"{words} [{units}]" if units else words, TITLE)
+
+
+def log_if_wide(panel: Axes, values: np.ndarray, ratio: float) -> None:
+    """A logarithmic ordinate where positive values span more than a ratio."""
+    finite = values[np.isfinite(values)]
+    if finite.size and finite.min() > 0 and finite.max() / finite.min() > ratio:
+        panel.set_yscale("log")
+
+
+def _quiet_line(panel: Axes, height: float, words: str) -> None:
+    panel.axhline(height, color=QUIET, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+    panel.annotate(
+        words,
+        (0.0, height),
+        xycoords=("axes fraction", "data"),
+        xytext=(2, -2),
+        textcoords="offset points",
+        ha="left",
+        va="top",
+        fontsize=6.5,
+        color=QUIET,
+    )

@@ -22,7 +22,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
-from matplotlib.ticker import FuncFormatter
 
 from sbt.files import write_bytes
 from sbt.text import fitted, one_line, printable
@@ -192,34 +191,6 @@ def looks(count: int, ordered: bool) -> list[dict[str, Any]]:
     ]
 
 
-def accuracy_axis(panel: Axes, chance: float | None, what: str = "test accuracy") -> None:
-    """Labels in percent, and a quiet line where guessing would be.
-
-    Call it after the curves: if they all lie far above chance, the line is left out, because it
-    would press them together.
-    """
-    panel.set_ylabel(f"{what} [%]")
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(100 * value, 6):g}"))
-    heights = [np.asarray(line.get_ydata(), float) for line in panel.lines]
-    drawn = np.concatenate([np.empty(0), *heights])
-    drawn = drawn[np.isfinite(drawn)]
-    if chance is None or not np.isfinite(chance) or not drawn.size:
-        return
-    if drawn.min() - chance <= 1.5 * np.ptp(drawn):
-        panel.axhline(chance, color=QUIET, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
-        panel.annotate(
-            "chance",
-            (0.0, chance),
-            xycoords=("axes fraction", "data"),
-            xytext=(2, -2),
-            textcoords="offset points",
-            ha="left",
-            va="top",
-            fontsize=6.5,
-            color=QUIET,
-        )
-
-
 def banded(
     panel: Axes, x: np.ndarray, row: xr.Dataset, look: dict[str, Any], text: str | None, **extra
 ) -> None:
@@ -228,13 +199,6 @@ def banded(
     if np.nanmax(np.append(high - low, 0.0)) > 0:
         panel.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
     panel.plot(x, row["median"].values, label=text, **{**look, **extra})
-
-
-def log_if_wide(panel: Axes, values: np.ndarray, ratio: float) -> None:
-    """A logarithmic ordinate where positive values span more than a ratio."""
-    finite = values[np.isfinite(values)]
-    if finite.size and finite.min() > 0 and finite.max() / finite.min() > ratio:
-        panel.set_yscale("log")
 
 
 def legend(panel: Axes, heading: str) -> None:

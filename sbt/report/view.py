@@ -18,8 +18,19 @@ import xarray as xr
 from sbt import results
 from sbt.config import FIELDS
 from sbt.errors import UserError, shown
-from sbt.ranges import FRACTION, POSITIVE, check_number, plain
-from sbt.results import FILE, Best, curve, over_seeds
+from sbt.ranges import FRACTION, NON_NEGATIVE, POSITIVE, check_number, plain
+from sbt.results import (
+    FILE,
+    LOSS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    VALIDATION_SCORE,
+    Best,
+    curve,
+    over_seeds,
+)
+from sbt.tasks.score import Score, of_attrs
 from sbt.text import one_line
 
 SEED = "seed"
@@ -32,8 +43,10 @@ DEFAULT_MARGIN = 0.05
 # From this many seeds on the spread is a 10-90 % band: the extremes of many seeds grow with their
 # number, and would say more about how many were run than about the rule.
 QUANTILE_SEEDS = 10
-# Smallest accuracy difference that counts when the size of the test set is unknown.
+# Smallest difference of accuracies that counts when the size of the test set is unknown; of other
+# scores, in parts of the margin.
 UNKNOWN_RESOLUTION = 0.005
+RESOLUTION_OF_MARGIN = 0.1
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,20 +76,38 @@ class View:
     results: xr.Dataset
     _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
+    # --- what ranks its runs ---
+
+    @cached_property
+    def score(self) -> Score:
+        """What ranks runs, and how it is told."""
+        return of_attrs(self.results.attrs)
+
+    @property
+    def reported(self) -> xr.DataArray:
+        """The score of every run, on the test split: what is told."""
+        return self.ds[self.score.name]
+
+    @property
+    def validated(self) -> bool:
+        """Whether a validation split chooses what is best."""
+        return VALIDATION_SCORE in self.results
+
     # --- the grid ---
 
     @cached_property
     def ds(self) -> xr.Dataset:
         """The results with every numeric axis in ascending order."""
         bare = self.results
-        ordered = [d for d in bare["accuracy"].dims if d in bare.coords and d not in (SEED, EPOCH)]
+        dims = bare[self.score.name].dims
+        ordered = [d for d in dims if d in bare.coords and d not in (SEED, EPOCH)]
         ordered = [d for d in ordered if np.issubdtype(bare[d].dtype, np.number)]
         return bare.sortby(ordered) if ordered else bare
 
     @cached_property
     def axes(self) -> tuple[str, ...]:
         """The swept axes, in the dataset's order, without the seed."""
-        return tuple(str(d) for d in self.ds["accuracy"].dims if d not in (SEED, EPOCH))
+        return tuple(str(d) for d in self.reported.dims if d not in (SEED, EPOCH))
 
     @cached_property
     def varying(self) -> tuple[str, ...]:
@@ -166,33 +197,48 @@ class View:
 
     @cached_property
     def margin(self) -> float:
-        """The accuracy margin of the stable range, as a fraction (``config.report.margin``)."""
+        """The margin of the stable range (``config.report.margin``), in the unit of the score.
+
+        Of accuracies that is a fraction: 0.05 are 5 points.
+        """
         return float(self.setting("report.margin", DEFAULT_MARGIN))
 
-    def resolution(self, accuracy: float) -> float:
-        """One binomial standard error of an accuracy, √(p(1−p)/n) for n test examples.
+    def resolution(self, value: float) -> float:
+        """The smallest difference from a score that counts.
 
-        The size of the test set is ``attrs['test_examples']`` or ``config.data.test_size``; without
-        either, half a point.
+        Of an accuracy one binomial standard error, √(p(1−p)/n) for n test examples: their number is
+        ``attrs['test_examples']`` or ``config.data.test_size``; without either, half a point. How
+        other scores spread over examples is not known: a tenth of the margin.
         """
+        if self.score.name != "accuracy":
+            return RESOLUTION_OF_MARGIN * self.margin
         n = self.ds.attrs.get("test_examples") or self.setting("data.test_size")
         if not n:
             return UNKNOWN_RESOLUTION
-        return float(np.sqrt(max(accuracy * (1 - accuracy), 0.0) / float(n)))
+        return float(np.sqrt(max(value * (1 - value), 0.0) / float(n)))
+
+    @cached_property
+    def tokens_per_example(self) -> int:
+        """Tokens of an example where examples are sequences; else 0."""
+        return int(self.ds.attrs.get("tokens_per_example", 0))
 
     # --- what it says ---
 
     @cached_property
     def cells(self) -> xr.Dataset:
-        """Accuracy of every cell over its seeds.
+        """The score of every cell over its seeds.
 
-        ``spread`` of ``accuracy``, with ``diverged`` (how many seeds diverged) and ``seeds`` (how
-        many were asked for). ``count < seeds`` marks a cell that is not complete.
+        ``spread`` of the reported score, with ``gain`` (what ranks cells: their median score, of
+        the validation split where there is one, signed so that more is better), ``diverged`` (how
+        many seeds diverged) and ``seeds`` (how many were asked for). ``count < seeds`` marks a cell
+        that is not complete.
         """
         diverged = self.ds["diverged"].fillna(False).astype(bool)
         total = diverged.sum(SEED) if SEED in diverged.dims else diverged.astype(int)
-        found = spread(self.ds["accuracy"])
-        return found.assign(diverged=total, seeds=xr.full_like(total, self.seeds))
+        found = spread(self.reported)
+        median = over_seeds(self.ds[VALIDATION_SCORE]) if self.validated else found["median"]
+        gain = self.score.gain(median)
+        return found.assign(gain=gain, diverged=total, seeds=xr.full_like(total, self.seeds))
 
     @cached_property
     def best_so_far(self) -> Best | None:
@@ -214,29 +260,30 @@ class View:
     def rows(self) -> xr.Dataset:
         """For every batch size (and any other axis) the cell with the best base LR.
 
-        Best means the highest median over seeds; of equal cells, the smallest base LR.
+        Best means the highest ``gain``; of equal cells, the smallest base LR.
 
-        ``accuracy``, ``low``, ``high``, ``count``, ``best_base_lr``; ``edge``: whether the maximum
-        lies at the end of the finished base LRs, with every cell inside them worse by more than the
-        test set resolves, so that a wider grid could find a better one; ``complete``: whether every
-        cell of the row has all its seeds.
+        ``score`` (the median over seeds), ``low``, ``high``, ``gain``, ``count``, ``best_base_lr``;
+        ``edge``: whether the best lies at the end of the finished base LRs, with every cell inside
+        them worse by more than counts (:meth:`resolution`), so that a wider grid could find a
+        better one; ``complete``: whether every cell of the row has all its seeds.
         """
         wide = self.with_axis(BASE_LR)
         cell = wide.cells
-        at = cell["median"].fillna(-np.inf).argmax(BASE_LR)
+        at = where_best(cell["gain"], BASE_LR)
         picked = cell.isel({BASE_LR: at})
         rates = xr.DataArray(wide.ds[BASE_LR].values.astype(float), dims=BASE_LR)
         edge = xr.apply_ufunc(
             self._at_edge,
-            cell["median"],
+            cell["gain"],
             input_core_dims=[[BASE_LR]],
             vectorize=True,
             output_dtypes=[bool],
         )
         found = {
-            "accuracy": picked["median"],
+            "score": picked["median"],
             "low": picked["low"],
             "high": picked["high"],
+            "gain": picked["gain"],
             "count": picked["count"],
             "best_base_lr": rates.isel({BASE_LR: at}).where(picked["median"].notnull()),
             "edge": edge,
@@ -245,11 +292,11 @@ class View:
         return xr.Dataset(found).drop_vars(BASE_LR, errors="ignore")
 
     def _at_edge(self, row: np.ndarray) -> bool:
-        known = np.flatnonzero(np.isfinite(row))
+        known = np.flatnonzero(~np.isnan(row))
         if known.size == 0:
             return False
         best = row[known].max()
-        near = known[row[known] >= best - self.resolution(float(best))]
+        near = known[row[known] >= best - self.resolution(self.score.gain(float(best)))]
         return bool(np.all((near == known[0]) | (near == known[-1])))
 
     @cached_property
@@ -262,21 +309,21 @@ class View:
         """Which cells train reliably: our reading of "stable convergence" (Masters & Luschi 2018).
 
         The paper gives no numeric rule. A cell is reliable when the loss of every finished seed
-        stayed finite and its median accuracy is at least the best cell of the grid minus
-        ``margin``. Unfinished cells are not reliable (``stable_range`` keeps them apart).
+        stayed finite and its score is worse than that of the best cell of the grid by ``margin`` at
+        most. Unfinished cells are not reliable (``stable_range`` keeps them apart).
         """
-        median = self.cells["median"]
-        if not bool(median.notnull().any()):
-            return median.notnull()
+        gain = self.cells["gain"]
+        if not bool(gain.notnull().any()):
+            return gain.notnull()
         # The tolerance keeps "exactly the margin" inside in spite of rounding.
-        return (median >= median.max() - margin - 1e-9) & (self.cells["diverged"] == 0)
+        return (gain >= gain.max() - margin - 1e-9) & (self.cells["diverged"] == 0)
 
     @once
     def stable_range(self, margin: float) -> xr.Dataset:
         """For every batch size the contiguous interval of reliable base LRs around the best one.
 
-        The interval starts at the most accurate reliable cell of the row and ends where the next
-        cell is not reliable.
+        The interval starts at the best reliable cell of the row and ends where the next cell is not
+        reliable.
 
         Returns:
           ``low``, ``high``: the smallest and largest base LR of the interval (NaN if it is empty);
@@ -296,7 +343,7 @@ class View:
             _interval,
             wide.reliable(margin),
             known,
-            wide.cells["median"].fillna(-np.inf),
+            wide.cells["gain"].fillna(-np.inf),
             input_core_dims=[[BASE_LR]] * 3,
             output_core_dims=[[]] * 4,
             vectorize=True,
@@ -320,14 +367,26 @@ class View:
 
     @cached_property
     def shared_base_lr(self) -> float:
-        """The base LR to compare batch sizes at: the highest accuracy averaged over all other axes.
+        """The base LR to compare batch sizes at: the best score averaged over all other axes.
 
         Only rows with a finished cell count; a base LR is judged on the mean of its cells, those
-        that are missing left out.
+        that are missing left out. One that is infinitely bad counts as the worst of the others, or
+        as a guess where that is worse: a mean over it would not tell one base LR from another.
         """
-        mean = self.with_axis(BASE_LR).cells["median"]
+        gain = self.with_axis(BASE_LR).cells["gain"]
+        known = gain.values[np.isfinite(gain.values)]
+        worst = np.nanmin([*known, self.score.gain(self.score.guess), np.inf])
+        mean = gain.where(gain != -np.inf, worst)
         mean = mean.mean([d for d in mean.dims if d != BASE_LR]).fillna(-np.inf)
         return float(mean[BASE_LR].values[int(np.argmax(mean.values))])
+
+
+def where_best(gain: xr.DataArray, axis: str) -> xr.DataArray:
+    """Where the best value lies along an axis: of equal ones the first, of none the first place.
+
+    An infinitely bad value is still better than none.
+    """
+    return gain.clip(min=np.finfo(float).min).fillna(-np.inf).argmax(axis)
 
 
 def spread(values: xr.DataArray) -> xr.Dataset:
@@ -346,11 +405,25 @@ def spread(values: xr.DataArray) -> xr.Dataset:
     if values.sizes[SEED] < QUANTILE_SEEDS:
         low, high = filled.min(SEED), filled.max(SEED)
     else:
-        low = filled.quantile(0.1, SEED).drop_vars("quantile")
-        high = filled.quantile(0.9, SEED).drop_vars("quantile")
+        low, high = (_quantile(filled, q) for q in (0.1, 0.9))
     parts = {"median": over_seeds(values), "low": low, "high": high}
     found = {name: part.where(count > 0) for name, part in parts.items()}
     return xr.Dataset({**found, "count": count})
+
+
+def _quantile(values: xr.DataArray, q: float) -> xr.DataArray:
+    """A quantile over the seeds; between a number and infinity lies infinity."""
+
+    def of(numbers: xr.DataArray, method: Any = "linear") -> xr.DataArray:
+        return numbers.quantile(q, SEED, method=method).drop_vars("quantile")
+
+    infinite = np.isinf(values)
+    if not bool(infinite.any()):
+        return of(values)
+    low, high = of(values, "lower"), of(values, "higher")
+    # Numpy interpolates between infinities to NaN: numbers alone are left to it.
+    between = of(values.where(~infinite, np.sign(values) * 1e300))
+    return between.where(np.isfinite(low) & np.isfinite(high), low.where(np.isinf(low), high))
 
 
 def spread_words(seeds: int) -> str:
@@ -402,15 +475,18 @@ def _words(axis: str, value: Any) -> str:
 
 # --- a results file may be anyone's --------------------------------------------------------------
 
-_RUN_VARIABLES = ("accuracy", "diverged", "diverged_epoch")
-_CURVES = tuple(curve(split, of) for split in ("train", "test") for of in ("loss", "accuracy"))
 _NUMERIC_AXES = (BATCH_SIZE, BASE_LR, BN_BATCH, "micro_batch", SEED, EPOCH)
 # What a report reads as a number, where it is there.
 _SETTINGS = (
     *("report.margin", "report.last_epochs", "report.curves_base_lr", "data.train_size"),
     *("data.test_size", "epochs", "batch_size", "base_lr", "bn_batch"),
 )
-_ATTRIBUTES = {"chance": FRACTION, "test_examples": POSITIVE, "train_examples": POSITIVE}
+_ATTRIBUTES = {
+    "chance": FRACTION,
+    "test_examples": POSITIVE,
+    "train_examples": POSITIVE,
+    "tokens_per_example": NON_NEGATIVE,
+}
 
 
 def checked(ds: xr.Dataset) -> View:
@@ -420,22 +496,30 @@ def checked(ds: xr.Dataset) -> View:
       UserError: a variable, an axis, an attribute or a setting is missing or of another kind than
         ``sbt.run`` writes.
     """
-    for name in (*_RUN_VARIABLES, *_CURVES):
+    for name, allowed in _ATTRIBUTES.items():
+        if name in ds.attrs:
+            check_number(f"{FILE}, attribute {name}", plain(ds.attrs[name]), allowed)
+    score = _score(ds)
+    splits = [TRAIN, TEST, *([VALIDATION] if VALIDATION_SCORE in ds else [])]
+    curves = [curve(split, of) for split in splits for of in dict.fromkeys((LOSS, score.name))]
+    of_runs = [score.name, "diverged", "diverged_epoch"]
+    of_runs += [VALIDATION_SCORE] if VALIDATION_SCORE in ds else []
+    for name in (*of_runs, *curves):
         if name not in ds.data_vars:
             raise _not_ours(f"has no variable {name!r}")
         if ds[name].dtype.kind not in "biuf":
             raise _not_ours(f"{name!r} holds no numbers ({ds[name].dtype})")
-    axes = ds["accuracy"].dims
-    for name in (*_RUN_VARIABLES, *_CURVES):
-        dims: tuple[Hashable, ...] = (*axes, EPOCH) if name in _CURVES else axes
+    axes = ds[score.name].dims
+    for name in (*of_runs, *curves):
+        dims: tuple[Hashable, ...] = (*axes, EPOCH) if name in curves else axes
         if set(ds[name].dims) != set(dims):
             found = tuple(ds[name].dims)
             raise _not_ours(f"{name!r} has dimensions {found} instead of {tuple(dims)}")
     for axis in (*axes, EPOCH):
         _check_axis(ds, str(axis))
-    accuracy = ds["accuracy"].values
-    if bool(np.any((accuracy < 0) | (accuracy > 1))):
-        raise _not_ours("'accuracy' is not always between 0 and 1")
+    values = ds[score.name].values
+    if score.percent and bool(np.any(np.isfinite(values) & ((values < 0) | (values > 1)))):
+        raise _not_ours(f"{score.name!r} is not always between 0 and 1")
     try:
         config = json.loads(ds.attrs.get("config") or "{}")
     except (TypeError, ValueError):
@@ -446,10 +530,17 @@ def checked(ds: xr.Dataset) -> View:
     for path in _SETTINGS:
         if (value := view.setting(path)) is not None:
             FIELDS[path].taken(f"{FILE}, config.{path}", value)
-    for name, allowed in _ATTRIBUTES.items():
-        if name in ds.attrs:
-            check_number(f"{FILE}, attribute {name}", plain(ds.attrs[name]), allowed)
     return view
+
+
+def _score(ds: xr.Dataset) -> Score:
+    try:
+        score = of_attrs(ds.attrs)
+    except (TypeError, ValueError):
+        raise _not_ours("the attributes of its score cannot be read") from None
+    if not score.name.isidentifier():
+        raise _not_ours(f"its score cannot be named {shown(score.name)}")
+    return score
 
 
 def _not_ours(problem: str) -> UserError:

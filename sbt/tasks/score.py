@@ -35,16 +35,26 @@ class Score:
         return values if self.higher_is_better else -values
 
     def text(self, value: float) -> str:
-        """A value as people read it: ``97.2 %``, ``3.512 nats per token``."""
-        if self.percent:
-            return f"{100 * value:.1f} %"
-        return f"{value:.4g} {self.units}".strip()
+        """A value as people read it: ``97.2 %``, ``3.512 nats per token``, ``diverged``."""
+        if math.isinf(value):
+            return "diverged"
+        return f"{self.number(value)} {'%' if self.percent else self.units}".strip()
+
+    def number(self, value: float) -> str:
+        """A value without its units: ``97.2``, ``3.512``, ``∞``."""
+        if math.isinf(value):
+            return "−∞" if value < 0 else "∞"
+        return f"{100 * value:.1f}" if self.percent else f"{value:.4g}"
 
     def difference(self, value: float) -> str:
-        """A difference of two values: ``1.2 points``, ``0.031 nats per token``."""
+        """How far two values are apart: ``1.2 points``, ``0.031 nats per token``."""
         if self.percent:
             return f"{100 * value:.1f} points"
         return f"{value:.2g} {self.units}".strip()
+
+    def margin(self, value: float) -> str:
+        """A difference that somebody has chosen: ``5 points``, ``0.05 nats per token``."""
+        return f"{100 * value:g} points" if self.percent else f"{value:g} {self.units}".strip()
 
     @property
     def attrs(self) -> dict[str, Any]:
