@@ -37,6 +37,11 @@ def width(text: str) -> int:
     return cell_len(text)
 
 
+def capital(words: str) -> str:
+    """The words with a capital at their beginning; the rest as it is."""
+    return words[:1].upper() + words[1:]
+
+
 def duration(seconds: float) -> str:
     """Seconds that were measured, in words.
 

@@ -26,6 +26,7 @@ from sbt.errors import UserCodeError, UserError, nearest, shown, user_code
 from sbt.report import scales
 from sbt.report.view import BASE_LR, BATCH_SIZE, BN_BATCH, EPOCH, View, spread
 from sbt.results import TEST, curve
+from sbt.text import capital
 
 HOLDS = "holds"
 FAILS = "does not hold"
@@ -616,8 +617,8 @@ def best_lr_usable_to(view: View, m: int) -> Verdict:
 def good_at(view: View, m: int) -> Verdict:
     """Whether a batch size, at its best base LR, is within the margin of the best."""
     score, rows = view.score, view.finished_rows
-    told = score.long_name[0].upper() + score.long_name[1:]
-    words = f"{told} at m = {m} is within {score.margin(view.margin)} of the best"
+    margin = score.margin(view.margin)
+    words = f"{capital(score.long_name)} at m = {m} is within {margin} of the best"
     if m not in rows[BATCH_SIZE].values:
         return Verdict(words, OPEN, f"m = {m} has not been measured")
     top, there = (float(r["score"]) for r in (_top(rows, BATCH_SIZE), rows.sel({BATCH_SIZE: m})))

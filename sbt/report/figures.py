@@ -29,6 +29,7 @@ from sbt.report.view import (
 )
 from sbt.results import LOSS, TEST, TRAIN, curve
 from sbt.tasks.score import Score
+from sbt.text import capital
 
 # More slices than this make a page that nobody reads; the tables have them all.
 MOST_SLICES = 6
@@ -220,9 +221,8 @@ def _scores(
 
 def counted(score: Score) -> str:
     """What a run that diverged counts as."""
-    if np.isfinite(score.diverged):
-        return f"counted at {scales.guess_word(score)}"
-    return f"its {score.long_name} counts as infinite" if score.name == LOSS else "infinitely bad"
+    known = np.isfinite(score.diverged)
+    return f"counted at {scales.guess_word(score)}" if known else "counted as infinitely bad"
 
 
 def _score_panel(panel: Axes, view: View, x: str, curves: str | None, ticks: int) -> None:
@@ -311,23 +311,28 @@ def learning_curves(
     if few:
         note += " Training curves (faint) are running means over the epoch."
     if bool(ds["diverged"].any()):
-        ends = "its loss ends"
-        if np.isfinite(view.score.diverged):
-            counts = f"counts as {scales.guess_word(view.score)}"
-            ends = f"its {view.score.long_name} {counts}, {ends}"
-        note += f" Cross: a seed diverged ({ends})."
+        note += f" Cross: a seed diverged ({_ends(view.score)})."
     style.footnote(figure, note)
     at = ", ".join(f"{scales.plain(a)} {scales.label(a, v)}" for a, v in fixed.items())
     words = f"{title}. " if title else ""
-    told = view.score.long_name
-    pair = f"{told} and {'training ' * (not few)}loss" if view.score.name != LOSS else told
-    if view.score.name == LOSS and not few:
-        pair = f"{told} and training {told}"
-    words += pair[0].upper() + pair[1:] if few else f"Test {pair}"
-    words += " against the epoch"
+    words += f"{_panel_words(view.score, few)} against the epoch"
     words += f", one curve per {scales.plain(curves)}" if curves else ""
     words += f", at {at}" if at else ""
     return Drawing(name, figure, f"{words}. {note}")
+
+
+def _panel_words(score: Score, few: bool) -> str:
+    """What panels of learning curves show: of few curves both splits in each."""
+    told = score.long_name
+    if score.name == LOSS:
+        return f"Training and test {told}" if few else f"Test and training {told}"
+    return f"{capital(told)} and loss" if few else f"Test {told} and training loss"
+
+
+def _ends(score: Score) -> str:
+    """What becomes of the curves of a run that diverges."""
+    counts = f"its {score.long_name} counts as {scales.guess_word(score)}, "
+    return f"{counts if np.isfinite(score.diverged) else ''}its loss ends"
 
 
 def _in_units(values: xr.DataArray, words: str) -> str:
@@ -446,7 +451,7 @@ def best_score_summary(views: Mapping[str, View]) -> Drawing:
     guesses = {view.score.guess for view in views.values()}
     if len(guesses) == 1 and np.isfinite(guess := guesses.pop()):
         told = f"{100 * guess:g} %" if score.percent else score.text(guess)
-        caption += f" {scales.guess_word(score).capitalize()}: {told}."
+        caption += f" {capital(scales.guess_word(score))}: {told}."
     return Drawing(f"best_{score.name}", figure, caption)
 
 

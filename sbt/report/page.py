@@ -19,6 +19,7 @@ from sbt.report.markup import BREAK, NOTHING, Markup, rich, tag
 from sbt.report.measured import measured_figures
 from sbt.report.style import Drawing
 from sbt.report.view import BASE_LR, BATCH_SIZE, EPOCH, View, checked, spread_words
+from sbt.text import capital
 
 MOST_NAMED = 12  # values of an axis, in a sentence
 DONE = ("done", "finished", "complete")
@@ -296,7 +297,7 @@ def _scores(view: View) -> Markup:
     of = f"Median over the seeds, in {units}" if units else "Median over the seeds"
     best = "best by validation" if view.validated else "best"
     parts = [
-        tag("h2", f"{_capital(score.long_name)} per cell"),
+        tag("h2", f"{capital(score.long_name)} per cell"),
         tag(
             "p",
             f"{of}. Framed: {best}; bold: reliable (see “Method”); "
@@ -327,14 +328,14 @@ def _per_batch_size(view: View, table: pd.DataFrame | None) -> Markup:
 
 def _method(view: View, margin: str) -> Markup:
     last, score = view.setting("report.last_epochs", 5), view.score
-    told, capital = score.long_name, _capital(score.long_name)
+    told, told_first = score.long_name, capital(score.long_name)
     usual = f"test {told}, median over the evaluations in the last {last} epochs of a run"
     of = view.reported.attrs.get("long_name") or usual
     counts = "is infinitely bad"
     if np.isfinite(score.diverged):
         counts = f"counts at {scales.guess_word(score)}"
     of_runs = (
-        f"{capital} of a run: {of}; a run whose loss was not finite {counts}. {capital} of a "
+        f"{told_first} of a run: {of}; a run whose loss was not finite {counts}. {told_first} of a "
         f"cell: median over seeds. {spread_words(view.seeds)}"
     )
     if view.validated:
@@ -346,7 +347,7 @@ def _method(view: View, margin: str) -> Markup:
         f"around the {most} one. Masters & Luschi (2018) state no numeric rule; this one is "
         "ours, and the verdict on the range is given at two margins."
     )
-    counts_from = f"a tenth of {margin}"
+    counts_from = "a tenth of the margin"
     if score.name == "accuracy":
         counts_from = (
             "one binomial standard error of the test set (half a point if its size is unknown)"
@@ -357,10 +358,6 @@ def _method(view: View, margin: str) -> Markup:
         f"At least three finished {scales.plain(BATCH_SIZE)}s decide a trend."
     )
     return markup.join([tag("h2", "Method"), *(tag("p", p) for p in (of_runs, ranges, better))])
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def _machine(meta: Mapping[str, Any]) -> Markup:

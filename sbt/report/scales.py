@@ -219,7 +219,8 @@ class Ordinate:
             percent = FuncFormatter(lambda value, _: f"{round(100 * value, 6):g}")
             panel.yaxis.set_major_formatter(percent)
         if self.edge is not None:
-            _quiet_line(panel, self.edge, "diverged" if self.diverged else "diverged or far off")
+            words = "diverged" if self.diverged else "diverged or far off"
+            _quiet_line(panel, self.edge, words, above=not score.higher_is_better)
         heights = [np.asarray(line.get_ydata(), float) for line in panel.lines]
         drawn = np.concatenate([np.empty(0), *heights])
         drawn = score.gain(drawn[np.isfinite(drawn)])
@@ -247,16 +248,16 @@ def log_if_wide(panel: Axes, values: np.ndarray, ratio: float) -> None:
         panel.set_yscale("log")
 
 
-def _quiet_line(panel: Axes, height: float, words: str) -> None:
+def _quiet_line(panel: Axes, height: float, words: str, above: bool = False) -> None:
     panel.axhline(height, color=QUIET, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
     panel.annotate(
         words,
         (0.0, height),
         xycoords=("axes fraction", "data"),
-        xytext=(2, -2),
+        xytext=(2, 2 if above else -2),
         textcoords="offset points",
         ha="left",
-        va="top",
+        va="bottom" if above else "top",
         fontsize=6.5,
         color=QUIET,
     )

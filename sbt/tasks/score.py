@@ -44,7 +44,7 @@ class Score:
         """A value without its units: ``97.2``, ``3.512``, ``∞``."""
         if math.isinf(value):
             return "−∞" if value < 0 else "∞"
-        return f"{100 * value:.1f}" if self.percent else f"{value:.4g}"
+        return f"{100 * value:.1f}" if self.percent else f"{value:#.4g}".rstrip(".")
 
     def difference(self, value: float) -> str:
         """How far two values are apart: ``1.2 points``, ``0.031 nats per token``."""
