@@ -26,7 +26,7 @@ from sbt.measure import MEASUREMENTS
 from sbt.models import MODELS
 from sbt.nn.conv import IMPLEMENTATIONS
 from sbt.optim import RULES, foreign
-from sbt.ranges import BELOW_ONE, COUNT, FRACTION, NON_NEGATIVE, POSITIVE, Range
+from sbt.ranges import COUNT, FRACTION, NON_NEGATIVE, POSITIVE, Range
 from sbt.schedules import BATCH_SCHEDULES, MOMENTUM_SCHEDULES, NOISE, SCALINGS, SCHEDULES
 from sbt.tasks import TASKS
 from sbt.train.objective import OBJECTIVES, SAMPLES
@@ -146,8 +146,8 @@ FIELDS: dict[str, Field] = {
     "checkpoint.keep": _whole(2, "checkpoints that are kept", Range(1, 10**4)),
     "checkpoint.final_weights": _switch(False, "keep the trained weights of every run"),
     "checkpoint.weights_every": _whole(None, "and after every so many epochs, too"),
-    "report.last_epochs": _whole(5, "reported accuracy: median over the evaluations in these"),
-    "report.margin": _number(0.05, "stable range: within this much of the best cell", BELOW_ONE),
+    "report.last_epochs": _whole(5, "reported score: median over the evaluations in these"),
+    "report.margin": _number(0.05, "stable range: within this much of the best cell's score"),
     "report.curves_base_lr": _number(None, "learning curves at this η̃; None: the best", POSITIVE),
     "report.figure": _text("", "what this reproduces, such as 'Masters & Luschi 2018, Fig. 1' ..."),
     "report.caption": _text("", "... and what it shows, in words"),

@@ -20,6 +20,8 @@ TRAIN, TEST, VALIDATION = "train", "test", "validation"
 LOSS = "loss"
 # The reported score on the validation split, where there is one: what chooses, and is not told.
 VALIDATION_SCORE = "validation_score"
+# What no score can be called: every file has them beside it.
+RESERVED = ("epoch", "diverged", "diverged_epoch", "epochs_done", "finished")
 FILE = "results.nc"
 
 
@@ -320,8 +322,7 @@ def _coordinate(values: tuple[Any, ...]) -> np.ndarray:
 _SEAL = "\nsbt: crc32 {sum:08x} of the {size:016d} bytes before this line\n"
 _SEAL_BYTES = len(_SEAL.format(sum=0, size=0))
 # What makes a netCDF file the results of a sweep.
-_RUN = ("diverged", "diverged_epoch", "epochs_done", "finished")
-_OURS = ("epoch", curve(TRAIN, LOSS), curve(TEST, LOSS), *_RUN)
+_OURS = (*RESERVED, curve(TRAIN, LOSS), curve(TEST, LOSS))
 
 
 def to_bytes(dataset: xr.Dataset) -> bytes:

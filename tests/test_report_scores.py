@@ -1,19 +1,25 @@
 """Reports of sweeps ranked by a loss: lower is better, runs that diverge are infinitely bad."""
 
+import io
 import json
 import math
 
+import flax.linen as nn
 import numpy as np
 import pytest
 import xarray as xr
+from rich.console import Console
 from test_report import alone, curves_of, read_csv, read_page
 
+import sbt
 from sbt import report
+from sbt.cli import main
 from sbt.errors import UserError
 from sbt.report import FAILS, HOLDS, OPEN, View, claims, scales, tables
 from sbt.report.scales import Ordinate
 from sbt.report.view import checked, spread
-from sbt.tasks import Score
+from sbt.sweep import progress
+from sbt.tasks import Score, of_attrs
 
 NAN, INF = np.nan, np.inf
 VOCABULARY = 64
@@ -350,3 +356,50 @@ def test_scores_in_words():
     assert LOSS.text(1.5) == "1.500 nats per token" and LOSS.text(INF) == "diverged"
     assert LOSS.number(1234.0) == "1234" and LOSS.number(-INF) == "−∞"
     assert LOSS.margin(0.05) == "0.05 nats per token" and Score().margin(0.05) == "5 points"
+
+
+# --- a sweep of one's own loss -------------------------------------------------------------------
+
+
+class Line(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(x)[:, 0]
+
+
+def test_a_sweep_of_a_regression_through_the_commands(tmp_path, capsys):
+    """Runs that diverge among them; a margin that no accuracy could have."""
+    x = np.random.default_rng(0).normal(size=(48, 3)).astype(np.float32)
+    first, last = ({"x": part, "target": part.sum(1)} for part in (x[:32], x[32:]))
+    config = {
+        "epochs": 2,
+        "task": {"name": "regression"},
+        "sweep": {"batch_size": (1, 2, 4), "base_lr": (1e-3, 0.02, 1e3), "seed": (0, 1)},
+        "report": {"margin": 2.0},
+    }
+    shown = Console(file=io.StringIO(), width=160)
+    data = sbt.from_examples(first, last)
+    ds = sbt.run(config, tmp_path, module=Line(), dataset=data, progress=progress.Lines(shown, 0.0))
+    assert (ds["loss"].sel(base_lr=1e3) == INF).all() and (
+        ds["test_r2"].sel(base_lr=0.02) > 0
+    ).all()
+    best = float(ds["loss"].median("seed").min())
+    assert f"best {of_attrs(ds.attrs).text(best)} at" in shown.file.getvalue()
+    assert main(["report", str(tmp_path)]) == 0
+    assert "loss.csv" in capsys.readouterr().out
+    text = read_page(tmp_path / "report.html")
+    assert f"Best cell: {best:#.4g}" in text and "Mean squared error per cell" in text
+    assert "accura" not in text and "chance" not in text
+
+
+def test_scores_that_nothing_can_tell_apart_are_refused():
+    x = np.ones((8, 3), np.float32)
+    data = sbt.from_examples({"x": x, "target": x[:, 0]}, {"x": x, "target": x[:, 0]})
+
+    def finished(outputs, examples):
+        return outputs - examples["target"]
+
+    task = {"name": "regression", "score": "finished", "direction": "lower"}
+    with pytest.raises(UserError, match="'finished' ranks the runs") as caught:
+        sbt.run({"task": task}, module=Line(), dataset=data, metrics={"finished": finished})
+    assert caught.value.field == "metrics"

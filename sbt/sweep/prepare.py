@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sbt import config as configs
-from sbt import fingerprint
+from sbt import fingerprint, results
 from sbt.checks import validate
 from sbt.errors import UserError, shown
 from sbt.measure.registry import separate_in
@@ -94,7 +94,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
         make_program(problem, cohort, "stock")
         feed.check(problem, cohort, measured=bool(separate_in(cohort.config)))
         observe.check(Placed(cohort, problem, mesh, None))
-    _check_score(cohorts, builder)
+    _check_score(config, grid, cohorts, builder)
     _check_online(config, cohorts)
     _check_statistics(config, grid, any(c.facts.batch_statistics for c in cohorts))
     return Sweep(config, grid, cohorts, builder, mesh, _fingerprint(parts, cohorts[0], builder))
@@ -167,14 +167,26 @@ def _check_own(config: ConfigDict, parts: Parts) -> None:
             raise UserError(f"config.{section}.name", problem, f"leave it out, or {part}=")
 
 
-def _check_score(cohorts: Sequence[Cohort], builder: Builder) -> None:
-    """Refuses a grid whose runs have different scores: they could not be ranked."""
-    scores = {builder.problem(c.config, c.synchronous).task.score.name for c in cohorts}
-    if len(scores) > 1:
+def _check_score(
+    config: ConfigDict, grid: Grid, cohorts: Sequence[Cohort], builder: Builder
+) -> None:
+    """Refuses runs of different scores, which nothing could rank, and what no score can be."""
+    scores = [builder.problem(c.config, c.synchronous).task.score for c in cohorts]
+    names = sorted({score.name for score in scores})
+    if len(names) > 1:
         raise UserError(
             "config.task.score",
-            f"the runs of the grid have different ones ({', '.join(sorted(scores))})",
+            f"the runs of the grid have different ones ({', '.join(names)})",
             "choose one that all data sets have, or train them in sweeps of their own",
+        )
+    if names[0] in (*results.RESERVED, *grid.axes):
+        problem = f"{names[0]!r} ranks the runs, and the results have something else of that name"
+        raise UserError("metrics", problem, "call it otherwise")
+    if scores[0].percent and config.report.margin >= 1:
+        raise UserError(
+            "config.report.margin",
+            f"= {config.report.margin:g}, and no two runs can differ by that much",
+            "give a fraction: 0.05 is 5 points",
         )
 
 
