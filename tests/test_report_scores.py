@@ -396,10 +396,10 @@ def test_scores_that_nothing_can_tell_apart_are_refused():
     x = np.ones((8, 3), np.float32)
     data = sbt.from_examples({"x": x, "target": x[:, 0]}, {"x": x, "target": x[:, 0]})
 
-    def finished(outputs, examples):
-        return outputs - examples["target"]
+    def error(outputs, examples):
+        return (outputs - examples["target"]) ** 2
 
-    task = {"name": "regression", "score": "finished", "direction": "lower"}
+    parts = {"module": Line(), "dataset": data, "loss": error, "metrics": {"finished": error}}
     with pytest.raises(UserError, match="'finished' ranks the runs") as caught:
-        sbt.run({"task": task}, module=Line(), dataset=data, metrics={"finished": finished})
+        sbt.run({"task": {"score": "finished", "direction": "lower"}}, **parts)
     assert caught.value.field == "metrics"
