@@ -36,6 +36,11 @@ COUNTS = {
     "c4": 15_038_116,
     "convnet": (9 * 8 + 8) + (9 * 8 * 16 + 16) + (64 * 10 + 10),
     "mlp": (64 * 64 + 64) * 2 + (64 * 10 + 10),
+    # 12 D^2 per layer, and two embeddings of V D.
+    "gpt": 12 * 2 * 64**2 + 2 * 256 * 64,
+    "gpt_19m": 12 * 6 * 512**2 + 2 * 32101 * 512,
+    "gpt_30m": 12 * 6 * 384**2 + 2 * 50257 * 384,
+    "gpt_124m": 12 * 12 * 768**2 + 2 * 50257 * 768,
 }
 
 
@@ -103,7 +108,10 @@ def test_counts_of_variants(name, fields, classes, expected):
     assert count(module, MODELS[name].facts.get("input_shape", INPUT_SHAPE)) == expected
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+CLASSIFIERS = sorted(name for name in MODELS if not name.startswith("gpt"))
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_logits_have_the_number_of_classes_and_statistics_only_batch_norm(name):
     shape = MODELS[name].facts.get("input_shape", INPUT_SHAPE)
     module = build_model({"name": name}, 7)

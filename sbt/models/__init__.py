@@ -2,6 +2,7 @@
 
 from sbt.models import alexnet as alexnet
 from sbt.models import convnet as convnet
+from sbt.models import gpt as gpt
 from sbt.models import keskar as keskar
 from sbt.models import resnet as resnet
 from sbt.models import vgg as vgg

@@ -37,7 +37,7 @@ def build_model(
 
     Args:
       config: ``name``, a key of :data:`MODELS`, and fields of that model's class.
-      num_classes: number of logits.
+      num_classes: number of logits; of tokens, the size of the vocabulary.
       bn_batch: b, examples that share batch statistics in training; None: all of the micro-batch.
       dtype: dtype of the computation.
       bn_axis_name: mesh axis that batch statistics span in training; None: no other device.
@@ -45,9 +45,10 @@ def build_model(
     Raises:
       UserError: unknown name or field, or a value that the field does not take.
     """
-    return MODELS.configured(config)(
-        num_classes=num_classes, bn_batch=bn_batch, bn_axis_name=bn_axis_name, dtype=dtype
-    )
+    choice = MODELS.configured(config)
+    given = {"num_classes": num_classes, "dtype": dtype}
+    batch_norm = {"bn_batch": bn_batch, "bn_axis_name": bn_axis_name}
+    return choice(**given, **{k: v for k, v in batch_norm.items() if k in choice.others})
 
 
 class ModelDescription(NamedTuple):
@@ -55,7 +56,7 @@ class ModelDescription(NamedTuple):
 
     name: str
     parameters: int
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     num_classes: int
     source: str
     doc: str
@@ -69,7 +70,7 @@ def describe_models() -> list[ModelDescription]:
         classes = choice.facts.get("num_classes", NUM_CLASSES)
         module = choice(num_classes=classes)
         init = functools.partial(module.init, train=False)
-        x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        x = jax.ShapeDtypeStruct((1, *shape), choice.facts.get("input_dtype", jnp.float32))
         params = jax.eval_shape(init, jax.random.key(0), x)["params"]
         count = sum(leaf.size for leaf in jax.tree.leaves(params))
         rows.append(ModelDescription(name, count, shape, classes, choice.source, choice.about))
