@@ -393,7 +393,7 @@ def test_a_sweep_of_a_regression_through_the_commands(tmp_path, capsys):
 
 
 def test_scores_that_nothing_can_tell_apart_are_refused():
-    x = np.ones((8, 3), np.float32)
+    x = np.ones((32, 3), np.float32)
     data = sbt.from_examples({"x": x, "target": x[:, 0]}, {"x": x, "target": x[:, 0]})
 
     def error(outputs, examples):
