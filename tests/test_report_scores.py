@@ -184,11 +184,11 @@ def test_where_values_stand_along_the_axis():
     assert finite.edge is None and not finite.log
     some = Ordinate.of(LOSS, [np.array([1.0, 2.0]), np.array([INF, NAN])])
     np.testing.assert_allclose(some.height(np.array([1.5, INF, NAN])), [1.5, 2.08, NAN])
-    assert some.diverged
+    assert some.beyond == "diverged"
     # Much worse than a guess, ln 64 = 4.16, is as good as diverged.
     far = Ordinate.of(LOSS, [np.array([1.0, 4.2, 300.0])])
     np.testing.assert_allclose(far.height(np.array([4.2, 300.0])), [4.2, 4.2 + 0.08 * 3.2])
-    assert not far.diverged and not far.log
+    assert far.beyond == "off the scale" and not far.log
     # Without a guess everything finite is in view, over magnitudes on a logarithmic axis.
     error = Score("loss", False, INF, percent=False, long_name="mean squared error")
     wide = Ordinate.of(error, [np.array([0.01, 100.0, INF])])

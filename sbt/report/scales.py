@@ -147,7 +147,7 @@ class Ordinate:
       best, worst: the values in view.
       edge: where what is worse than ``worst`` stands; None where nothing is.
       log: whether it is logarithmic.
-      diverged: whether all that is worse is infinitely so.
+      beyond: what stands at the edge, in words.
     """
 
     score: Score
@@ -155,7 +155,7 @@ class Ordinate:
     worst: float = 0.0
     edge: float | None = None
     log: bool = False
-    diverged: bool = True
+    beyond: str = "diverged"
 
     @classmethod
     def of(cls, score: Score, values: Iterable[np.ndarray]) -> "Ordinate":
@@ -184,7 +184,8 @@ class Ordinate:
             step = EDGE * float(np.ptp(ends)) or EDGE
             far = ends[0] - step if score.higher_is_better else ends[1] + step
             edge = float(np.exp(far) if log else far)
-        return cls(score, score.gain(best), score.gain(worst), edge, log, not off)
+        beyond = " or ".join(["diverged"] * infinite + ["off the scale"] * off)
+        return cls(score, score.gain(best), score.gain(worst), edge, log, beyond)
 
     def height(self, values: np.ndarray) -> np.ndarray:
         """Where values stand."""
@@ -219,8 +220,7 @@ class Ordinate:
             percent = FuncFormatter(lambda value, _: f"{round(100 * value, 6):g}")
             panel.yaxis.set_major_formatter(percent)
         if self.edge is not None:
-            words = "diverged" if self.diverged else "diverged or far off"
-            _quiet_line(panel, self.edge, words, above=not score.higher_is_better)
+            _quiet_line(panel, self.edge, self.beyond, above=not score.higher_is_better)
         heights = [np.asarray(line.get_ydata(), float) for line in panel.lines]
         drawn = np.concatenate([np.empty(0), *heights])
         drawn = score.gain(drawn[np.isfinite(drawn)])
