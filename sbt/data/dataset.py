@@ -189,6 +189,9 @@ def _checked_leaf(field: str, values: Any) -> np.ndarray:
         raise UserError(field, f"has shape {array.shape}", remedy)
     if array.dtype.kind == "b":
         return array
+    if array.dtype.kind in "USMm":
+        remedy = "Give numbers: np.unique(texts, return_inverse=True)[1]."
+        raise UserError(field, f"an array of dtype {array.dtype}, not of numbers", remedy)
     if array.dtype.kind in "iu":
         if (
             array.dtype.itemsize > 2

@@ -233,10 +233,10 @@ class Builder:
     def _task(self, config: ConfigDict, dataset: Dataset) -> Task:
         """What is learned: that of the config, or the user's own loss and metrics."""
         loss, metrics = self.parts.loss, self.parts.metrics
-        chosen = TASKS.configured(config.task)
         if loss is None and metrics is None:
-            return chosen(dataset.facts)
-        made = None if loss is not None else chosen(dataset.facts, score=None, direction=None)
+            return TASKS.configured(config.task)(dataset.facts)
+        # Ranked when it has all its metrics.
+        made = None if loss is not None else TASKS.named(config.task.name)(dataset.facts)
         return rank(own_task(made, loss, metrics), config.task.score, config.task.direction)
 
     def _schedule(self) -> Any:
