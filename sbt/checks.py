@@ -1,7 +1,6 @@
 """What is refused of a config before anything compiles, whatever the data."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping, Set
 from typing import Any
@@ -9,11 +8,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sbt.config import FIELDS, SECTIONS, taken, unknown_field
-from sbt.data.source import SYNTHETIC
+from sbt.data import source
 from sbt.errors import UserError, nearest, shown
 from sbt.measure.registry import MEASUREMENTS
 from sbt.models.registry import build_model
-from sbt.ranges import Range, check_number
 
 # A directory below runs/, and part of file names.
 NAME = re.compile(r"(?!\.)[^/\\:*?\"<>|\s](?:[^/\\:*?\"<>|]{0,98}[^/\\:*?\"<>|\s.])?")
@@ -69,39 +67,18 @@ def check_batches(m: int, g: int | None, b: int | None) -> None:
 
 
 def check_data(data: Mapping[str, Any]) -> None:
-    """Refuses fields that the section ``data`` does not have under its name.
+    """Refuses what the section ``data`` cannot take under its name.
 
     Raises:
-      UserError: naming the field, with the nearest names.
+      UserError: a field that it does not have, with the nearest names, or a value that one does not
+        take.
     """
     known = [path.partition(".")[2] for path in FIELDS if path.startswith("data.")]
-    own = SYNTHETIC if data["name"] == "synthetic" else ()
+    own = source.named(data["name"]).fields
     for field in data:
         if field not in (*known, *own):
             raise unknown_field(f"config.data.{field}", field, (*known, *own))
-    for field in own:
-        if data.get(field) is not None:
-            _check_synthetic(f"config.data.{field}", field, data[field])
-    sizes = (data.get("train_size") or 0) + (data.get("test_size") or 0)
-    shape = data.get("image_shape") or ()
-    if own and sizes * math.prod(shape) > _MOST_PIXELS:
-        problem = f"{sizes:,} images of shape {shape} do not fit in memory"
-        raise UserError("config.data", problem, "choose smaller sizes")
-
-
-_MOST_PIXELS = 2**31  # of a synthetic set, which is made as a whole
-
-
-def _check_synthetic(where: str, field: str, value: Any) -> None:
-    if field == "image_shape":
-        if not isinstance(value, tuple) or not 0 < len(value) <= 4:
-            problem = f"{shown(value)} is not the shape of an image"
-            raise UserError(where, problem, "give a tuple of one to four sizes, such as (8, 8, 1)")
-        for size in value:
-            check_number(where, size, Range(1, 2**14), whole=True)
-        return
-    allowed, whole = (Range(0, 1e6), False) if field == "noise" else (Range(2, 10**5), True)
-    check_number(where, value, allowed, whole=whole)
+    source.named(data["name"]).configured({k: v for k, v in data.items() if k in own})
 
 
 def check_section(section: str, fields: Mapping[str, Any]) -> None:

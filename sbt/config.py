@@ -19,6 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from sbt.choice import Field, Registry
+from sbt.data import source
 from sbt.data.imagenet import AUGMENTATIONS as STREAMED_AUGMENTATIONS
 from sbt.data.pipeline import AUGMENTATIONS, NORMALIZATIONS
 from sbt.errors import UserError, nearest, shown
@@ -68,23 +69,27 @@ def _switch(default: bool, about: str) -> Field:
 
 
 WORKERS, SEED = Range(0, 1024), Range(0, 2**32 - 1)
+EXAMPLES = Range(0, 2**31 - 1)
 # Single-precision numbers; where m times such a rate is none any more the run diverges, as data.
 RATE = Range(0, 1e38)
 
 FIELDS: dict[str, Field] = {
     "name": _text("sweep", "of the sweep: its directory under runs/, its title in reports"),
     "case": _text("", "a label to sweep over; config.follow says what makes a case"),
-    "data.name": _text("digits", "digits, synthetic, cifar10, mnist, any TFDS image set"),
+    "data.name": _text("digits", "digits, python_docs, ..., or any set of TFDS; and its fields"),
     "data.data_dir": _text(None, "where prepared TFDS sets lie; None: TFDS's own setting"),
     "data.train_size": _whole(None, "training examples; None: all"),
     "data.test_size": _whole(None, "test examples; None: all"),
+    "data.validation": _number(
+        None, "training examples held out to choose by; below 1: a fraction of them", EXAMPLES
+    ),
     "data.normalize": _text("channel", "how inputs are normalised", NORMALIZATIONS),
     "data.augment": _text(
         "none",
         f"of training images; streamed ones only: {', '.join(STREAMED_AUGMENTATIONS)}",
         AUGMENTATIONS + STREAMED_AUGMENTATIONS,
     ),
-    "data.stream": _switch(False, "images stay in files: for sets larger than memory"),
+    "data.stream": _switch(False, "examples stay in files: for sets larger than memory"),
     "data.image_size": _whole(None, "streamed: side of the square; None: 224", Range(1, 2**14)),
     "data.resize": _whole(
         None, "streamed: shorter side at evaluation; None: 256/224 of the square", Range(1, 2**14)
@@ -241,7 +246,7 @@ def complete(config: Mapping[str, Any] | ConfigDict) -> Config:
     _fill(full, given(config), "config")
     varied = [axis for axis, values in full.sweep.items() if values is not None]
     swept = {locate_name(axis).partition(".")[0] for axis in (*varied, *full.follow)}
-    for section in SECTIONS:
+    for section in (*SECTIONS, "data"):
         if section in swept:
             continue  # its fields belong to each of the names
         for name, value in fields_of(section, full[section].name).items():
@@ -289,10 +294,21 @@ def for_own_rule(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 def fields_of(section: str, name: str) -> dict[str, Any]:
     """The fields, with defaults, of a named section such as ``model`` under some name.
 
+    Of ``data`` they are a data set's own ones, beside those that all have.
+
     Raises:
       UserError: there is no such name; with the nearest ones.
     """
+    if section == "data":
+        return source.named(name).values
     return SECTIONS[section].named(name).values
+
+
+def of_data(fields: Mapping[str, Any], name: Any) -> dict[str, Any]:
+    """The section ``data`` for another data set, without the fields that this does not have."""
+    known = {path.partition(".")[2] for path in FIELDS if path.startswith("data.")}
+    known |= fields_of("data", name).keys() if isinstance(name, str) else set()
+    return {key: value for key, value in fields.items() if key in known} | {"name": name}
 
 
 def taken(path: str, value: Any) -> Any:

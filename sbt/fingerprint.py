@@ -23,11 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sbt.data import Dataset
-from sbt.data.encoded import SampledSet
+from sbt.data import Dataset, source
+from sbt.data.dataset import SampledSet
 from sbt.models.adapter import Model
 from sbt.tasks.base import Examples
 
+_TELLING = ("name", "train_size", "test_size", "validation")  # of config.data
 _AT_ONCE = 1 << 26  # bytes hashed at a time
 _MOST_TEXT = 1 << 14
 
@@ -46,7 +47,8 @@ def of_data(datasets: Mapping[str, Dataset], *, own: bool) -> dict[str, Any]:
     for section, dataset in datasets.items():
         # Where the files lie, and what is done to the images afterwards, are the config's matter.
         named = json.loads(section)
-        names = (field for field in ("name", "train_size", "test_size") if named.get(field))
+        fields = [*_TELLING, *source.named(str(named["name"])).fields]
+        names = (field for field in fields if named.get(field))
         label = ", ".join(f"{field} {named[field]}" for field in names)
         found[label] = of_dataset(dataset, own=own)
     return found

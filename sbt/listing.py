@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sbt.choice import Choice
 from sbt.config import SECTIONS as CONFIG_SECTIONS
+from sbt.data import DATASETS
 from sbt.errors import UserError, nearest
 from sbt.experiment import experiments
 from sbt.measure import MEASUREMENTS
@@ -83,6 +84,11 @@ def _models() -> Entries:
         yield model.name, (f"{model.parameters:,} parameters; {model.source}",)
 
 
+def _data() -> Entries:
+    for name, choice in DATASETS.items():
+        yield name, (choice.about, _numbers(choice.values))
+
+
 def _chosen(section: str) -> Callable[[], Entries]:
     """The choices of a section of the config: numbers, options, needs and source."""
 
@@ -142,6 +148,7 @@ _TITLES = {
 SECTIONS: dict[str, tuple[str, Callable[[], Entries]]] = {
     "experiments": ("Experiments: sbt run NAME", _experiments),
     "models": ("Models (config.model.name)", _models),
+    "data": ("Data sets (config.data.name), beside any of TFDS", _data),
     "measurements": ("Measurements (config.measure.names) and their settings", _measurements),
     **{
         f"{section}s": (

@@ -16,6 +16,7 @@ from sbt.config import (
     Config,
     complete,
     fields_of,
+    of_data,
     unknown_field,
 )
 from sbt.errors import UserError
@@ -66,6 +67,8 @@ def _set(config: Config, path: str, text: str) -> None:
         value = _of_kind(text, FIELDS[path].kind)
         if name in SECTIONS and value != section[leaf]:
             config[name] = {"name": value, **fields_of(name, value)}
+        elif path == "data.name" and value != section[leaf]:
+            config[name] = {**fields_of(name, value), **of_data(config[name], value)}
         else:
             section[leaf] = value
     elif leaf in section and isinstance(section[leaf], ConfigDict):

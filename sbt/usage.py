@@ -12,7 +12,7 @@ WIDTH = 80  # columns of the help
 _SECTIONS = """\
 config.model, rule, schedule, batch_schedule, momentum_schedule, noise and
 objective have further fields, which follow from the name chosen in them
-(config.rule.momentum); so has config.data for synthetic data. `sbt list` has
+(config.rule.momentum); so has config.data for most data sets. `sbt list` has
 them all.
 
 An axis of the grid is any field and its values, quoted for the shell:

@@ -490,7 +490,7 @@ def test_from_arrays_refuses_too_few_classes():
         ({"name": "digits", "train_size": 2.5}, "config.data.train_size", "2.5"),
         ({"name": "digits", "noise": 1.0}, "config.data.noise", "not a field of data set 'digits'"),
         ({"name": "digits", "trian_size": 9}, "config.data.trian_size", "did you mean train_size"),
-        ({"name": "synthetic", "num_classes": 1}, "config.data", "at least 2 classes"),
+        ({"name": "synthetic", "num_classes": 1}, "config.data.num_classes", "at least 2"),
     ],
 )
 def test_load_refuses(data_config, field, message):

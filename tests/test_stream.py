@@ -115,12 +115,15 @@ def read(directory, first=0, count=2 * TRAIN, seeds=(0,), pieces=None, workers=0
         windows.append(reader.window(first, piece))
         first += piece
     reader.close()
-    parts = zip(*windows, strict=True)
-    return stream.Window(*(np.concatenate(part, axis=1) for part in parts))
+    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *windows)
+
+
+def cut(window, rows=slice(None), columns=slice(None)):
+    return jax.tree.map(lambda part: part[rows, columns], window)
 
 
 def same(window, other):
-    for a, b in zip(window, other, strict=True):
+    for a, b in zip(jax.tree.leaves(window), jax.tree.leaves(other), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
 
@@ -131,12 +134,15 @@ def same(window, other):
 def test_order_is_that_of_resident_data(directory):
     window = read(directory, count=3 * TRAIN, seeds=(5,))
     order = [epoch_order(jax.random.key(5), epoch, TRAIN) for epoch in range(3)]
-    np.testing.assert_array_equal(window.examples[0], np.concatenate(order))
-    for epoch in np.split(window.examples[0], 3):
+    np.testing.assert_array_equal(window.numbers[0], np.concatenate(order))
+    for epoch in np.split(window.numbers[0], 3):
         np.testing.assert_array_equal(np.sort(epoch), np.arange(TRAIN))
-    labels = [open_encoded(config(directory)).train[int(i)][1] for i in window.examples[0]]
-    np.testing.assert_array_equal(window.labels[0], labels)
-    assert (window.images.dtype, window.images.shape) == (np.uint8, (1, 3 * TRAIN, SIZE, SIZE, 3))
+    labels = [open_encoded(config(directory)).train[int(i)][1] for i in window.numbers[0]]
+    np.testing.assert_array_equal(window.examples["label"][0], labels)
+    assert (window.examples["x"].dtype, window.examples["x"].shape) == (
+        np.uint8,
+        (1, 3 * TRAIN, SIZE, SIZE, 3),
+    )
 
 
 def test_workers_change_nothing(directory):
@@ -144,8 +150,8 @@ def test_workers_change_nothing(directory):
     alone = read(directory, seeds=(3,), count=80)
     with_workers = read(directory, first=30, pieces=(7, 1, 42), seeds=(1, 3), workers=2)
     same(
-        stream.Window(*(part[:, 30:80] for part in alone)),
-        stream.Window(*(part[1:] for part in with_workers)),
+        cut(alone, columns=slice(30, 80)),
+        cut(with_workers, rows=slice(1, None)),
     )
 
 
@@ -173,7 +179,7 @@ def test_reading_may_jump(directory):
     whole = reader.window(0, 60)
     for first, count in ((41, 10), (51, 3), (2, 20)):
         window = reader.window(first, count)
-        same(window, stream.Window(*(part[:, first : first + count] for part in whole)))
+        same(window, cut(whole, columns=slice(first, first + count)))
     reader.close()
     reader.close()
     same(reader.window(0, 60), whole)
@@ -182,11 +188,11 @@ def test_reading_may_jump(directory):
 
 def test_seeds_and_epochs_differ(directory):
     window = read(directory, seeds=(0, 1), count=2 * TRAIN)
-    assert (window.examples[0] != window.examples[1]).any()
+    assert (window.numbers[0] != window.numbers[1]).any()
     views = {}
     for row in range(2):
-        for i, example in enumerate(window.examples[row]):
-            views.setdefault(int(example), set()).add(window.images[row, i].tobytes())
+        for i, example in enumerate(window.numbers[row]):
+            views.setdefault(int(example), set()).add(window.examples["x"][row, i].tobytes())
     assert all(len(seen) == 4 for seen in views.values())  # two seeds, two epochs
 
 
@@ -194,10 +200,10 @@ def test_view_depends_on_seed_epoch_and_example_alone(directory):
     data = open_encoded(config(directory, augment="scale_jitter"))
     window = stream.training_stream(data, (7,), 0).window(0, 2 * TRAIN)
     for position in (0, 5, TRAIN, 2 * TRAIN - 1):
-        example = int(window.examples[0, position])
+        example = int(window.numbers[0, position])
         file = data.train[example][0]
         mine = training_view(file, data.view, uniforms(7, position // TRAIN, example))
-        np.testing.assert_array_equal(window.images[0, position], mine)
+        np.testing.assert_array_equal(window.examples["x"][0, position], mine)
 
 
 def test_test_split_goes_round(directory):
@@ -207,12 +213,12 @@ def test_test_split_goes_round(directory):
     expected = [evaluation_view(data.test[i][0], data.view) for i in range(TEST)]
     for _ in range(2):
         first, second = reader.window(0, 8), reader.window(8, 4)
-        examples = np.concatenate([first.examples, second.examples], axis=1)[0]
+        examples = np.concatenate([first.numbers, second.numbers], axis=1)[0]
         np.testing.assert_array_equal(examples, [*range(TEST), 0, 1, 2])
-        images = np.concatenate([first.images, second.images], axis=1)[0]
+        images = np.concatenate([first.examples["x"], second.examples["x"]], axis=1)[0]
         np.testing.assert_array_equal(images, [expected[i] for i in examples])
     round_two = reader.window(12, 3)
-    np.testing.assert_array_equal(round_two.examples[0], [0, 1, 2])
+    np.testing.assert_array_equal(round_two.numbers[0], [0, 1, 2])
     reader.close()
 
 

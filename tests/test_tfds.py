@@ -244,7 +244,7 @@ def test_unlabelled_examples_are_refused(tiny_dir):
     [
         ("sbt_tiny_varying", r"vary in size .*\(None, None, 3\)"),
         ("sbt_tiny_two_labels", "no single class label"),
-        ("sbt_tiny_text_only", "no single image"),
+        ("sbt_tiny_text_only", "is a set of text"),
         ("imagenet2012", "vary in size"),
         ("mnist:9.9.9", "9.9.9"),
         ("emnist/nothing", "nothing"),

@@ -15,8 +15,8 @@ from tensorflow_datasets.core import registered
 
 import sbt.experiment
 from sbt.config import fields_of
-from sbt.data.dataset import images_and_labels
-from sbt.data.encoded import EncodedSet, SampledSet
+from sbt.data.dataset import SampledSet, images_and_labels
+from sbt.data.encoded import EncodedSet
 from sbt.data.imagenet import View
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
@@ -114,9 +114,9 @@ def full_size(name):
 def streamed(name, size):
     """The same, as a set whose images stay in files."""
     _, classes, train, test = SETS[name]
-    images, labels = np.zeros((2, size, size, 3), np.uint8), np.zeros(2, np.int32)
-    encoded = EncodedSet(name, range(train), range(test), classes, View(size, size, "none"))
-    return SampledSet(name, images, labels, images, labels, classes, encoded=encoded)
+    some = {"x": np.zeros((2, size, size, 3), np.uint8), "label": np.zeros(2, np.int32)}
+    files = EncodedSet(name, range(train), range(test), classes, View(size, size, "none"))
+    return SampledSet(name, some, some, num_classes=classes, max_value=255.0, files=files)
 
 
 # --- configs -------------------------------------------------------------------------------------

@@ -2,14 +2,21 @@
 
 from sbt.data.augment import augment_keys, normalize, pad_crop_flip, standardize_each
 from sbt.data.dataset import Dataset, from_arrays, from_examples
+from sbt.data.markov import markov_entropy
 from sbt.data.order import epoch_order, purpose_key, stream_window
 from sbt.data.pipeline import Arrays, Split, eval_batches, make_pipeline
+from sbt.data.registry import DATASETS, Wanted
 from sbt.data.source import load
+from sbt.data.text import python_docs
+from sbt.data.token_file import TokenFile
 
 __all__ = [
+    "DATASETS",
     "Arrays",
     "Dataset",
     "Split",
+    "TokenFile",
+    "Wanted",
     "augment_keys",
     "epoch_order",
     "eval_batches",
@@ -17,9 +24,11 @@ __all__ = [
     "from_examples",
     "load",
     "make_pipeline",
+    "markov_entropy",
     "normalize",
     "pad_crop_flip",
     "purpose_key",
+    "python_docs",
     "standardize_each",
     "stream_window",
 ]

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ class Dataset:
         8-bit images, 16 for the digits, 1 for floating point data). None: ``x`` is taken as it is.
       tokens: per example, where they are counted.
       bytes_per_token: of text, on average over the training split; None where that is unknown.
+      consecutive: neighbours belong together, as the sequences of a text do: parts of a split are
+        pieces of it, and not drawn from all over it.
       notes: further facts, kept with the results.
     """
 
@@ -47,6 +49,7 @@ class Dataset:
     max_value: float | None = None
     tokens: int = 0
     bytes_per_token: float | None = None
+    consecutive: bool = False
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -94,6 +97,48 @@ class Dataset:
     def facts(self) -> Facts:
         """What a task may know."""
         return Facts(self.task, self.num_classes, self.bytes_per_token, self.splits)
+
+
+class Files(Protocol):
+    """Examples that stay in files, one at a time, for :mod:`sbt.data.stream`.
+
+    All have the same shapes and dtypes. Worker processes get a copy (pickled) of their own.
+    """
+
+    @property
+    def train_examples(self) -> int:
+        """N, of the training split."""
+
+    @property
+    def test_examples(self) -> int:
+        """Of the test split."""
+
+    def training_example(self, example: int, seed: int, epoch: int) -> Examples:
+        """Arrays by name, as the run of a seed sees an example in an epoch."""
+
+    def test_example(self, example: int) -> Examples:
+        """Arrays by name, of the test split."""
+
+
+@dataclass(frozen=True)
+class SampledSet(Dataset):
+    """What is in memory of a set that is not: some examples, for statistics and shapes.
+
+    Attributes:
+      files: all of it.
+    """
+
+    files: Files = dataclasses.field(kw_only=True)
+
+    @property
+    def train_examples(self) -> int:
+        """N, examples of the whole training split."""
+        return self.files.train_examples
+
+    @property
+    def test_examples(self) -> int:
+        """Examples of the whole test split."""
+        return self.files.test_examples
 
 
 def examples_of(split: Examples) -> int:
@@ -281,7 +326,7 @@ def subset(dataset: Dataset, train_size: int | None, test_size: int | None) -> D
 
     Subsets are nested. With class labels the permutation is stratified: it depends on nothing but
     the labels, and every prefix of length n holds each class in its proportion p to within one
-    example of p·n or so.
+    example of p·n or so. Of consecutive examples (text) the first are kept, in their order.
 
     Args:
       dataset: the data set to shorten.
@@ -293,8 +338,50 @@ def subset(dataset: Dataset, train_size: int | None, test_size: int | None) -> D
     """
     return replace(
         dataset,
-        train=_take("train_size", dataset.train, train_size),
-        test=_take("test_size", dataset.test, test_size),
+        train=_take("train_size", dataset, dataset.train, train_size),
+        test=_take("test_size", dataset, dataset.test, test_size),
+    )
+
+
+def hold_out(dataset: Dataset, validation: float | None) -> Dataset:
+    """Takes a validation split out of the training split.
+
+    Of images it is the end of the fixed permutation that subsets begin with (within classes, if
+    there are any), so that a subset of the training split does not move into it; of consecutive
+    examples (text) it is the end of the training split. What is left is trained on, in its order.
+
+    Args:
+      dataset: without a validation split.
+      validation: examples to hold out, or, below 1, a fraction of the training split, rounded; None
+        or 0: none.
+
+    Raises:
+      UserError: it has one already, is streamed, or would have nothing left to train on.
+    """
+    if not validation:
+        return dataset
+    where, count = "config.data.validation", dataset.train_examples
+    if isinstance(dataset, SampledSet):
+        problem = "a streamed set holds nothing out of its training split"
+        raise UserError(where, problem, "leave it out, or set config.data.stream = False")
+    if dataset.validation is not None:
+        raise UserError(where, f"{dataset.name!r} has a validation split", "leave it out")
+    held_out = round(validation * count) if validation < 1 else int(validation)
+    if validation >= 1 and validation != held_out:
+        remedy = "give a whole number of examples, or a fraction below 1"
+        raise UserError(where, f"{validation} examples are no number of them", remedy)
+    if not 0 < held_out < count:
+        raise UserError(
+            where,
+            f"{shown(validation)} holds {held_out:,} of {count:,} training examples out",
+            f"hold out 1 to {count - 1:,} of them" if count > 1 else "give more of them",
+        )
+    order = _order(dataset, dataset.train)
+    rest, held = np.sort(order[: count - held_out]), np.sort(order[count - held_out :])
+    return replace(
+        dataset,
+        train=_at(dataset, dataset.train, rest),
+        validation=_at(dataset, dataset.train, held),
     )
 
 
@@ -336,13 +423,23 @@ def check_size(field: str, size: Any, most: int | None = None) -> int | None:
     return size
 
 
-def _take(field: str, split: Examples, size: int | None) -> Examples:
+def _take(field: str, dataset: Dataset, split: Examples, size: int | None) -> Examples:
     count = examples_of(split)
     size = check_size(field, size, count)
     if size in (None, count):
         return split
-    keep = fixed_order(split)[:size]
-    return jax.tree.map(lambda leaf: leaf[keep], dict(split))
+    return _at(dataset, split, _order(dataset, split)[:size])
+
+
+def _order(dataset: Dataset, split: Examples) -> np.ndarray:
+    """The order in which parts of a split are taken."""
+    return np.arange(examples_of(split)) if dataset.consecutive else fixed_order(split)
+
+
+def _at(dataset: Dataset, split: Examples, chosen: np.ndarray) -> Examples:
+    """Some of the examples; pieces of consecutive ones stay where they are, in memory or files."""
+    which = slice(chosen[0], chosen[-1] + 1) if dataset.consecutive else chosen
+    return jax.tree.map(lambda leaf: leaf[which], dict(split))
 
 
 def fixed_order(split: Examples) -> np.ndarray:

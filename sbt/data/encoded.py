@@ -10,8 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from sbt.data.dataset import Dataset, check_size, stratified_order
-from sbt.data.imagenet import AUGMENTATIONS, RESIZE, SIZE, View, evaluation_view
+from sbt.data.dataset import SampledSet, check_size, stratified_order
+from sbt.data.imagenet import (
+    AUGMENTATIONS,
+    RESIZE,
+    SIZE,
+    View,
+    evaluation_view,
+    training_view,
+    uniforms,
+)
+from sbt.data.registry import DATASETS
 from sbt.data.tfds_reader import Images, Prepared, prepared, readable
 from sbt.errors import UserError
 from sbt.ranges import Range, check_number
@@ -50,35 +59,35 @@ class EncodedSet:
             self._views(self.test, 1),
             num_classes=self.num_classes,
             max_value=255.0,
-            encoded=self,
+            files=self,
         )
+
+    @property
+    def train_examples(self) -> int:
+        """N, examples of the whole training split."""
+        return len(self.train)
+
+    @property
+    def test_examples(self) -> int:
+        """Examples of the whole test split."""
+        return len(self.test)
+
+    def training_example(self, example: int, seed: int, epoch: int) -> Examples:
+        """A view of it: random ones depend on (seed, epoch, example) alone."""
+        encoded, label = self.train[example]
+        pixels = training_view(encoded, self.view, uniforms(seed, epoch, example))
+        return {"x": pixels, "label": np.int32(label)}
+
+    def test_example(self, example: int) -> Examples:
+        """Its evaluation view."""
+        encoded, label = self.test[example]
+        return {"x": evaluation_view(encoded, self.view), "label": np.int32(label)}
 
     def _views(self, images: Images, size: int) -> Examples:
         size = min(size, len(images))
         chosen = [images[i * len(images) // size] for i in range(size)]
         pixels = np.stack([evaluation_view(encoded, self.view) for encoded, _ in chosen])
         return {"x": pixels, "label": np.asarray([label for _, label in chosen], np.int32)}
-
-
-@dataclasses.dataclass(frozen=True)
-class SampledSet(Dataset):
-    """What is in memory of a set that is not: some examples, for statistics and shapes.
-
-    Attributes:
-      encoded: all of it.
-    """
-
-    encoded: EncodedSet = dataclasses.field(kw_only=True)
-
-    @property
-    def train_examples(self) -> int:
-        """N, examples of the whole training split."""
-        return len(self.encoded.train)
-
-    @property
-    def test_examples(self) -> int:
-        """Examples of the whole test split."""
-        return len(self.encoded.test)
 
 
 def open_encoded(data_config: Mapping[str, Any]) -> EncodedSet:
@@ -101,7 +110,7 @@ def open_encoded(data_config: Mapping[str, Any]) -> EncodedSet:
       UserError: no TFDS set, a set that is not prepared and cannot be, no label, impossible sizes.
     """
     name = data_config.get("name")
-    if not isinstance(name, str) or name in ("", "digits", "synthetic"):
+    if not isinstance(name, str) or (not name or name in DATASETS):
         raise UserError(
             "config.data.stream",
             f"{name!r} is not a set of files to stream from",

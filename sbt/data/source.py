@@ -1,4 +1,4 @@
-"""Where examples come from: TFDS, scikit-learn's digits, or a synthetic problem.
+"""Where examples come from: TFDS, scikit-learn's digits, a synthetic problem, text.
 
 Everything ends as a `Dataset`. Nothing here runs on a device, and importing this module imports
 neither tensorflow_datasets nor scikit-learn (both are slow).
@@ -6,22 +6,34 @@ neither tensorflow_datasets nor scikit-learn (both are slow).
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from sbt.choice import Choice
 from sbt.data.cache import data_directory
-from sbt.data.dataset import Dataset, check_size, images_and_labels, stratified_order, subset
+from sbt.data.dataset import (
+    Dataset,
+    SampledSet,
+    check_size,
+    hold_out,
+    images_and_labels,
+    stratified_order,
+    subset,
+)
+from sbt.data.registry import DATASETS, Wanted
+from sbt.data.tokens import DEFAULT_LENGTH, SeqLen
 from sbt.errors import UserError, nearest, shown
+from sbt.ranges import Range
 
 # scikit-learn's digits have no official split. 1440 of the 1797 (80 %) is a multiple of every power
 # of two up to 32, which keeps small studies tidy.
 _DIGITS_TRAIN = 1440
 
-_FIELDS = ("name", "data_dir", "train_size", "test_size", "normalize", "augment", "stream")
+_FIELDS = (*Wanted._fields, "normalize", "validation")
 _STREAMED = ("image_size", "resize")
-SYNTHETIC = ("num_classes", "image_shape", "noise")
+_MOST_VALUES = 2**31  # of a synthetic set, which is made as a whole
 
 
 def load(data_config: Mapping[str, Any]) -> Dataset:
@@ -30,20 +42,20 @@ def load(data_config: Mapping[str, Any]) -> Dataset:
     Args:
       data_config: fields (all but ``name`` optional)
 
-        * ``name``: ``digits`` (1797 images of 8×8×1 with values 0 .. 16, embedded in scikit-learn,
-          split 1440/357 at random within classes), ``synthetic`` (`synthetic`), or any
-          image classification set of TFDS with images of one size: ``cifar10``, ``cifar100``,
-          ``mnist``, ``fashion_mnist``, …; ``name/config:version`` as TFDS writes it;
+        * ``name``: one of :data:`sbt.data.registry.DATASETS` (``sbt list data`` shows them), and
+          its fields; or any image classification set of TFDS with images of one size (``cifar10``,
+          ``cifar100``, ``mnist``, ``fashion_mnist``, …), or a text set of TFDS, with ``seq_len``;
+          ``name/config:version`` as TFDS writes it;
         * ``data_dir``: TFDS directory; default the environment's ``TFDS_DATA_DIR``, else
           ``~/tensorflow_datasets``;
         * ``train_size``, ``test_size``: number of examples to keep (`dataset.subset`); default all;
-        * ``num_classes``, ``image_shape``, ``noise``: of ``synthetic``;
+        * ``validation``: of the training examples to hold out (`dataset.hold_out`); default none;
         * ``normalize``, ``augment``: see `pipeline.make_pipeline`;
-        * ``stream``: whether the images stay in their files and are decoded while training, for
-          sets that do not fit in memory; then see `encoded.open_encoded` for further fields.
+        * ``stream``: whether the examples stay in their files and are read while training, for
+          sets that do not fit in memory; of images see `encoded.open_encoded` for further fields.
 
     Returns:
-      The data set; of a streamed one a sample, `encoded.SampledSet`.
+      The data set; of a streamed one a sample, `dataset.SampledSet`.
 
     Raises:
       UserError: unknown name; set not prepared and no means to prepare it; images of varying size;
@@ -55,23 +67,15 @@ def load(data_config: Mapping[str, Any]) -> Dataset:
         raise UserError(
             "config.data.name", f"not a name: {name!r}", "Name a data set, such as 'digits'."
         )
-    _check_fields(data_config)
-    if data_config.get("stream"):
-        from sbt.data.encoded import open_encoded
-        from sbt.data.tfds_reader import readable
-
-        encoded = open_encoded(data_config)
-        with readable(name, data_directory(data_config.get("data_dir")) / name):
-            return encoded.sample()
-    sizes = {size: check_size(size, data_config.get(size)) for size in ("train_size", "test_size")}
-    if name == "synthetic":
-        options = {field: data_config.get(field) for field in SYNTHETIC} | sizes
-        return synthetic(**{k: v for k, v in options.items() if v is not None})
-    if name == "digits":
-        return subset(_digits(), **sizes)
-    from sbt.data.tfds_reader import read
-
-    return subset(read(name, data_config.get("data_dir")), **sizes)
+    choice = configured(data_config)
+    given = {field: data_config.get(field) for field in Wanted._fields}
+    wanted = Wanted(**{field: value for field, value in given.items() if value is not None})
+    for size in ("train_size", "test_size"):
+        check_size(size, getattr(wanted, size))
+    made = choice(wanted)
+    if not isinstance(made, SampledSet):  # whose sizes are those of its files
+        made = subset(made, wanted.train_size, wanted.test_size)
+    return hold_out(made, data_config.get("validation"))
 
 
 def check_section(field: str, section: Any) -> None:
@@ -85,21 +89,86 @@ def check_section(field: str, section: Any) -> None:
         raise UserError(field, f"{shown(section)} is not a section", remedy)
 
 
-def _check_fields(data_config: Mapping[str, Any]) -> None:
+def named(name: str) -> Choice:
+    """The data set of that name; whatever is not one of ours is one of TFDS."""
+    return DATASETS[name] if name in DATASETS else _TFDS["tfds"]
+
+
+def configured(data_config: Mapping[str, Any]) -> Choice:
+    """The data set of a section of a config, with the values that this gives its own fields.
+
+    Raises:
+      UserError: a field that it does not have, or does not have where nothing is streamed, or a
+        value that a field does not take; a set that cannot be streamed.
+    """
     name = data_config["name"]
-    known = _FIELDS + (SYNTHETIC if name == "synthetic" else ())
-    known += _STREAMED if data_config.get("stream") else ()
+    choice = named(name)
+    known = (*(field for field in _FIELDS if field not in _STREAMED), *choice.fields)
+    stream, images = bool(data_config.get("stream")), choice.name == "tfds"
+    if stream and images:
+        known += _STREAMED
+    own = {}
     for field, value in data_config.items():
-        if field in known or value is None:
-            continue
-        where = f"config.data.{field}"
-        if field in _STREAMED:
-            remedy = "Leave it unset, or set config.data.stream = True."
-            raise UserError(where, "only data that is streamed from files has it", remedy)
-        raise UserError(where, f"is not a field of data set {name!r}", nearest(field, known))
+        if field in choice.fields:
+            if value is not None or not choice.fields[field].optional:
+                own[field] = choice.fields[field].default if value is None else value
+        elif field not in known and value is not None:
+            where = f"config.data.{field}"
+            if field in _STREAMED:
+                remedy = "Leave it unset, or set config.data.stream = True."
+                raise UserError(where, "only data that is streamed from files has it", remedy)
+            raise UserError(where, f"is not a field of data set {name!r}", nearest(field, known))
+    if stream and not choice.facts.get("streams"):
+        raise UserError(
+            "config.data.stream",
+            f"{name!r} is not a set of files to stream from",
+            "Set config.data.stream = False, or choose a set of TFDS or files of your own.",
+        )
+    return choice.configured(own)
 
 
-def _digits() -> Dataset:
+_TFDS = DATASETS.alike()
+
+
+@_TFDS.register("tfds", streams=True, source="https://www.tensorflow.org/datasets/catalog")
+def tfds(wanted: Wanted, seq_len: SeqLen | None = None) -> Dataset:
+    """A set of tensorflow_datasets: images of classes, or text.
+
+    Args:
+      wanted: its name, as TFDS writes it.
+      seq_len: T, of text; None: 64.
+
+    Raises:
+      UserError: see :func:`load`.
+    """
+    from sbt.data import tfds_reader, tfds_text
+
+    where = data_directory(wanted.data_dir) / wanted.name
+    if not wanted.stream:
+        if text := tfds_text.find(wanted):
+            return tfds_text.read(wanted, text, DEFAULT_LENGTH if seq_len is None else seq_len)
+        _refuse_length(wanted, seq_len)
+        return tfds_reader.read(wanted.name, wanted.data_dir)
+    from sbt.data.encoded import open_encoded
+
+    _refuse_length(wanted, seq_len)
+    encoded = open_encoded(wanted._asdict())
+    with tfds_reader.readable(wanted.name, where):
+        return encoded.sample()
+
+
+def _refuse_length(wanted: Wanted, seq_len: int | None) -> None:
+    if seq_len is not None:
+        problem = f"{wanted.name!r} is a set of images, which are not cut"
+        if wanted.stream:
+            problem = "text of TFDS is not streamed, and images are not cut"
+        raise UserError("config.data.seq_len", problem, "leave it out")
+
+
+@DATASETS.register("digits", source="scikit-learn, load_digits")
+def digits(wanted: Wanted) -> Dataset:
+    """1797 images of 8×8×1 with values 0 .. 16, split 1440/357 at random within classes."""
+    del wanted
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -109,6 +178,26 @@ def _digits() -> Dataset:
     train, test = order[:_DIGITS_TRAIN], order[_DIGITS_TRAIN:]
     splits = [(images[part], labels[part]) for part in (train, test)]
     return images_and_labels("digits", splits[0], splits[1], 10, 16.0)
+
+
+def _check_shape(where: str, values: Mapping[str, Any]) -> None:
+    if len(values["image_shape"]) > 4:
+        problem = f"{shown(values['image_shape'])} is not the shape of an image"
+        remedy = "give a tuple of one to four sizes, such as (8, 8, 1)"
+        raise UserError(f"{where}.image_shape", problem, remedy)
+
+
+@DATASETS.register("synthetic", source="class patterns under noise", check=_check_shape)
+def patterns(
+    wanted: Wanted,
+    num_classes: Annotated[int, Range(2, 10**5)] = 10,
+    image_shape: Annotated[tuple[int, ...], Range(1, 2**14)] = (8, 8, 1),
+    noise: Annotated[float, Range(0, 1e6)] = 1.0,
+) -> Dataset:
+    """:func:`synthetic` of the sizes that are wanted, by default 1024 and 256."""
+    sizes = {size: getattr(wanted, size) for size in ("train_size", "test_size")}
+    given = {size: value for size, value in sizes.items() if value is not None}
+    return synthetic(num_classes, image_shape, noise, **given)
 
 
 def synthetic(
@@ -143,6 +232,9 @@ def synthetic(
             f"no synthetic problem with {num_classes=}, image_shape={shape}, {noise=}",
             "Ask for at least 2 classes, positive sizes and noise >= 0.",
         )
+    if (train_size + test_size) * math.prod(shape) > _MOST_VALUES:
+        problem = f"{train_size + test_size:,} images of shape {shape} do not fit in memory"
+        raise UserError("config.data", problem, "choose smaller sizes")
     # RandomState is the generator whose numbers NumPy promises never to change (NEP 19).
     blocks = len(shape) == 3
     coarse = (math.ceil(shape[0] / 2), math.ceil(shape[1] / 2), shape[2]) if blocks else shape

@@ -1,4 +1,4 @@
-"""Windows of the endless stream of training examples, decoded ahead of need by worker processes.
+"""Windows of the endless stream of training examples, read ahead of need by worker processes.
 
 The stream is that of :mod:`sbt.data.order`: position p holds the same example, in the same view,
 whatever the number of workers, the lengths of the windows, or where reading began. So a position
@@ -33,18 +33,13 @@ import jax
 import numpy as np
 from PIL import Image
 
+from sbt.data.dataset import Files
 from sbt.data.encoded import EncodedSet, open_encoded
-from sbt.data.imagenet import (
-    AUGMENTATIONS,
-    RESIZE,
-    View,
-    evaluation_view,
-    training_view,
-    uniforms,
-)
+from sbt.data.imagenet import AUGMENTATIONS, RESIZE, View
 from sbt.data.order import epoch_order
 from sbt.data.tfds_reader import Images
 from sbt.errors import UserError
+from sbt.tasks.base import Examples
 
 BLOCK = 16  # positions that a worker hands over at a time
 AHEAD = 4  # blocks that a worker prepares ahead
@@ -57,27 +52,25 @@ class Window(NamedTuple):
     """Consecutive examples of one or more streams, one row per stream.
 
     Attributes:
-      images: uint8 ``(rows, count, size, size, channels)``.
-      labels: int32 ``(rows, count)``.
-      examples: int32 ``(rows, count)``: index of each example in its split.
+      examples: arrays by name, each ``(rows, count, ...)``: of images ``x``, uint8 ``(rows, count,
+        size, size, channels)``, and ``label``, int32 ``(rows, count)``.
+      numbers: int32 ``(rows, count)``: index of each example in its split.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    examples: np.ndarray
+    examples: Examples
+    numbers: np.ndarray
 
 
 class TrainingPositions:
     """Position -> the examples that every seed sees there, in their training views.
 
     Args:
-      images: the training split.
-      view: what is made of them; random views depend on (seed, epoch, example) alone.
+      files: of the training split.
       seeds: one row each.
     """
 
-    def __init__(self, images: Images, view: View, seeds: tuple[int, ...]):
-        self._images, self._view, self._seeds = images, view, seeds
+    def __init__(self, files: Files, seeds: tuple[int, ...]):
+        self._files, self._seeds = files, seeds
         self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -87,23 +80,22 @@ class TrainingPositions:
     def rows(self) -> int:
         return len(self._seeds)
 
-    def __getitem__(self, position: int) -> dict[str, np.ndarray]:
-        epoch, offset = divmod(position, len(self._images))
-        examples = self._order(epoch)[:, offset]
-        pairs = [self._images[i] for i in examples]
-        pixels = [
-            training_view(encoded, self._view, uniforms(seed, epoch, int(i)))
-            for (encoded, _), seed, i in zip(pairs, self._seeds, examples, strict=True)
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        epoch, offset = divmod(position, self._files.train_examples)
+        numbers = self._order(epoch)[:, offset]
+        found = [
+            self._files.training_example(int(i), seed, epoch)
+            for seed, i in zip(self._seeds, numbers, strict=True)
         ]
-        labels = np.asarray([label for _, label in pairs], np.int32)
-        return {"image": np.stack(pixels), "label": labels, "example": examples}
+        return {"examples": _stacked(found), "number": numbers}
 
     def _order(self, epoch: int) -> np.ndarray:
         """Permutations of an epoch, ``(rows, N)``. Threads work on two epochs at a boundary."""
         known = self._orders
         if epoch not in known:
+            count = self._files.train_examples
             keys = [jax.random.key(np.uint32(seed)) for seed in self._seeds]
-            orders = [np.asarray(epoch_order(key, epoch, len(self._images))) for key in keys]
+            orders = [np.asarray(epoch_order(key, epoch, count)) for key in keys]
             last = {e: order for e, order in known.items() if e == epoch - 1}
             known = self._orders = {**last, epoch: np.stack(orders)}
         return known[epoch]
@@ -113,8 +105,7 @@ class TestPositions:
     """Position -> example of the test split, in file order, over and over.
 
     Args:
-      images: the test split.
-      view: its evaluation view is used.
+      files: of the test split.
       period: positions of one round, at least as many as there are examples; the surplus repeats
         the first examples (see :func:`sbt.data.pipeline.eval_batches`).
     """
@@ -122,20 +113,20 @@ class TestPositions:
     __test__ = False  # pytest: no tests in here
     rows = 1
 
-    def __init__(self, images: Images, view: View, period: int):
-        self._images, self._view, self._period = images, view, period
+    def __init__(self, files: Files, period: int):
+        self._files, self._period = files, period
 
     def __len__(self) -> int:
         return ENDLESS
 
-    def __getitem__(self, position: int) -> dict[str, np.ndarray]:
-        example = position % self._period % len(self._images)
-        encoded, label = self._images[example]
-        return {
-            "image": evaluation_view(encoded, self._view)[None],
-            "label": np.asarray([label], np.int32),
-            "example": np.asarray([example], np.int32),
-        }
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        example = position % self._period % self._files.test_examples
+        found = self._files.test_example(example)
+        return {"examples": _stacked([found]), "number": np.asarray([example], np.int32)}
+
+
+def _stacked(examples: list[Examples]) -> Examples:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *map(dict, examples))
 
 
 class Stream:
@@ -143,7 +134,7 @@ class Stream:
 
     Args:
       positions: random access by position.
-      view: its size is that of the images.
+      files: that they are in, which tell the shapes.
       workers: processes; 0: threads of this process; None: one less than there are cores.
 
     Raises:
@@ -151,22 +142,19 @@ class Stream:
     """
 
     def __init__(
-        self, positions: TrainingPositions | TestPositions, view: View, workers: int | None
+        self, positions: TrainingPositions | TestPositions, files: Files, workers: int | None
     ):
         _need_grain()
         if workers is None:
             workers = max(1, len(os.sched_getaffinity(0)) - 1)
-        self._positions, self._view, self._workers = positions, view, workers
+        self._positions, self._workers = positions, workers
+        self._like = dict(files.test_example(0))
         self._blocks: Any = None
-        self._block: dict[str, np.ndarray] = {}
+        self._block: dict[str, Any] = {}
         self._used = self._next = 0
         if workers:
-            _need_shared_memory(workers * (AHEAD + 2) * BLOCK * positions.rows * self.bytes_each)
-
-    @property
-    def bytes_each(self) -> int:
-        """Bytes of one decoded image."""
-        return self._view.size**2 * self._view.channels
+            each = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(self._like))
+            _need_shared_memory(workers * (AHEAD + 2) * BLOCK * positions.rows * each)
 
     def window(self, first: int, count: int) -> Window:
         """Examples ``first`` to ``first + count`` of every row.
@@ -177,20 +165,21 @@ class Stream:
         if first != self._next or self._blocks is None:
             self.close()
             self._open(first)
-        rows, size, channels = self._positions.rows, self._view.size, self._view.channels
-        window = Window(
-            np.empty((rows, count, size, size, channels), np.uint8),
-            np.empty((rows, count), np.int32),
-            np.empty((rows, count), np.int32),
-        )
+        rows = self._positions.rows
+
+        def room(leaf: Any) -> np.ndarray:
+            return np.empty((rows, count, *np.shape(leaf)), np.asarray(leaf).dtype)
+
+        window = Window(jax.tree.map(room, self._like), np.empty((rows, count), np.int32))
         filled = 0
         while filled < count:
-            if self._used == len(self._block.get("label", ())):
+            if self._used == len(self._block.get("number", ())):
                 self._block, self._used = next(self._blocks), 0
-            take = min(count - filled, len(self._block["label"]) - self._used)
+            take = min(count - filled, len(self._block["number"]) - self._used)
             there, here = slice(filled, filled + take), slice(self._used, self._used + take)
-            for out, name in zip(window, ("image", "label", "example"), strict=True):
-                out[:, there] = self._block[name][here].swapaxes(0, 1)
+            made = Window(self._block["examples"], self._block["number"])
+            for out, part in zip(jax.tree.leaves(window), jax.tree.leaves(made), strict=True):
+                out[:, there] = part[here].swapaxes(0, 1)
             filled, self._used = filled + take, self._used + take
         self._next = first + count
         return window
@@ -227,20 +216,20 @@ class Stream:
         self._blocks, self._block, self._used = None, {}, 0
 
 
-def training_stream(data: EncodedSet, seeds: tuple[int, ...], workers: int | None = None) -> Stream:
+def training_stream(files: Files, seeds: tuple[int, ...], workers: int | None = None) -> Stream:
     """The training split as each seed sees it, epoch after epoch.
 
     Args:
-      data: an opened set.
+      files: an opened set.
       seeds: one row of every window each.
       workers: see `Stream`.
     """
-    return Stream(TrainingPositions(data.train, data.view, seeds), data.view, workers)
+    return Stream(TrainingPositions(files, seeds), files, workers)
 
 
-def test_stream(data: EncodedSet, period: int, workers: int | None = None) -> Stream:
+def test_stream(files: Files, period: int, workers: int | None = None) -> Stream:
     """The test split in file order; after ``period`` positions it begins again."""
-    return Stream(TestPositions(data.test, data.view, period), data.view, workers)
+    return Stream(TestPositions(files, period), files, workers)
 
 
 test_stream.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
@@ -281,8 +270,8 @@ def _need_shared_memory(wanted: int) -> None:
         free = shutil.disk_usage(_SHARED_MEMORY).free
         raise UserError(
             "config.engine.workers",
-            f"the workers pass up to {wanted / 2**20:.0f} MiB of images through {_SHARED_MEMORY}, "
-            f"where {free / 2**20:.0f} MiB are free",
+            f"the workers pass up to {wanted / 2**20:.0f} MiB of examples through "
+            f"{_SHARED_MEMORY}, where {free / 2**20:.0f} MiB are free",
             "Use fewer workers (0: threads of this process), or give the container more "
             "(docker run --shm-size=4g; Kubernetes: an emptyDir of medium Memory on /dev/shm).",
         )

@@ -14,10 +14,11 @@ import numpy as np
 
 from sbt.data import cache, prepare
 from sbt.data.dataset import Dataset, images_and_labels, stratified_order
+from sbt.data.registry import DATASETS
 from sbt.errors import UserError, did_you_mean
 
-_FIELD = "config.data.name"
-_OWN = "Choose another set, or pass your own arrays (sbt.data.from_arrays)."
+FIELD = "config.data.name"
+OWN = "Choose another set, or pass your own arrays (sbt.data.from_arrays)."
 _BATCH = 1000  # records fetched at a time: bounds the memory held as compressed bytes
 
 
@@ -94,7 +95,7 @@ class Prepared:
         there = list(self.builder.info.splits)
         if "train" not in there:
             only = ", ".join(there)
-            raise UserError(_FIELD, f"{self.name!r} has no split 'train', only {only}", _OWN)
+            raise UserError(FIELD, f"{self.name!r} has no split 'train', only {only}", OWN)
         train = self.split("train", encoded)
         held_out = [which for which in ("test", "validation") if which in there]
         for which in held_out:
@@ -115,17 +116,7 @@ class Prepared:
         import tensorflow_datasets as tfds
 
         decoders = {self.image_key: tfds.decode.SkipDecoding()} if encoded else None
-        try:
-            with readable(self.name, self.directory):
-                records = self.builder.as_data_source(which, decoders=decoders)
-        except NotImplementedError as error:
-            raise UserError(
-                _FIELD,
-                f"{self.name!r} is prepared in {self.directory} as "
-                f"{self.builder.info.file_format.value}, which only TensorFlow reads",
-                "Prepare it in array_record format, in another directory: "
-                f"python -m sbt.data.prepare {self.name} --data_dir=OTHER",
-            ) from error
+        records = records_of(self.name, self.builder, which, decoders)
         return Images(records, self.image_key, self.label_key, split=which)
 
     def labels(self, which: str) -> np.ndarray:
@@ -140,7 +131,46 @@ class Prepared:
 
     def unlabelled(self, which: str) -> UserError:
         """What is wrong with a split whose labels are missing."""
-        return UserError(_FIELD, f"split {which!r} of {self.name!r} has unlabelled examples", _OWN)
+        return UserError(FIELD, f"split {which!r} of {self.name!r} has unlabelled examples", OWN)
+
+
+def builder_of(name: str, data_dir: str | os.PathLike | None = None) -> Any | None:
+    """The builder of a set that lies prepared on disk, else None.
+
+    Args:
+      name: TFDS name, optionally ``name/config:version``.
+      data_dir: see `cache.data_directory`.
+
+    Raises:
+      UserError: its files are damaged.
+    """
+    return _on_disk(name, cache.data_directory(data_dir))
+
+
+def records_of(name: str, builder: Any, which: str, decoders: Any = None) -> Any:
+    """Random access to the examples of one split of the files.
+
+    Args:
+      name: TFDS name.
+      builder: of the set.
+      which: split.
+      decoders: of TFDS.
+
+    Raises:
+      UserError: a set prepared in a format without random access.
+    """
+    directory = Path(builder.data_path)
+    try:
+        with readable(name, directory):
+            return builder.as_data_source(which, decoders=decoders)
+    except NotImplementedError as error:
+        raise UserError(
+            FIELD,
+            f"{name!r} is prepared in {directory} as "
+            f"{builder.info.file_format.value}, which only TensorFlow reads",
+            "Prepare it in array_record format, in another directory: "
+            f"python -m sbt.data.prepare {name} --data_dir=OTHER",
+        ) from error
 
 
 def read(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
@@ -212,9 +242,9 @@ def readable(name: str, directory: Path) -> Iterator[None]:
         reason = (str(reason or "").strip().splitlines() or [type(error).__name__])[0][:200]
         if isinstance(error, PermissionError):
             remedy = "make its files readable, or point config.data.data_dir elsewhere"
-            raise UserError(_FIELD, f"{directory} may not be read ({reason})", remedy) from None
+            raise UserError(FIELD, f"{directory} may not be read ({reason})", remedy) from None
         raise UserError(
-            _FIELD,
+            FIELD,
             f"the files of {name!r} in {directory} are damaged or incomplete ({reason})",
             "restore them from a copy, or remove that directory and prepare the set again: "
             f"python -m sbt.data.prepare {name} --data_dir=DIR",
@@ -278,7 +308,7 @@ def _refuse_manual_download(name: str, directory: Path, code: Any) -> None:
     if code.MANUAL_DOWNLOAD_INSTRUCTIONS and not manual.is_dir():
         said = " ".join(code.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
         raise UserError(
-            _FIELD,
+            FIELD,
             f"{name!r} is not prepared under {directory}, and its files have to be fetched by hand",
             f"Put them into {manual} ({said}), then run\n"
             f"    python -m sbt.data.prepare {name} --data_dir={shlex.quote(str(directory))}\n"
@@ -291,13 +321,13 @@ def _code(name: str, directory: Path) -> Any | None:
     import tensorflow_datasets as tfds
 
     base = re.split("[/:]", name)[0]
-    known = [*tfds.list_builders(with_community_datasets=False), "digits", "synthetic"]
+    known = [*tfds.list_builders(with_community_datasets=False), *DATASETS]
     if base not in known:
         raise UserError(
-            _FIELD,
+            FIELD,
             f"unknown data set {name!r}",
-            f"{did_you_mean(base, known)}Choose 'digits', 'synthetic', or an image classification "
-            "set of https://www.tensorflow.org/datasets/catalog.",
+            f"{did_you_mean(base, known)}Choose one of {', '.join(DATASETS)}, or an image "
+            "classification set of https://www.tensorflow.org/datasets/catalog.",
         )
     try:
         return tfds.builder(name, data_dir=directory)
@@ -305,7 +335,7 @@ def _code(name: str, directory: Path) -> Any | None:
         return None
     except (AssertionError, ValueError) as error:  # no such version, no such config
         raise UserError(
-            _FIELD,
+            FIELD,
             f"tensorflow_datasets refuses {name!r}: {' '.join(str(error).split())}",
             f"Choose another version or config, or plain {base!r}.",
         ) from error
@@ -326,13 +356,21 @@ def _features(name: str, info: Any, *, any_size: bool = False) -> tuple[str, str
         labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
         pair = (images[0], labels[0]) if len(images) == len(labels) == 1 else (None, None)
     image, label = (features.get(k) for k in pair)
+    texts = [k for k, f in features.items() if isinstance(f, tfds.features.Text)]
+    if texts and not any(isinstance(f, tfds.features.Image) for f in features.values()):
+        raise UserError(
+            FIELD,
+            f"{name!r} is a set of text, which is read into memory from prepared files",
+            f"Prepare it first (python -m sbt.data.prepare {name} --data_dir=DIR), and do not "
+            "stream it.",
+        )
     if not isinstance(label, tfds.features.ClassLabel):
-        raise UserError(_FIELD, f"{name!r} has no single class label per example", _OWN)
+        raise UserError(FIELD, f"{name!r} has no single class label per example", OWN)
     if not isinstance(image, tfds.features.Image):
-        raise UserError(_FIELD, f"{name!r} has no single image per example", _OWN)
+        raise UserError(FIELD, f"{name!r} has no single image per example", OWN)
     if None in image.shape and not any_size:
         raise UserError(
-            _FIELD,
+            FIELD,
             f"the images of {name!r} vary in size (declared shape {image.shape})",
             "Set config.data.stream = True, which resizes them while training (see "
             "sbt.data.encoded), or choose a set with images of one size.",

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sbt.data import Arrays, Split, eval_batches, stream_window
-from sbt.data.encoded import SampledSet
+from sbt.data.dataset import SampledSet
 from sbt.data.imagenet import AUGMENTATIONS
 from sbt.data.stream import test_stream, training_stream
 from sbt.errors import UserError
@@ -24,7 +24,7 @@ from sbt.sweep.cohort import Cohort
 from sbt.sweep.lanes import seeds_of
 from sbt.sweep.problem import Placed, Problem
 
-# A window holds so many bytes of images on a device; three may be there at a time.
+# A window holds so many bytes of inputs on a device; three may be there at a time.
 WINDOW_BYTES = {"cpu": 2**25, "other": 2**28}
 NO_SPLIT: Any = ()
 # Epochs that lanes may be in at a time where runs take the lanes of others. Each costs an
@@ -195,14 +195,15 @@ class Streamed:
         self._everywhere = placed.everywhere
         self._moments = put((problem.arrays.mean, problem.arrays.std), self._everywhere)
         seeds, workers = tuple(seeds_of(cohort)), cohort.config.engine.workers
-        view, sharing = data.encoded.view, cohort.sharding.devices
-        each, on_cpu = view.size**2 * view.channels, placed.platform == "cpu"
+        files, sharing = data.files, cohort.sharding.devices
+        self._like = jax.tree.map(lambda leaf: leaf[0], dict(data.test))
+        each = sum(leaf.nbytes for leaf in jax.tree.leaves(self._like["x"]))
+        on_cpu = placed.platform == "cpu"
         budget = WINDOW_BYTES["cpu"] // placed.mesh.size if on_cpu else WINDOW_BYTES["other"]
 
         fits = budget // (len(seeds) * each * cohort.tick)
         self.most_ticks = max(1, min(fits, -(-problem.num_examples // cohort.tick)))
         length = self.most_ticks * cohort.tick
-        self._image = view.size, view.size, view.channels
         rows = np.arange(len(seeds) * length, dtype=np.int32).reshape(len(seeds), length)
         self._orders = put(rows, self._everywhere)
 
@@ -215,10 +216,10 @@ class Streamed:
         self._indices = put(indices.reshape(at_once, -1), self._everywhere)
 
         self._train = _Ahead(
-            lambda: training_stream(data.encoded, seeds, workers), length, self._on_devices
+            lambda: training_stream(files, seeds, workers), length, self._on_devices
         )
         self._test = _Ahead(
-            lambda: test_stream(data.encoded, weights.size, workers), indices.size, self._on_devices
+            lambda: test_stream(files, weights.size, workers), indices.size, self._on_devices
         )
         self._tested = 0
 
@@ -236,13 +237,14 @@ class Streamed:
     def _split_shapes(self, count: int) -> Split:
         shape: Any = functools.partial(jax.ShapeDtypeStruct, sharding=self._everywhere)
         numbers = shape((count,), jnp.int32)
-        images = shape((count, *self._image), jnp.uint8)
-        return Split({"x": images, "label": numbers}, numbers)
+        like = self._like
+        examples = jax.tree.map(lambda leaf: shape((count, *leaf.shape), leaf.dtype), like)
+        return Split(examples, numbers)
 
     def _on_devices(self, window: Any) -> Split:
         """Rows of the seeds one behind the other."""
-        images, labels, numbers = (part.reshape(-1, *part.shape[2:]) for part in window)
-        return put(Split({"x": images, "label": labels}, numbers), self._everywhere)
+        flat = jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:]), window)
+        return put(Split(*flat), self._everywhere)
 
     def piece(self, epochs: Sequence[int], first: int, ticks: int) -> Piece:
         (epoch,) = epochs

@@ -161,7 +161,7 @@ def with_settings(config: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict
     copy = config.copy_and_resolve_references()
     for path, value in sorted(settings.items(), key=lambda item: not item[0].endswith(".name")):
         section, _, leaf = path.partition(".")
-        if leaf == "name" and section in configs.SECTIONS:
+        if leaf == "name" and section in (*configs.SECTIONS, "data"):
             copy[section] = _of_name(copy[section], section, value)
         assign(copy, path, value)
     return copy
@@ -312,11 +312,10 @@ def _check_value(
     try:
         if path in configs.FIELDS:
             configs.taken(path, value)
-        if section in configs.SECTIONS:
+        if section in (*configs.SECTIONS, "data"):
             name = {**(beside or {}), path: value}.get(f"{section}.name", config[section].name)
-            check_section(section, {**_of_name(config[section], section, name), leaf: value})
-        elif section == "data":
-            check_data({**config.data, leaf: value})
+            fields = {**_of_name(config[section], section, name), leaf: value}
+            check_data(fields) if section == "data" else check_section(section, fields)
     except UserError as error:
         problem = f"{shown(value)}: {error.field} {error.problem}"
         raise UserError(field, problem, error.remedy) from None
@@ -324,6 +323,8 @@ def _check_value(
 
 def _of_name(fields: Mapping[str, Any], section: str, name: Any) -> dict[str, Any]:
     """A section under another name, without the fields that this does not know."""
+    if section == "data":
+        return configs.of_data(fields, name)
     known = configs.fields_of(section, name)
     return {key: value for key, value in fields.items() if key in known} | {"name": name}
 

@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 from sbt import config as configs
 from sbt.choice import Choice
 from sbt.data import Dataset, load, make_pipeline
-from sbt.data.dataset import checked, subset
-from sbt.data.encoded import SampledSet
+from sbt.data.dataset import SampledSet, checked, hold_out, subset
 from sbt.data.pipeline import with_copies
 from sbt.errors import UserError, user_code
 from sbt.measure.online import Online, Setting
@@ -201,7 +200,7 @@ class Builder:
                 self._datasets[key] = load(data_config)
             else:
                 sizes = (data_config.get(field) for field in ("train_size", "test_size"))
-                self._datasets[key] = subset(own, *sizes)
+                self._datasets[key] = hold_out(subset(own, *sizes), data_config.get("validation"))
         return self._datasets[key]
 
     @property
