@@ -78,7 +78,8 @@ def check_data(data: Mapping[str, Any]) -> None:
     for field in data:
         if field not in (*known, *own):
             raise unknown_field(f"config.data.{field}", field, (*known, *own))
-    source.named(data["name"]).configured({k: v for k, v in data.items() if k in own})
+    given = {field: data[field] for field in own if data.get(field) is not None}
+    source.named(data["name"]).configured(given)
 
 
 def check_section(section: str, fields: Mapping[str, Any]) -> None:
