@@ -24,6 +24,7 @@ _HEADERS = {
     b"\x1f\x8b": ("compressed data (gzip)", "unpack it: gunzip FILE"),
     b"PK\x03\x04": ("a zip archive", "unpack it"),
 }
+_MOST_TOKENS = 1 << 20  # no vocabulary is so large
 _LOOKED_AT = 1 << 16  # tokens at the beginning, to see whether they were written as another type
 
 
@@ -110,10 +111,8 @@ def open_tokens(path: str, dtype: str, field: str = "config.data.path") -> Token
         raise UserError(
             where, f"every other number of {found} is 0, as in a file of uint32", "set it to uint32"
         )
-    if dtype == "uint32" and int(some.max()) >= MOST_CLASSES:
-        problem = (
-            f"{found} holds numbers up to {int(some.max()):,}, as if it were of a smaller type"
-        )
+    if dtype == "uint32" and (typical := int(np.median(some))) > _MOST_TOKENS:
+        problem = f"{found} holds numbers such as {typical:,}, as a file of uint16 read by pairs"
         raise UserError(where, problem, "set it to uint16")
     return tokens
 
