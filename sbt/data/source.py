@@ -194,7 +194,7 @@ def patterns(
     image_shape: Annotated[tuple[int, ...], Range(1, 2**14)] = (8, 8, 1),
     noise: Annotated[float, Range(0, 1e6)] = 1.0,
 ) -> Dataset:
-    """:func:`synthetic` of the sizes that are wanted, by default 1024 and 256."""
+    """Class patterns under Gaussian noise: :func:`synthetic`, by default 1024 and 256 of them."""
     sizes = {size: getattr(wanted, size) for size in ("train_size", "test_size")}
     given = {size: value for size, value in sizes.items() if value is not None}
     return synthetic(num_classes, image_shape, noise, **given)
