@@ -43,6 +43,7 @@ class CohortPreview:
       process_bytes: expected peak of this process; on accelerators the device's bytes instead.
       compile_seconds: measured.
       seconds: expected training time, from a short run.
+      tokens: T, of each example; 0 where they are not counted.
     """
 
     runs: int
@@ -57,6 +58,7 @@ class CohortPreview:
     process_bytes: int
     compile_seconds: float
     seconds: float
+    tokens: int = 0
 
 
 def preview(
@@ -123,6 +125,7 @@ def _previews(sweep: Sweep, note: Callable[[str], None]) -> list[CohortPreview]:
                 else program,
                 compile_seconds=engine.compile_seconds,
                 seconds=seconds,
+                tokens=placed.problem.dataset.tokens,
             )
         )
     return previews
@@ -144,8 +147,12 @@ def tables(name: str, cohorts: Sequence[CohortPreview]) -> Iterator[Table | Text
         )  # fmt: skip
     yield table
     for number, cohort in enumerate(cohorts):
-        if cohort.static:  # in what it differs from the others
-            yield Text(one_line(f"{number + 1}: {cohort.static}"))
+        told = [cohort.static] if cohort.static else []  # in what it differs from the others
+        if cohort.tokens:
+            per_update = tuple(cohort.tokens * m for m in cohort.batch_sizes)
+            told.append(f"{cohort.tokens} tokens an example, {_sizes(per_update)} an update")
+        if told:
+            yield Text(one_line(f"{number + 1}: {'; '.join(told)}"))
 
 
 def _sizes(sizes: tuple[int, ...]) -> str:

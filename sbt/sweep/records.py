@@ -164,6 +164,7 @@ def open_records(
             "parts": json.dumps(sweep.parts),
             "train_examples": dataset.train_examples,
             "test_examples": dataset.test_examples,
+            **({"tokens_per_example": dataset.tokens} if dataset.tokens else {}),
         },
     )
     directory, checkpoints, earlier = None, None, {}
