@@ -159,9 +159,10 @@ def tfds(wanted: Wanted, seq_len: SeqLen | None = None) -> Dataset:
 
 def _refuse_length(wanted: Wanted, seq_len: int | None) -> None:
     if seq_len is not None:
-        problem = f"{wanted.name!r} is a set of images, which are not cut"
-        if wanted.stream:
-            problem = "text of TFDS is not streamed, and images are not cut"
+        from sbt.data.tfds_reader import prepared
+
+        prepared(wanted.name, wanted.data_dir, any_size=True)  # refuses what is no set of images
+        problem = f"{wanted.name!r} is a set of images, which are not cut into sequences"
         raise UserError("config.data.seq_len", problem, "leave it out")
 
 
