@@ -3,11 +3,17 @@
 import functools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import reference
+from lanes import trainer
+from reference import distance
 
+import sbt
 from sbt.errors import UserError
 from sbt.models.gpt import rotary
 from sbt.models.registry import build_model
@@ -147,8 +153,8 @@ def test_products_of_rotated_vectors_depend_on_their_distance_alone():
     random = np.random.default_rng(0)
     q, k = (jnp.tile(jnp.asarray(random.normal(size=6)), (1, 12, 1, 1)) for _ in "qk")
     products = np.einsum("ntah,nsah->ts", rotary(q), rotary(k))
-    for distance in range(-11, 12):
-        diagonal = np.diagonal(products, distance)
+    for apart in range(-11, 12):
+        diagonal = np.diagonal(products, apart)
         np.testing.assert_allclose(diagonal, diagonal[0], atol=1e-5)
     assert np.ptp(products) > 0.1
     np.testing.assert_allclose(
@@ -199,3 +205,133 @@ def test_images_are_refused():
     module = build_model({"name": "gpt"}, 10)
     with pytest.raises(UserError, match="takes tokens"):
         module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+
+
+# --- in lanes -------------------------------------------------------------------------------------
+
+PLACES, SEQUENCES, EPOCHS, UPDATES = 5, 67, 30, 30  # no batch size divides them
+SIZES, G = (1, 2, 8, 64), 1
+TINY = {"name": "gpt", "width": 8, "depth": 1, "heads": 2}
+RULES = {
+    "optax.sgd": (2.0**-3, {"momentum": 0.9}),
+    "optax.adamw": (2.0**-7, {"b2": 0.95, "weight_decay": 0.1}),
+    "optax.adafactor": (2.0**-6, {"decay_rate": 0.9, "min_dim_size_to_factor": 8}),
+    "optax.contrib.muon": (2.0**-6, {"adam_b2": 0.95}),
+}
+
+
+class Users(nn.Module):
+    """A transformer of flax's own layers, as a user would write one."""
+
+    dtype = jnp.float64
+
+    @nn.compact
+    def __call__(self, x):
+        kinds = {"dtype": self.dtype, "param_dtype": self.dtype}
+        y = nn.Embed(VOCABULARY, 8, **kinds)(x)
+        # Without biases: that of the keys has gradient zero, and Adam would divide its rounding.
+        attention = nn.MultiHeadDotProductAttention(2, **kinds, use_bias=False, deterministic=True)
+        y = y + attention(nn.LayerNorm(**kinds)(y), mask=nn.make_causal_mask(x, dtype=self.dtype))
+        y = y + nn.Dense(8, **kinds)(nn.gelu(nn.Dense(16, **kinds)(nn.LayerNorm(**kinds)(y))))
+        return nn.Dense(VOCABULARY, **kinds)(nn.LayerNorm(**kinds)(y))
+
+
+@functools.cache
+def text():
+    """A chain in which the token that follows depends on the last one."""
+    random = np.random.default_rng(0)
+    steps = random.choice([1, 3], size=(SEQUENCES, PLACES + 1), p=[0.8, 0.2])
+    tokens = (np.cumsum(steps, axis=1) % VOCABULARY).astype(np.int32)
+    mask = (random.random((SEQUENCES, PLACES)) < 0.8).astype(np.int32)
+    mask[:, 0] = 1
+    return {"x": tokens[:, :-1], "label": tokens[:, 1:], "mask": mask}
+
+
+def first_weights(module, seed):
+    key = jax.random.fold_in(jax.random.key(seed), reference.zlib.crc32(b"init"))
+    train = {} if isinstance(module, Users) else {"train": False}
+    return module.init(key, text()["x"][:1], **train)["params"]
+
+
+@functools.cache
+def plain(module, rule, m, seed=0):
+    """The first weights and those after the updates, by a loop over whole batches."""
+    rate, fields = RULES[rule]
+    make = functools.reduce(getattr, rule.split(".")[1:], optax)
+    train = {} if isinstance(module, Users) else {"train": True}
+
+    @jax.jit
+    def step(params, state, batch, rate):
+        def loss(params):
+            logits = module.apply({"params": params}, batch["x"], **train)
+            each = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+            return ((each * batch["mask"]).sum(1) / batch["mask"].sum(1)).mean()
+
+        updates, state = make(rate, **fields).update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        params = first = first_weights(module, seed)
+        state, order = make(rate, **fields).init(params), reference.stream(seed, SEQUENCES)
+        for t in range(UPDATES):
+            batch = [next(order)[1] for _ in range(m)]
+            progress = t * m / (EPOCHS * SEQUENCES)
+            now = rate * 0.5 * (1 + np.cos(np.pi * progress))
+            params, state = step(params, state, {k: v[batch] for k, v in text().items()}, now)
+        return jax.device_get((first, params))
+
+
+def lanes_of(rule, strategy, devices, own=None):
+    rate, fields = RULES[rule]
+    runs = [{"batch_size": m, "base_lr": rate, "seed": 0} for m in SIZES]
+    config = {
+        "data": {},
+        "model": TINY,
+        "task": {"name": "next_token"},
+        "rule": {"name": rule, **fields},
+        "lr_scaling": "none",
+        "schedule": {"name": "cosine"},
+        "epochs": EPOCHS,
+    }
+    data = sbt.from_examples(text(), text())
+    return trainer(runs, config, G, strategy, devices, own, data)
+
+
+@pytest.mark.parametrize(
+    ("rule", "strategy", "devices", "users"),
+    [
+        ("optax.adamw", "map/packed", 2, False),
+        ("optax.contrib.muon", "vmap/im2col", 1, True),
+        *[
+            pytest.param(rule, f"{strategy}/direct", devices, users, marks=pytest.mark.slow)
+            for rule in RULES
+            for strategy in ("vmap", "map", "map:3")
+            for devices in (1, 2)
+            for users in (False, True)
+        ],
+    ],
+)
+def test_lanes_are_a_plain_flax_and_optax_loop(rule, strategy, devices, users):
+    module = Users() if users else build_model(TINY, VOCABULARY, dtype=jnp.float64)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        program = lanes_of(rule, strategy, devices, module if users else None)
+        state, tick = program.engine.init(program.lanes), 0
+        for position, m in enumerate(SIZES):
+            state, tick = program.train(state, tick, UPDATES * m // G), UPDATES * m // G
+            mine = program.lane(state, position)
+            assert (mine.updates, mine.accumulated, mine.diverged_at) == (UPDATES, 0, -1)
+            first, last = plain(module, rule, m)
+            assert distance(first, last) > 1e-2
+            assert distance(mine.params, last) < 1e-9, m
+
+
+@pytest.mark.parametrize(
+    "strategy", ["map/packed", pytest.param("vmap/im2col", marks=pytest.mark.slow)]
+)
+def test_windows_give_the_same_bits(strategy):
+    states = []
+    program = lanes_of("optax.adamw", strategy, 2)
+    for window in (None, 7):
+        state = program.train(program.engine.init(program.lanes), 0, 100, window)
+        states.append(jax.device_get(state))
+    assert jax.tree.all(jax.tree.map(np.array_equal, *states))

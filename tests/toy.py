@@ -5,6 +5,7 @@ import io
 import math
 import runpy
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -15,7 +16,7 @@ from tensorflow_datasets.core import registered
 
 import sbt.experiment
 from sbt.config import fields_of
-from sbt.data.dataset import SampledSet, images_and_labels
+from sbt.data.dataset import Dataset, SampledSet, images_and_labels
 from sbt.data.encoded import EncodedSet
 from sbt.data.imagenet import View
 
@@ -28,6 +29,7 @@ SETS = {
     "imagenet2012": ((40, 36, 3), 1000, 1_281_167, 50_000),
 }
 TRAIN, TEST, SIDE = 48, 24, 32
+VOCABULARY, PLACES = 32, 8  # of text
 BATCH_SIZES, BN_BATCHES, SINGLE_BN = (8, 16), (4, 8), 4
 # The first network of a family has its blocks and its norm, and compiles in seconds.
 SMALLEST = {name: "resnet8" for name in ("resnet18", "resnet20", "resnet32")}
@@ -119,6 +121,25 @@ def streamed(name, size):
     return SampledSet(name, some, some, num_classes=classes, max_value=255.0, files=files)
 
 
+def full_size_text(fields):
+    """Sequences of the shape, number and vocabulary that a config asks for, of one token."""
+    splits = [
+        {name: np.broadcast_to(np.uint16(0), (size, fields.seq_len)) for name in ("x", "label")}
+        for size in (fields.train_size, fields.test_size)
+    ]
+    facts = {"num_classes": fields.vocabulary, "tokens": fields.seq_len}
+    return Dataset(fields.name, *splits, task="next_token", **facts)
+
+
+@functools.cache
+def token_file():
+    """A file of tokens below :data:`VOCABULARY`, long enough for the toy splits."""
+    path = Path(tempfile.mkdtemp()) / "tokens.bin"
+    steps = np.random.default_rng(0).integers(1, 3, (TRAIN + TEST + 1) * PLACES)
+    (np.cumsum(steps) % VOCABULARY).astype(np.uint16).tofile(path)
+    return str(path)
+
+
 # --- configs -------------------------------------------------------------------------------------
 
 
@@ -176,6 +197,10 @@ def _shrink_fields(config):
     if config.bn_batch is not None:
         config.bn_batch = SINGLE_BN
     config.data.train_size, config.data.test_size = TRAIN, TEST
+    if "seq_len" in config.data:
+        config.data.seq_len = PLACES
+    if config.data.name == "tokens":
+        config.data.path, config.data.vocabulary = token_file(), VOCABULARY
     if config.data.stream:
         config.data.image_size, config.engine.workers = SIDE, 0
     config.evaluate.every, config.evaluate.batch = 1, 16
@@ -191,6 +216,8 @@ def _shrink_fields(config):
         fields["stages"] = (1, 1, 1, 1)
     if alone and name in ("f1", "f2"):
         fields["width"] = 8
+    if alone and name.startswith("gpt"):
+        fields |= {"width": 8, "depth": 1, "heads": 2}
     config.model = {"name": name, **fields}
 
 

@@ -27,6 +27,7 @@ from sbt.report.figures import (
 from sbt.report.measured import measured_figures
 from sbt.report.page import write_comparison, write_report
 from sbt.report.style import Drawing
+from sbt.report.tuning import Interval, bootstrap
 from sbt.report.view import View, spread
 
 __all__ = [
@@ -35,10 +36,12 @@ __all__ = [
     "ONE_SEED",
     "OPEN",
     "Drawing",
+    "Interval",
     "Verdict",
     "View",
     "best_score_summary",
     "bn_batch_figure",
+    "bootstrap",
     "claim",
     "default_figures",
     "learning_curves",

@@ -1,0 +1,56 @@
+"""Fig. 5: a fixed beta2 fails at small batch sizes, a fixed half-life does not.
+
+    sbt run experiments/marek_2025/fig05.py --workdir runs/marek05 --config.data.path=c4.bin
+    sbt report runs/marek05
+
+Marek et al. (2025), section 4.3: with beta2 = 0.95 a 19M-parameter model on C4 is best at B = 64 to
+256 and loses 0.18 nats at B = 16 (3.685 against 3.501), as Xiao (2024) found; with beta2 of a
+half-life of 10M tokens its loss is flat from 16 to 128 (3.521, 3.506, 3.501, 3.492). AdamW, weight
+decay 0.1, beta1 0.9; 18 learning rates, 5 seeds.
+
+The grid holds both rules, and what is between them: its beta2 are those of one half-life at each of
+its batch sizes, so that a column is a fixed beta2 and the diagonal the half-life, that of 0.95 at
+the largest B. Full: 7 x 7 x 18 x 5 = 4410 runs of 0.7 billion tokens (the paper: two rules, 1260),
+for accelerators. ``:small``: 4 x 4 x 5 x 3 = 240 runs, half-life 55,000 of 131,072 tokens.
+"""
+
+from language import SMALL_BATCH_SIZES, language_model
+from ml_collections import ConfigDict
+
+from sbt.report.tuning import fixed_decay_fails, half_life_transfers, rescaled
+
+VARIANTS = ("", "small")
+CAPTION = "a fixed beta2 fails at small batch sizes, a fixed half-life does not"
+LARGEST = 0.95  # beta2 at the largest batch size
+SIZES = (16, 32, 64, 128, 256, 512, 1024)
+CLAIMS = (fixed_decay_fails("rule__b2", LARGEST, 0.02), half_life_transfers("rule__b2"))
+
+
+def decays(sizes: tuple[int, ...]) -> tuple[float, ...]:
+    """The decays of one half-life at some batch sizes, 0.95 at the largest."""
+    return tuple(sorted(float(f"{rescaled(LARGEST, m, sizes[-1]):.7f}") for m in sizes))
+
+
+GRIDS = {
+    "": {
+        "batch_size": SIZES,
+        "rule__b2": decays(SIZES),
+        "base_lr": tuple(1.6e-6 * 2**k for k in range(18)),
+        "seed": range(5),
+    },
+    "small": {
+        "batch_size": SMALL_BATCH_SIZES,
+        "rule__b2": decays(SMALL_BATCH_SIZES),
+        "base_lr": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+        "seed": range(3),
+    },
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The paper's grid and budget, or ``small``."""
+    config = language_model(
+        "fig05", variant, CAPTION, CLAIMS, grids=GRIDS, model="gpt_19m", rule="optax.adamw"
+    )
+    config.rule.weight_decay = 0.1
+    return config

@@ -1,0 +1,379 @@
+"""Claims about tuning: how hyperparameters and their tolerances move with the batch size.
+
+A verdict falls when the 95 % interval of a number lies on one side of the border, and is open when
+the border is inside. Numbers are paired: all cells of a seed count together, so that what a seed
+changes everywhere drops out. There are two kinds.
+
+- What a choice loses. The best of several noisy cells looks better than it is, so for each seed
+  cells are chosen by the others and compared on that seed (:func:`held_out`); the interval is
+  Student's, over seeds.
+- Where an optimum lies and how wide it is, of the mean over seeds (:func:`bootstrap`); the interval
+  is that of the number over seeds drawn with replacement.
+
+Fewer than three seeds decide nothing. A run that diverged counts as a guess where scores have one,
+so that differences stay finite.
+"""
+
+import itertools
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from scipy import stats
+
+from sbt.report.claims import FAILS, HOLDS, OPEN, Verdict, claim
+from sbt.report.view import BASE_LR, BATCH_SIZE, SEED, View
+from sbt.results import VALIDATION_SCORE
+
+FEWEST_SEEDS = 3
+MOST_DRAWS = 2000
+CASE = "case"
+B1, B2 = "rule__b1", "rule__b2"
+WIDE = (BATCH_SIZE, BASE_LR, B1, B2)
+MAREK = "Marek et al. 2025, arXiv:2507.07101"
+
+
+class Interval(NamedTuple):
+    """A number of a grid, and its 95 % interval over seeds."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def gains(view: View) -> xr.DataArray:
+    """The score of every run, signed so that more is better, by which cells are chosen.
+
+    What is worse than a guess counts as one; NaN marks runs that have not finished.
+    """
+    chosen = view.ds[VALIDATION_SCORE] if view.validated else view.reported
+    found = view.score.gain(chosen if SEED in chosen.dims else chosen.expand_dims(SEED))
+    guess = view.score.gain(view.score.guess)
+    return found if np.isnan(guess) else found.clip(min=guess)
+
+
+def draws(seeds: int) -> np.ndarray:
+    """Lists of seeds with replacement, ``(draws, seeds)``: all, or ``MOST_DRAWS`` random ones."""
+    if seeds**seeds <= MOST_DRAWS:
+        return np.asarray(list(itertools.product(range(seeds), repeat=seeds)))
+    return np.random.default_rng(0).integers(0, seeds, (MOST_DRAWS, seeds))
+
+
+def bootstrap(view: View, number: Callable[[xr.DataArray], float]) -> Interval:
+    """A number of the mean gains of a grid's cells, with its interval over draws of the seeds."""
+    runs = gains(view)
+    found = [number(runs.isel({SEED: one}).mean(SEED)) for one in draws(runs.sizes[SEED])]
+    low, high = np.nanquantile(found, (0.025, 0.975)) if np.isfinite(found).any() else (np.nan,) * 2
+    return Interval(number(runs.mean(SEED)), float(low), float(high))
+
+
+def held_out(
+    view: View, numbers: Callable[[xr.DataArray, xr.DataArray], np.ndarray]
+) -> list[Interval]:
+    """Numbers of ``(chosen, judged)``, the gains of cells to choose by and to compare.
+
+    Of each seed: chosen by the mean over the others, judged by itself. The interval is infinite
+    where there are not two seeds.
+    """
+    runs = gains(view)
+    seeds = range(runs.sizes[SEED])
+    if len(seeds) < 2:
+        mean = runs.mean(SEED)
+        return [Interval(float(v), -np.inf, np.inf) for v in numbers(mean, mean)]
+    found = []
+    for seed in seeds:
+        others = [other for other in seeds if other != seed]
+        found.append(numbers(runs.isel({SEED: others}).mean(SEED), runs.isel({SEED: seed})))
+    values = np.asarray(found, float)
+    reach = stats.t.ppf(0.975, len(seeds) - 1) * values.std(0, ddof=1) / np.sqrt(len(seeds))
+    return [
+        Interval(float(v), float(v - r), float(v + r))
+        for v, r in zip(values.mean(0), reach, strict=True)
+    ]
+
+
+def decided(view: View, words: str, holds: bool, fails: bool, numbers: str) -> Verdict:
+    """The verdict of an interval, from seeds enough."""
+    if view.seeds < FEWEST_SEEDS:
+        numbers += f"; {view.seeds} of at least {FEWEST_SEEDS} seeds"
+        return Verdict(words, OPEN, numbers)
+    return Verdict(words, HOLDS if holds else FAILS if fails else OPEN, numbers)
+
+
+def tuned(gain: xr.DataArray, *keep: Hashable) -> xr.DataArray:
+    """The best over all other axes."""
+    return gain.max([axis for axis in gain.dims if axis not in keep])
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's, of ranks in which equal values share a mean rank; 0 where one never varies."""
+
+    def ranks(x: np.ndarray) -> np.ndarray:
+        below = (x[:, None] > x).sum(1) + (x[:, None] == x).sum(1) / 2
+        return below - below.mean()
+
+    x, y = ranks(np.asarray(a, float)), ranks(np.asarray(b, float))
+    norm = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / norm) if norm else 0.0
+
+
+def _sizes(gain: xr.DataArray) -> np.ndarray:
+    return gain[BATCH_SIZE].values.astype(float)
+
+
+def _by(sizes: np.ndarray, numbers: list[Interval]) -> str:
+    return ", ".join(f"{m:g}: {number}" for m, number in zip(sizes, numbers, strict=True))
+
+
+def _missing(view: View, *axes: str) -> str:
+    """The axes of those that the grid does not vary, in words."""
+    wanting = [axis for axis in axes if axis not in view.varying]
+    return f"the grid does not sweep {', '.join(wanting)}" if wanting else ""
+
+
+# --- decay rates ----------------------------------------------------------------------------------
+
+
+def half_life(decay: Any) -> Any:
+    r"""Updates after which an average has halved, :math:`\ln\frac12/\ln\beta`; 0 of decay 0."""
+    with np.errstate(divide="ignore"):
+        return np.log(0.5) / np.log(np.asarray(decay, float))
+
+
+def rescaled(decay: float, m: Any, reference: float) -> Any:
+    r"""The same half-life in examples: :math:`\beta^{m/m_0}` (Marek et al. 2025, equation 2)."""
+    return decay ** (np.asarray(m, float) / reference)
+
+
+def regret(chosen: xr.DataArray, judged: xr.DataArray, axis: str, values: Any) -> np.ndarray:
+    """What a rule loses at each batch size against the best value of an axis, all else tuned.
+
+    Args:
+      chosen: gains of cells, by which all else is tuned and the best value is found.
+      judged: gains of the same cells, which are compared.
+      axis: of the hyperparameter.
+      values: what the rule chooses, a number for each batch size; the nearest of the grid counts,
+        of decay rates by their half-lives.
+    """
+    order = (BATCH_SIZE, axis, *(d for d in chosen.dims if d not in (BATCH_SIZE, axis)))
+    shape = (chosen.sizes[BATCH_SIZE], chosen.sizes[axis], -1)
+    by, of = (g.transpose(*order).values.reshape(shape) for g in (chosen, judged))
+    wanted, grid = _octaves(axis, values), _octaves(axis, chosen[axis].values)
+    nearest = np.argmin(np.abs(wanted[:, None] - grid), axis=1)
+    lost = []
+    for row, seen, at in zip(by, of, nearest, strict=True):
+        best = np.unravel_index(np.nanargmax(row), row.shape)
+        lost.append(seen[best] - seen[at, np.nanargmax(row[at])])
+    return np.asarray(lost)
+
+
+def _octaves(axis: str, values: Any) -> np.ndarray:
+    """Positions on an axis, in factors of two; on that of a decay, of its half-life."""
+    numbers = np.asarray(values, float)
+    with np.errstate(divide="ignore"):
+        decay = axis.rpartition("__")[2] in ("b1", "b2", "momentum", "beta")
+        return np.log2(half_life(numbers) if decay and (numbers < 1).all() else numbers)
+
+
+@claim(axes=WIDE, source=f"{MAREK}, Figs 4 and 5")
+def fixed_decay_fails(view: View, axis: str = B2, decay: float = 0.95, margin: float = 0.02) -> Any:
+    """Whether a fixed decay fails at the smallest batch size while its half-life, kept, does not.
+
+    The decay that is usual at the largest batch size of the grid loses more than ``margin`` at the
+    smallest, the learning rate tuned for it; kept as a half-life in examples it loses at most that
+    at every batch size. Losses are against the best decay of the grid at the batch size.
+
+    Args:
+      view: a grid of batch sizes and decays.
+      axis: of the decay.
+      decay: at the largest batch size.
+      margin: in the unit of the score.
+    """
+    words = (
+        f"{axis.rpartition('__')[2]} = {decay:g} of the largest m fails at the smallest, the same "
+        f"half-life does not (margin {view.score.margin(margin)})"
+    )
+    if problem := _missing(view, BATCH_SIZE, axis):
+        return Verdict(words, OPEN, problem)
+
+    sizes = _sizes(gains(view))
+    same = np.full(sizes.size, decay)
+    fixed = held_out(view, lambda by, of: regret(by, of, axis, same))[int(np.argmin(sizes))]
+    kept = held_out(view, lambda by, of: regret(by, of, axis, rescaled(decay, sizes, sizes.max())))
+    return decided(
+        view,
+        words,
+        fixed.low > margin and all(one.high <= margin for one in kept),
+        fixed.high <= margin or any(one.low > margin for one in kept),
+        f"fixed loses {fixed} at m = {sizes.min():g}; the half-life, by m: {_by(sizes, kept)}",
+    )
+
+
+@claim(axes=WIDE, source=f"{MAREK}, Fig. 4")
+def fixed_value_suffices(view: View, axis: str, value: float, margin: float = 0.02) -> Verdict:
+    """Whether one value of a hyperparameter is good enough at every batch size."""
+    words = f"{axis.replace('__', '.')} = {value:g} loses at most {margin:g} at every m"
+    if problem := _missing(view, BATCH_SIZE, axis):
+        return Verdict(words, OPEN, problem)
+    sizes = _sizes(gains(view))
+    lost = held_out(view, lambda by, of: regret(by, of, axis, np.full(sizes.size, value)))
+    holds, fails = (all(one.high <= margin for one in lost), any(one.low > margin for one in lost))
+    return decided(view, words, holds, fails, f"lost, by m: {_by(sizes, lost)}")
+
+
+@claim(axes=WIDE, source=f"{MAREK}, Fig. 4")
+def half_life_transfers(view: View, axis: str = B2, decay: float = 0.95) -> Verdict:
+    """Whether a half-life beats every fixed decay of the grid, on average over batch sizes.
+
+    The half-life in examples is that of ``decay`` at the largest batch size.
+    """
+    name = axis.rpartition("__")[2]
+    words = f"The half-life of {name} = {decay:g} at the largest m beats every fixed {name}"
+    if problem := _missing(view, BATCH_SIZE, axis):
+        return Verdict(words, OPEN, problem)
+    sizes, values = _sizes(gains(view)), gains(view)[axis].values
+    rules = [rescaled(decay, sizes, sizes.max()), *(np.full(sizes.size, v) for v in values)]
+
+    def lead(by: xr.DataArray, of: xr.DataArray) -> np.ndarray:
+        # Regrets are against the same best cells, so that their differences are those of rules.
+        (_, kept), *fixed = [
+            (regret(by, by, axis, rule).mean(), regret(by, of, axis, rule).mean()) for rule in rules
+        ]
+        return np.asarray([min(fixed)[1] - kept])
+
+    (found,) = held_out(view, lead)
+    return decided(view, words, found.low > 0, found.high < 0, f"by {found} against the best fixed")
+
+
+# --- basins, rates and optimizers -----------------------------------------------------------------
+
+
+def basin(positions: np.ndarray, gain: np.ndarray, margin: float) -> float:
+    """Width around the best point within which at most ``margin`` is lost, between points linearly.
+
+    A basin that reaches an end of the grid is cut there.
+    """
+    known = np.isfinite(positions) & np.isfinite(gain)
+    x, y = positions[known], gain[known]
+    order = np.argsort(x)
+    x, lost = x[order], (y.max() - y)[order]
+    ends, best = [], int(np.argmin(lost))
+    for step, last in ((-1, 0), (1, len(x) - 1)):
+        i = best
+        while i != last and lost[i + step] <= margin:
+            i += step
+        end = x[i]
+        if i != last:
+            end += (x[i + step] - x[i]) * (margin - lost[i]) / (lost[i + step] - lost[i])
+        ends.append(end)
+    return float(ends[1] - ends[0])
+
+
+@claim(axes=WIDE, source=f"{MAREK}, Fig. 3")
+def basin_narrows(view: View, axis: str = BASE_LR, margin: float = 0.02) -> Verdict:
+    """Whether the range of good values of a hyperparameter is narrower at larger batch sizes.
+
+    Its width in factors of two, at ``margin`` below the best of each batch size, all else tuned;
+    the rank correlation with the batch size must be negative.
+    """
+    words = f"The range of good {axis.replace('__', '.')} narrows as m grows (margin {margin:g})"
+    if problem := _missing(view, BATCH_SIZE, axis):
+        return Verdict(words, OPEN, problem)
+
+    def widths(gain: xr.DataArray) -> np.ndarray:
+        best = tuned(gain, BATCH_SIZE, axis).transpose(BATCH_SIZE, axis)
+        positions = _octaves(axis, best[axis].values)
+        return np.asarray([basin(positions, row, margin) for row in best.values])
+
+    found = bootstrap(view, lambda g: _rank_correlation(_sizes(g), widths(g)))
+    each = zip(_sizes(gains(view)), widths(gains(view).mean(SEED)), strict=True)
+    told = ", ".join(f"{m:g}: {width:.1f}" for m, width in each)
+    numbers = f"octaves by m: {told}; rank correlation {found}"
+    return decided(view, words, found.high < 0, found.low >= 0, numbers)
+
+
+def best_position(x: np.ndarray, gain: np.ndarray) -> float:
+    """Where a parabola through the best point and its neighbours is highest; NaN at an end."""
+    i = int(np.nanargmax(gain))
+    if i in (0, len(x) - 1) or not np.isfinite(gain[i - 1 : i + 2]).all():
+        return np.nan
+    a, b, _ = np.polyfit(x[i - 1 : i + 2] - x[i], gain[i - 1 : i + 2], 2)
+    return float(x[i] - b / (2 * a)) if a < 0 else float(x[i])
+
+
+@claim(axes=WIDE, source=f"{MAREK}, Fig. 4")
+def rate_grows_slower(view: View, exponent: float = 0.5) -> Verdict:
+    """Whether the best learning rate grows with the batch size more slowly than a power of it.
+
+    The slope of log2 of the best rate, in mean form, over log2 m. Rates are interpolated by a
+    parabola; batch sizes whose best stands at an end of the grid are left out.
+    """
+    words = f"The best learning rate grows more slowly than m^{exponent:g}"
+    if problem := _missing(view, BATCH_SIZE, BASE_LR):
+        return Verdict(words, OPEN, problem)
+    power = {"linear": 1.0, "sqrt": 0.5}.get(str(view.setting("lr_scaling", "linear")), 0.0)
+
+    def slope(gain: xr.DataArray) -> float:
+        best = tuned(gain, BATCH_SIZE, BASE_LR).transpose(BATCH_SIZE, BASE_LR)
+        x, sizes = np.log2(best[BASE_LR].values.astype(float)), np.log2(_sizes(best))
+        rates = np.asarray([best_position(x, row) for row in best.values]) + power * sizes
+        known = np.isfinite(rates)
+        return float(np.polyfit(sizes[known], rates[known], 1)[0]) if known.sum() > 2 else np.nan
+
+    found = bootstrap(view, slope)
+    if not np.isfinite(found.value):
+        return Verdict(words, OPEN, "the best rates of too many batch sizes are at the grid's end")
+    return decided(view, words, found.high < exponent, found.low >= exponent, f"exponent {found}")
+
+
+@claim(axes=(*WIDE, CASE), source=f"{MAREK}, Fig. 1a")
+def optimizers_part(view: View, axis: str = CASE) -> Verdict:
+    """Whether optimizers, each tuned, differ more from each other at larger batch sizes.
+
+    The difference between the best and the worst of them; its rank correlation with the batch size
+    must be positive. Batch sizes at which one was not trained are left out.
+    """
+    words = "The optimizers differ the more, the larger m is"
+    if problem := _missing(view, BATCH_SIZE, axis):
+        return Verdict(words, OPEN, problem)
+
+    def gaps(gain: xr.DataArray) -> xr.DataArray:
+        best = tuned(gain, BATCH_SIZE, axis).dropna(BATCH_SIZE)
+        return best.max(axis) - best.min(axis)
+
+    def trend(gain: xr.DataArray) -> float:
+        found = gaps(gain)
+        return _rank_correlation(_sizes(found), found.values)
+
+    found, gap = bootstrap(view, trend), gaps(gains(view).mean(SEED))
+    told = ", ".join(f"{m:g}: {g:.3f}" for m, g in zip(_sizes(gap), gap.values, strict=True))
+    numbers = f"by m: {told}; rank correlation {found}"
+    return decided(view, words, found.low > 0, found.high <= 0, numbers)
+
+
+@claim(axes=WIDE, source=f"{MAREK}, Fig. 1b")
+def small_batches_forgive(view: View, margin: float = 0.02) -> Verdict:
+    """Whether more of the grid is good at the smallest batch size than at the largest.
+
+    The share of cells that lose at most ``margin`` on the best of their batch size.
+    """
+    words = f"More of the grid is within {margin:g} of the best at the smallest m"
+    if problem := _missing(view, BATCH_SIZE):
+        return Verdict(words, OPEN, problem)
+
+    def shares(gain: xr.DataArray) -> xr.DataArray:
+        others = [axis for axis in gain.dims if axis != BATCH_SIZE]
+        return (gain >= gain.max(others) - margin).mean(others)
+
+    def lead(gain: xr.DataArray) -> float:
+        found = shares(gain)
+        return float(found.isel({BATCH_SIZE: 0}) - found.isel({BATCH_SIZE: -1}))
+
+    share = shares(gains(view).mean(SEED)).values
+    found = bootstrap(view, lead)
+    numbers = f"{share[0]:.0%} against {share[-1]:.0%}; difference {found}"
+    return decided(view, words, found.low > 0, found.high <= 0, numbers)
