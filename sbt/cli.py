@@ -191,13 +191,14 @@ def _run(arguments: argparse.Namespace) -> int:
         dataset = run(config, directory, **parts, progress=shown)
     if not hosts.writes():
         return 0
-    from sbt.results import best_cell
+    from sbt.results import VALIDATION_SCORE, best_cell
     from sbt.sweep.progress import describe
     from sbt.tasks.score import of_attrs
 
     if best := best_cell(dataset):
         score, where = of_attrs(dataset.attrs), describe(best.where) or "the one run"
-        print(f"best {score.long_name} {score.text(best.value)} at {where}")
+        chosen = " (chosen by validation)" * (VALIDATION_SCORE in dataset)
+        print(f"best {score.long_name} {score.text(best.value)} at {where}{chosen}")
     print(f"results: {directory}/results.nc    figures: sbt report {directory}")
     return 0
 

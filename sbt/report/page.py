@@ -124,11 +124,10 @@ VERDICTS = tag("h2", "Verdicts")
 
 def _slices(views: Mapping[str, View]) -> dict[str, View]:
     found = {}
-    first, *others = views.items()
-    for label, view in others:
-        a, b = (f"{v.score.name} in {v.score.units or 'no units'}" for v in (first[1], view))
-        if a != b:
-            problem = f"is ranked by {b}, and {first[0]} by {a}"
+    (first, ranked), *others = ((label, _ranked_by(view)) for label, view in views.items())
+    for label, words in others:
+        if words != ranked:
+            problem = f"is ranked by {words}, and {first} by {ranked}"
             raise UserError(label, problem, "compare grids of one score, or report each on its own")
     for label, view in views.items():
         if BATCH_SIZE not in view.axes:
@@ -139,6 +138,11 @@ def _slices(views: Mapping[str, View]) -> dict[str, View]:
             bare = part.bare(BATCH_SIZE, BASE_LR)
             found[f"{label}, {title}" if title else label] = bare
     return found
+
+
+def _ranked_by(view: View) -> str:
+    score = view.score
+    return f"{score.name} in {score.units}" if score.units else score.name
 
 
 def _all_but_epochs(view: View) -> list[Any]:
@@ -186,8 +190,8 @@ def _progress(view: View) -> str:
     words += f"{diverged} diverged ({figures.counted(view.score)})."
     if best:
         at = ", ".join(f"{scales.plain(a)} {scales.label(a, v)}" for a, v in best.where.items())
-        cell = "Best cell so far, by its latest evaluations" if best.so_far else "Best cell"
-        cell += " by validation" * view.validated
+        cell = "Best cell by validation" if view.validated else "Best cell"
+        cell += " so far, by its latest evaluations" * best.so_far
         words += f" {cell}: {view.score.text(best.value)}" + (f" at {at}." if at else ".")
     return words
 
@@ -328,15 +332,15 @@ def _per_batch_size(view: View, table: pd.DataFrame | None) -> Markup:
 
 def _method(view: View, margin: str) -> Markup:
     last, score = view.setting("report.last_epochs", 5), view.score
-    told, told_first = score.long_name, capital(score.long_name)
+    told = score.long_name
     usual = f"test {told}, median over the evaluations in the last {last} epochs of a run"
     of = view.reported.attrs.get("long_name") or usual
     counts = "is infinitely bad"
     if np.isfinite(score.diverged):
         counts = f"counts at {scales.guess_word(score)}"
     of_runs = (
-        f"{told_first} of a run: {of}; a run whose loss was not finite {counts}. {told_first} of a "
-        f"cell: median over seeds. {spread_words(view.seeds)}"
+        f"{capital(told)} of a run: {of}; a run whose loss was not finite {counts}. "
+        f"{capital(told)} of a cell: median over seeds. {spread_words(view.seeds)}"
     )
     if view.validated:
         of_runs += " What is best or reliable is chosen by the validation split in the same way."
