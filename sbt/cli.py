@@ -197,8 +197,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     if best := best_cell(dataset):
         score, where = of_attrs(dataset.attrs), describe(best.where) or "the one run"
-        chosen = " (chosen by validation)" * (VALIDATION_SCORE in dataset)
-        print(f"best {score.long_name} {score.text(best.value)} at {where}{chosen}")
+        by = " (chosen by validation)" * (VALIDATION_SCORE in dataset)
+        print(f"best {score.long_name} {score.text(best.value)} at {where}{by}")
     print(f"results: {directory}/results.nc    figures: sbt report {directory}")
     return 0
 
