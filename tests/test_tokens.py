@@ -266,6 +266,7 @@ REFUSED = [
     (None, {}, "path", "there is no file"),
     (None, {"path": ""}, "path", "names no file"),
     (None, {"path": "https://a.org/b.bin"}, "path", "https"),
+    (None, {"path": "x" * 1000}, "path", "cannot be read"),
     (lambda path: path.mkdir(), {}, "path", "is a directory"),
     (lambda path: path.touch(), {}, "path", "is empty"),
     (lambda path: path.write_bytes(b"abc" * 101), {}, "token_dtype", "no whole number of uint16"),
@@ -479,7 +480,14 @@ def test_validation_of_any_examples():
 
 @pytest.mark.parametrize(
     ("amount", "says"),
-    [(2.5, "no number"), (20, "1 to 19"), (0.99, "1 to 19"), (0.001, "holds 0 of 20")],
+    [
+        (-1, "of at least 0"),
+        ("all", "not a number"),
+        (2.5, "no number"),
+        (20, "1 to 19"),
+        (0.99, "1 to 19"),
+        (0.001, "holds 0 of 20"),
+    ],
 )
 def test_validation_that_is_refused(amount, says):
     x = np.zeros((20, 2), np.float32)

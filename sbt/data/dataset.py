@@ -356,11 +356,12 @@ def hold_out(dataset: Dataset, validation: float | None) -> Dataset:
         or 0: none.
 
     Raises:
-      UserError: it has one already, is streamed, or would have nothing left to train on.
+      UserError: no such number; it has one already, is streamed, or would have nothing left to
+        train on.
     """
-    if not validation:
-        return dataset
     where, count = "config.data.validation", dataset.train_examples
+    if validation is None or not check_number(where, validation, Range(0, 2**31 - 1)):
+        return dataset
     if isinstance(dataset, SampledSet):
         problem = "a streamed set holds nothing out of its training split"
         raise UserError(where, problem, "leave it out, or set config.data.stream = False")

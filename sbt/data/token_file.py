@@ -10,7 +10,7 @@ import numpy as np
 from sbt.data.dataset import MOST_CLASSES, Dataset
 from sbt.data.registry import DATASETS, Wanted
 from sbt.data.tokens import DEFAULT_LENGTH, SeqLen, check_vocabulary, split, text_dataset
-from sbt.errors import UserError
+from sbt.errors import UserError, shown
 from sbt.files import path_of
 from sbt.ranges import POSITIVE, Range
 
@@ -66,6 +66,13 @@ def existing(path: str, field: str = "config.data.path") -> Path:
     if not path:
         raise UserError(field, "names no file", "give the path of one")
     found = path_of(path, field)
+    try:
+        found.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # too long a name, a directory that may not be read
+        problem = f"{shown(path)} cannot be read ({error.strerror})"
+        raise UserError(field, problem, "give a file that you may read") from None
     if not found.exists():
         remedy = "prepare it first, or correct the path (relative ones begin where sbt is started)"
         raise UserError(field, f"there is no file {found}", remedy)
