@@ -28,7 +28,7 @@ from sbt.models import MODELS
 from sbt.nn.conv import IMPLEMENTATIONS
 from sbt.optim import RULES, foreign
 from sbt.ranges import COUNT, FRACTION, NON_NEGATIVE, POSITIVE, Range
-from sbt.schedules import BATCH_SCHEDULES, MOMENTUM_SCHEDULES, NOISE, SCALINGS, SCHEDULES
+from sbt.schedules import BATCH_SCHEDULES, LAWS, MOMENTUM_SCHEDULES, NOISE, SCALINGS, SCHEDULES
 from sbt.tasks import TASKS
 from sbt.train.objective import OBJECTIVES, SAMPLES
 
@@ -40,6 +40,7 @@ SECTIONS: dict[str, Registry] = {
     "model": MODELS,
     "rule": RULES,
     "schedule": SCHEDULES,
+    "scaling": LAWS,
     "batch_schedule": BATCH_SCHEDULES,
     "momentum_schedule": MOMENTUM_SCHEDULES,
     "noise": NOISE,
@@ -110,6 +111,7 @@ FIELDS: dict[str, Field] = {
     "epochs": _whole(10, "passes over the training set"),
     "rule.name": _text("sgd", "and that rule's own hyperparameters"),
     "schedule.name": _text("constant", "of the learning rate over progress; and its fields"),
+    "scaling.name": _text("fixed", "how decays follow m: half_life, rescaled, sde; and fields"),
     "batch_schedule.name": _text("constant", "changes m during training; and its fields"),
     "momentum_schedule.name": _text("constant", "onecycle: low while η is high; and its fields"),
     "noise.name": _text("none", "Sato & Iiduka's schedules of η, m and β; and their fields"),

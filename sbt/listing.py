@@ -142,6 +142,8 @@ _TITLES = {
     "rule": "Update rules (config.rule.name) and their numbers, all sweepable",
     "schedule": "Learning rates over time (config.schedule.name)",
     "batch_schedule": "Batch sizes over time (config.batch_schedule.name)",
+    "task": "What is learned (config.task.name)",
+    "scaling": "How decays and rate follow the batch size (config.scaling.name)",
     "sample": "Which examples of a batch count (config.sample.name)",
 }
 # Name on the command line -> heading, and what stands under it.

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sbt.choice import Names, Registry
@@ -122,6 +123,31 @@ def evaluation_point(
 ) -> Any:
     """Where ``rule`` wants its next gradient; ``params`` for an ordinary optax transformation."""
     return getattr(rule, "evaluate_at", at_params)(params, state, key)
+
+
+def ignores_scale(make: Callable[[float], optax.GradientTransformation]) -> bool:
+    """Whether a rule moves weights by the same for a gradient and for a multiple of it.
+
+    So do sign descent, Adam and its kin (but for their ε), normalised and orthogonalised gradients.
+    Found out by three updates of a small matrix.
+
+    Args:
+      make: a learning rate to a rule that needs nothing but gradients.
+    """
+    rng = np.random.RandomState(0)
+    weights, *grads = ({"kernel": rng.standard_normal((4, 3))} for _ in range(4))
+
+    def moved(scale: float) -> Any:
+        rule, params = optax.with_extra_args_support(make(0.1)), jax.tree.map(jnp.asarray, weights)
+        state, key = rule.init(params), jax.random.key(0)
+        for grad in grads:
+            scaled = jax.tree.map(lambda g: jnp.asarray(scale * g), grad)
+            updates, state = rule.update(scaled, state, params, key=key)
+            params = optax.apply_updates(params, updates)
+        return params["kernel"]
+
+    with jax.numpy_dtype_promotion("standard"):
+        return bool(np.allclose(moved(1.0), moved(4.0), rtol=1e-3, atol=1e-4))
 
 
 def chain(*links: optax.GradientTransformation) -> Rule:

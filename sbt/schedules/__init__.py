@@ -16,6 +16,11 @@ from sbt.schedules.noise import momentum_for_noise_factor as momentum_for_noise_
 from sbt.schedules.noise import momentum_for_smoothing as momentum_for_smoothing
 from sbt.schedules.noise import shb_noise_factor as shb_noise_factor
 from sbt.schedules.noise import variance_from_critical_batch as variance_from_critical_batch
+from sbt.schedules.scaling import LAWS as LAWS
 from sbt.schedules.scaling import SCALINGS as SCALINGS
+from sbt.schedules.scaling import decay_of_half_life as decay_of_half_life
+from sbt.schedules.scaling import half_life_of_decay as half_life_of_decay
+from sbt.schedules.scaling import rescaled_decay as rescaled_decay
 from sbt.schedules.scaling import scaled_learning_rate as scaled_learning_rate
+from sbt.schedules.scaling import sde_decay as sde_decay
 from sbt.schedules.settings import Settings as Settings

@@ -1,10 +1,13 @@
-"""How the learning rate follows the batch size."""
+"""How learning rate, decays and weight decay follow the batch size."""
 
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 
+from sbt.choice import Registry
 from sbt.errors import UserError
+from sbt.ranges import POSITIVE, Range
 
 Scaling = Literal["linear", "sqrt", "none"]
 SCALINGS = get_args(Scaling)
@@ -64,3 +67,190 @@ def scaled_learning_rate(
     if scaling == "none":
         return learning_rate
     raise UserError("scaling", f"unknown scaling {scaling!r}", "use 'linear', 'sqrt' or 'none'")
+
+
+# --- decays ---------------------------------------------------------------------------------------
+
+
+def decay_of_half_life(half_life: Any, per_update: Any) -> Any:
+    r"""The decay of a moving average that halves what is so long ago.
+
+    .. math:: \beta = 2^{-n / t_{1/2}}
+
+    Args:
+      half_life: :math:`t_{1/2}`, in examples or in tokens: number or array.
+      per_update: :math:`n`, examples or tokens of an update.
+
+    Examples:
+      >>> print(f"{decay_of_half_life(1e7, 512.0):.11f}")
+      0.99996451149
+
+    References:
+      Marek et al., `Small Batch Size Training for Language Models
+      <https://arxiv.org/abs/2507.07101>`_, 2025 (section 2)
+    """
+    return 2.0 ** (-per_update / half_life)
+
+
+def half_life_of_decay(decay: Any, per_update: Any) -> Any:
+    r"""The inverse of :func:`decay_of_half_life`: :math:`t_{1/2} = n \ln\frac12 / \ln\beta`.
+
+    Examples:
+      >>> print(f"{half_life_of_decay(0.95, 512 * 1024):.1f}")
+      7084917.3
+    """
+    return per_update * jnp.log(0.5) / jnp.log(decay)
+
+
+def rescaled_decay(decay: Any, ratio: Any) -> Any:
+    r"""A decay at another batch size, its half-life in examples being kept: :math:`\beta^\kappa`.
+
+    Args:
+      decay: :math:`\beta`, at the reference batch size.
+      ratio: :math:`\kappa`, the batch size over that.
+
+    Examples:
+      >>> print(f"{rescaled_decay(0.95, 1 / 512):.10f}")
+      0.9998998228
+
+    References:
+      Marek et al. 2025, equation 2
+    """
+    return decay**ratio
+
+
+def sde_decay(decay: Any, ratio: Any) -> Any:
+    r"""A decay at another batch size, by the limit of small steps: :math:`1 - \kappa (1 - \beta)`.
+
+    The first order of :func:`rescaled_decay` in :math:`1 - \beta`.
+
+    References:
+      Malladi et al., `On the SDEs and Scaling Rules for Adaptive Gradient Algorithms
+      <https://arxiv.org/abs/2205.10287>`_, 2022
+    """
+    return 1.0 - ratio * (1.0 - decay)
+
+
+# --- laws -----------------------------------------------------------------------------------------
+
+
+class Scaled(NamedTuple):
+    """What a law takes and gives, of one update.
+
+    Attributes:
+      learning_rate: η at its peak, in mean form: before any schedule.
+      rule: numeric hyperparameters of the rule.
+    """
+
+    learning_rate: Any
+    rule: Mapping[str, Any]
+
+
+class Size(NamedTuple):
+    """How large an update is.
+
+    Attributes:
+      batch: m, examples.
+      tokens: T, of each example; 0 where they are not counted.
+      budget: D, examples of the whole training.
+    """
+
+    batch: Any
+    tokens: int
+    budget: Any
+
+
+DECAYS = ("b1", "b2", "momentum")
+Exponent = Annotated[float, Range(-4, 4)]
+Amount = Annotated[float, POSITIVE]
+
+
+def with_rate(
+    law: Callable[..., Scaled],
+    now: Scaled,
+    size: Size,
+    base_lr: Any = None,
+    *,
+    power: Exponent | None = None,
+    timescale: Amount | None = None,
+    **fields: Any,
+) -> Scaled:
+    r"""What all laws share: the rate's exponent, and a weight decay of constant timescale.
+
+    Args:
+      law: of the decays.
+      now: before.
+      size: of the update.
+      base_lr: the rate at m = 1.
+      power: :math:`\alpha` of :math:`\eta = \tilde\eta\, m^\alpha`, in place of
+        ``config.lr_scaling``; None: as that says.
+      timescale: :math:`\tau = m / (\eta \lambda D)`, the fraction of the training over which
+        weights are forgotten, from which :math:`\lambda` follows (Bergsma et al. 2025,
+        arXiv 2505.13738); None: weight decay is what ``config.rule`` says.
+      **fields: of the law.
+    """
+    if power is not None:
+        now = now._replace(learning_rate=base_lr * size.batch**power)
+    now = law(now, size, **fields)
+    if timescale is not None:
+        decay = size.batch / (timescale * now.learning_rate * size.budget)
+        now = now._replace(rule={**now.rule, "weight_decay": decay})
+    return now
+
+
+LAWS = Registry("scaling", shared=with_rate, default="fixed")
+
+
+@LAWS.register("fixed")
+def fixed(now: Scaled, size: Size) -> Scaled:
+    """Decays are what config.rule says, whatever the batch size."""
+    return now
+
+
+@LAWS.register("half_life", source="Marek et al. 2025, arXiv 2507.07101, section 2")
+def half_life(
+    now: Scaled,
+    size: Size,
+    *,
+    b1_examples: Amount | None = None,
+    b2_examples: Amount | None = None,
+    momentum_examples: Amount | None = None,
+    b1_tokens: Amount | None = None,
+    b2_tokens: Amount | None = None,
+    momentum_tokens: Amount | None = None,
+) -> Scaled:
+    """Decays of a half-life in examples or tokens, in place of those of config.rule."""
+    lives = {
+        "b1": (b1_examples, b1_tokens),
+        "b2": (b2_examples, b2_tokens),
+        "momentum": (momentum_examples, momentum_tokens),
+    }
+    found = dict(now.rule)
+    for name, (examples, tokens) in lives.items():
+        if examples is not None:
+            found[name] = decay_of_half_life(examples, size.batch)
+        elif tokens is not None:
+            found[name] = decay_of_half_life(tokens, size.batch * size.tokens)
+    return now._replace(rule=found)
+
+
+def _at(now: Scaled, change: Callable[[Any], Any]) -> dict[str, Any]:
+    changed = {name: change(now.rule[name]) for name in DECAYS if name in now.rule}
+    return {**now.rule, **changed}
+
+
+@LAWS.register("rescaled", source="Marek et al. 2025, arXiv 2507.07101, equation 2")
+def rescaled(now: Scaled, size: Size, *, reference: Amount = 32.0) -> Scaled:
+    """The decays of config.rule hold at a reference batch size; their half-lives are kept."""
+    ratio = size.batch / reference
+    return now._replace(rule=_at(now, lambda decay: rescaled_decay(decay, ratio)))
+
+
+@LAWS.register("sde", source="Malladi et al. 2022, arXiv 2205.10287")
+def sde(now: Scaled, size: Size, *, reference: Amount = 32.0) -> Scaled:
+    """As rescaled, to first order, and eps ∝ 1/√m; the rule for the rate is power = 0.5."""
+    ratio = size.batch / reference
+    found = _at(now, lambda decay: sde_decay(decay, ratio))
+    if "eps" in found:
+        found["eps"] = found["eps"] / jnp.sqrt(ratio)
+    return now._replace(rule=found)

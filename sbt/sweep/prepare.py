@@ -1,6 +1,8 @@
 """Everything that is known, and everything that can be refused, before anything compiles."""
 
+import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,10 +16,11 @@ from sbt import fingerprint, results
 from sbt.checks import validate
 from sbt.errors import UserError, shown
 from sbt.measure.registry import separate_in
-from sbt.optim import foreign
+from sbt.optim import RULES, foreign
+from sbt.optim.base import ignores_scale
 from sbt.parallel.mesh import make_mesh, prepare_devices
 from sbt.sweep import feed, observe
-from sbt.sweep.cohort import Cohort, make_cohorts
+from sbt.sweep.cohort import Cohort, make_cohorts, settings_array
 from sbt.sweep.grid import Grid, make_grid, with_settings
 from sbt.sweep.problem import Builder, Parts, Placed, Start, make_program, place
 
@@ -56,6 +59,27 @@ class Sweep:
         """A cohort with its data on the devices."""
         problem = self.builder.problem(cohort.config, cohort.synchronous)
         return place(problem, cohort, self.mesh, self.start)
+
+    @functools.cached_property
+    def remarks(self) -> tuple[str, ...]:
+        """What is allowed, and probably not meant."""
+        rules = {}
+        for cohort in self.cohorts:
+            config = cohort.config
+            rates = settings_array(cohort, "scaling.power", config.scaling.get("power"))
+            linear = config.lr_scaling == "linear" and all(p in (None, 1.0) for p in rates)
+            rule = RULES.configured(config.rule)
+            if linear and not rule.needs and config.rule.name not in rules:
+                with contextlib.suppress(Exception):  # a rule for other weights than a matrix
+                    rules[config.rule.name] = ignores_scale(rule)
+        names = ", ".join(name for name, ignores in rules.items() if ignores)
+        sizes = {m for cohort in self.cohorts for m in cohort.batch_sizes}
+        if not names or len(sizes) < 2:
+            return ()
+        return (
+            f"note: η = m η̃ makes steps of {names} grow with m, and their length does not depend "
+            "on the gradient's: config.lr_scaling = 'none' or 'sqrt' is usual",
+        )
 
     @property
     def work(self) -> float:

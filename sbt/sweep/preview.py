@@ -96,6 +96,8 @@ def preview(
 def _previews(sweep: Sweep, note: Callable[[str], None]) -> list[CohortPreview]:
     on_cpu = jax.default_backend() == "cpu"
     previews = []
+    for remark in sweep.remarks:
+        note(remark)
     for number, cohort in enumerate(sweep.cohorts):
         sizes = tuple(sorted(set(cohort.batch_sizes)))
         named = ", ".join(map(str, sizes))

@@ -16,7 +16,7 @@ from sbt.choice import Choice
 from sbt.data import Dataset, load, make_pipeline
 from sbt.data.dataset import SampledSet, checked, hold_out, subset
 from sbt.data.pipeline import with_copies
-from sbt.errors import UserError, user_code
+from sbt.errors import UserError, nearest, user_code
 from sbt.measure.online import Online, Setting
 from sbt.measure.registry import MEASUREMENTS, online_in
 from sbt.models.adapter import Model, as_model
@@ -25,7 +25,8 @@ from sbt.models.registry import build_model
 from sbt.optim import RULES
 from sbt.parallel.mesh import DATA_AXIS, LANE_AXIS, put
 from sbt.schedules import BATCH_SCHEDULES, MOMENTUM_SCHEDULES, NOISE, SCHEDULES
-from sbt.sweep.cohort import Cohort, ModelFacts
+from sbt.schedules.scaling import DECAYS, LAWS, sde_decay
+from sbt.sweep.cohort import Cohort, ModelFacts, settings_array
 from sbt.tasks.base import TASKS, Examples, Task, own_task, rank
 from sbt.train.extras import EXTRAS, FUNCTIONS
 from sbt.train.gradient import Objective, gradients
@@ -458,6 +459,56 @@ def _online(problem: Problem, cohort: Cohort) -> tuple[Online, ...]:
     return tuple(MEASUREMENTS[name].make(setting) for name in names)
 
 
+def _law(problem: Problem, cohort: Cohort, rule: Choice) -> Choice:
+    """How rate and decays follow the batch size.
+
+    Raises:
+      UserError: the rule has not what the law sets, the data count no tokens, the learning rate
+        has two laws, or a decay would not lie in [0, 1).
+    """
+    config = cohort.config
+    law = LAWS.configured(config.scaling)
+    varied = {path for run in cohort.runs for path in run.settings}
+
+    def given(name: str) -> bool:
+        return law.values.get(name) is not None or f"scaling.{name}" in varied
+
+    for name in law.fields:
+        number, _, unit = name.rpartition("_")
+        if unit not in ("examples", "tokens") or not given(name):
+            continue
+        field = f"config.scaling.{name}"
+        if number not in rule.numbers:
+            problem_is = f"{config.rule.name!r} has no number {number!r} here"
+            raise UserError(field, problem_is, nearest(number, rule.numbers))
+        if unit == "tokens" and not problem.dataset.tokens:
+            remedy = f"set config.scaling.{number}_examples"
+            raise UserError(field, f"{problem.dataset.name!r} counts no tokens", remedy)
+        if unit == "tokens" and given(f"{number}_examples"):
+            remedy = f"leave one of the two out: {number}_examples is set, too"
+            raise UserError(field, f"sets {number} a second time", remedy)
+    if given("timescale") and "weight_decay" not in rule.numbers:
+        problem_is = f"{config.rule.name!r} has no numeric weight decay here"
+        raise UserError("config.scaling.timescale", problem_is, "leave it out")
+    if given("power") and config.lr_scaling != "linear":
+        problem_is = f"says how η follows m, and so does lr_scaling {config.lr_scaling!r}"
+        raise UserError("config.scaling.power", problem_is, "leave one of the two out")
+    if law.name == "sde":
+        references = settings_array(cohort, "scaling.reference", law.values["reference"])
+        for name in DECAYS:
+            if name not in rule.numbers:
+                continue
+            decays = settings_array(cohort, f"rule.{name}", rule.numbers[name])
+            for m, reference, decay in zip(cohort.batch_sizes, references, decays, strict=True):
+                if sde_decay(decay, m / reference) < 0:
+                    raise UserError(
+                        "config.scaling.name",
+                        f"'sde' makes {name} of {decay:g} at m = {reference:g} negative at m = {m}",
+                        "use 'rescaled', a larger config.scaling.reference, or smaller batches",
+                    )
+    return law
+
+
 def _schedules(problem: Problem, cohort: Cohort, rule: Choice) -> Schedules:
     """The schedules of a cohort."""
     config = cohort.config
@@ -482,6 +533,9 @@ def _schedules(problem: Problem, cohort: Cohort, rule: Choice) -> Schedules:
     return Schedules(
         micro_batch=cohort.examples_per_tick,
         lr_scaling=config.lr_scaling,
+        scaling=_law(problem, cohort, rule),
+        tokens=problem.dataset.tokens,
+        budget=cohort.total_examples,
         learning_rate=problem.schedule or SCHEDULES.configured(config.schedule),
         batch=BATCH_SCHEDULES.configured(config.batch_schedule),
         momentum=MOMENTUM_SCHEDULES.configured(config.momentum_schedule),

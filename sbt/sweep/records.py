@@ -185,6 +185,8 @@ def open_records(
         f"{config.name}: {sweep.runs} runs in {len(sweep.cohorts)} cohort{'s' * many} on "
         f"{jax.device_count()} {jax.default_backend()} device(s)"
     )
+    for remark in sweep.remarks:
+        progress.note(f"  {remark}")
     if sweep.parts["module"] is not None:
         name = sweep.parts["module"]["name"]
         progress.note(f"  model: {name} (module=), in place of {config.model.name!r} of the config")

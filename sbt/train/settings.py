@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from sbt.schedules import settings
 from sbt.schedules.batch import BATCH_SCHEDULES
 from sbt.schedules.lr import MOMENTUM_SCHEDULES, SCHEDULES
 from sbt.schedules.noise import NOISE
-from sbt.schedules.scaling import Scaling, scaled_learning_rate
+from sbt.schedules.scaling import LAWS, Scaled, Scaling, Size, scaled_learning_rate
 from sbt.train.state import Hyper
 
 
@@ -19,6 +20,9 @@ class Schedules(NamedTuple):
     Attributes:
       micro_batch: examples per tick that count towards m.
       lr_scaling: how η follows from η̃, see :func:`sbt.schedules.scaled_learning_rate`.
+      scaling: of :data:`sbt.schedules.LAWS`: how rate and decays follow m.
+      tokens: T, of each example; 0 where they are not counted.
+      budget: D, examples of the whole training.
       learning_rate: of :data:`sbt.schedules.SCHEDULES`.
       batch: of :data:`sbt.schedules.BATCH_SCHEDULES`.
       momentum: of :data:`sbt.schedules.MOMENTUM_SCHEDULES`.
@@ -28,6 +32,9 @@ class Schedules(NamedTuple):
 
     micro_batch: int
     lr_scaling: Scaling = "linear"
+    scaling: Any = LAWS["fixed"]
+    tokens: int = 0
+    budget: int = 1
     learning_rate: Callable[..., jax.Array] = SCHEDULES["constant"]
     batch: Any = BATCH_SCHEDULES["constant"]
     momentum: Any = MOMENTUM_SCHEDULES["constant"]
@@ -59,14 +66,18 @@ class Now(NamedTuple):
 def settings_at(schedules: Schedules, hyper: Hyper, progress: jax.Array) -> Now:
     """The settings of the update that begins at this progress.
 
-    η̃ and m of the run give η (Masters & Luschi 2018, section 2: η = m η̃); then the schedules move
-    η, m and β, each from where the one before it left them.
+    η̃ and m of the run give η (Masters & Luschi 2018, section 2: η = m η̃) and, by the law of the
+    config, the decays; then the schedules move η, m and β, each from where the one before it left
+    them. The law sees the m that the run began with: a schedule of m brings its own rule for β.
     """
-    peak = scaled_learning_rate(hyper.base_lr, hyper.batch_size, schedules.lr_scaling)
-    now = settings.Settings(peak, hyper.batch_size, hyper.rule.get("momentum"))
+    rate = scaled_learning_rate(hyper.base_lr, hyper.batch_size, schedules.lr_scaling)
+    batch = jnp.asarray(hyper.batch_size).astype(jnp.result_type(rate))
+    size = Size(batch, schedules.tokens, schedules.budget)
+    scaled = schedules.scaling(Scaled(rate, hyper.rule), size, hyper.base_lr, **hyper.scaling)
+    rule = dict(scaled.rule)
+    now = settings.Settings(scaled.learning_rate, hyper.batch_size, rule.get("momentum"))
     for move in schedules.moves(hyper):
         now = move(progress, now)
-    rule = dict(hyper.rule)
     if "momentum" in rule:
         rule["momentum"] = now.momentum
     return Now(now.learning_rate, now.batch_size, rule)

@@ -61,6 +61,7 @@ class Hyper(NamedTuple):
       batch_schedule: those of the batch-size schedule.
       momentum_schedule: those of the momentum schedule.
       noise: those of the noise schedule.
+      scaling: those of the law by which rate and decays follow the batch size.
       objective: those of the objective.
       sample: those of the sample rule.
     """
@@ -73,6 +74,7 @@ class Hyper(NamedTuple):
     batch_schedule: Mapping[str, Number] = {}
     momentum_schedule: Mapping[str, Number] = {}
     noise: Mapping[str, Number] = {}
+    scaling: Mapping[str, Number] = {}
     objective: Mapping[str, Number] = {}
     sample: Mapping[str, Number] = {}
 
