@@ -15,6 +15,7 @@ import pytest
 import sbt
 from sbt import report
 from sbt.cli import main
+from sbt.data.registry import DATASETS
 from sbt.errors import UserError
 from sbt.measure.registry import MEASUREMENTS, Labelled
 from sbt.models import MODELS
@@ -164,11 +165,13 @@ def test_the_examples_of_the_page_on_architecture():
     page = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text()
     (block,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
     names = {**globals(), **{name: getattr(report, name) for name in report.__all__}}
+    names["from_examples"] = sbt.from_examples
     exec(block, names)
     added = (
         (RULES, "scaled_sgd"),
         (SCHEDULES, "falling"),
         (MODELS, "two_layers"),
+        (DATASETS, "ramp"),
         (MEASUREMENTS, "norm"),
         (CLAIMS, "best_exceeds"),
     )
@@ -176,6 +179,7 @@ def test_the_examples_of_the_page_on_architecture():
         assert RULES["scaled_sgd"].numbers == {"gain": 1.0}
         assert float(SCHEDULES["falling"](0.5)) == 0.75
         assert MODELS["two_layers"].values["width"] == 64
+        assert DATASETS["ramp"].values["slope"] == 1.0
         assert MEASUREMENTS["norm"].facts["cost"] == "passes over the data"
         assert names["best_exceeds"](0.9) == ("best_exceeds", {"value": 0.9})
     finally:
