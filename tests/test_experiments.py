@@ -6,6 +6,7 @@ it with ``make test-all``.
 """
 
 import jax
+import numpy as np
 import pytest
 import toy
 
@@ -150,3 +151,24 @@ def test_sharpness_speed(capsys):
 def test_the_sketch_of_gao_and_zhong(tmp_path):
     toy.run_script("gao_zhong_2020/fig06.py", tmp_path / "fig06.png")
     assert (tmp_path / "fig06.png").stat().st_size > 1000
+
+
+def test_the_toy_of_marek_et_al(tmp_path):
+    toy.run_script("marek_2025/fig10.py", tmp_path / "fig10.png")
+    assert (tmp_path / "fig10.png").stat().st_size > 1000
+
+
+def test_moments_and_medians_of_the_toy():
+    fig10 = toy.module_of("marek_2025/fig10.py")
+    large, small = fig10.ARMS["large batch"], fig10.ARMS["small batch"]
+    means, squares = fig10.moments(large)
+    np.testing.assert_allclose(squares, (0.6737, 0.7696), atol=1e-4)
+    np.testing.assert_allclose(fig10.moments(small)[1], (0.95898, 1.2176), atol=1e-4)
+    points = fig10.paths(large, 200_000)
+    for steps in (1, 4):  # later moments rest on a few runs
+        np.testing.assert_allclose(points[steps].mean(0), fig10.START * means**steps, atol=5e-3)
+        np.testing.assert_allclose((points[steps] ** 2).mean(0), squares**steps, rtol=0.02)
+    expected = (0.0324, 0.0023, 0.0040, 0.0037)
+    for arm, median in zip(fig10.ARMS.values(), expected, strict=True):
+        found = np.median(fig10.losses(fig10.paths(arm, 20_000)[-1]))
+        assert found == pytest.approx(median, rel=0.1)

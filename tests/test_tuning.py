@@ -153,10 +153,10 @@ def test_exponent_of_the_best_rate(power, scaling, exponent):
 
 @pytest.mark.parametrize(("sign", "outcome"), [(1, HOLDS), (-1, FAILS)])
 def test_gaps_between_optimizers(sign, outcome):
-    def loss(case, batch_size, base_lr):
-        return (case == "sgd") * batch_size ** (sign / 4) * 0.1 + abs(np.log2(base_lr) + 5)
+    def loss(rule, batch_size, base_lr):
+        return (rule == "sgd") * batch_size ** (sign / 4) * 0.1 + abs(np.log2(base_lr) + 5)
 
-    grid = view(loss, case=("adam", "sgd"), batch_size=SIZES, base_lr=RATES)
+    grid = view(loss, rule=("adam", "sgd"), batch_size=SIZES, base_lr=RATES)
     assert judged(tuning.optimizers_part, grid).verdict == outcome
 
 

@@ -11,7 +11,7 @@ decay 0.1, beta1 0.9; 18 learning rates, 5 seeds.
 The grid holds both rules, and what is between them: its beta2 are those of one half-life at each of
 its batch sizes, so that a column is a fixed beta2 and the diagonal the half-life, that of 0.95 at
 the largest B. Full: 7 x 7 x 18 x 5 = 4410 runs of 0.7 billion tokens (the paper: two rules, 1260),
-for accelerators. ``:small``: 4 x 4 x 5 x 3 = 240 runs, half-life 55,000 of 131,072 tokens.
+for accelerators. ``:small``: 4 x 4 x 5 x 5 = 400 runs, half-life 55,000 of 131,072 tokens.
 """
 
 from language import SMALL_BATCH_SIZES, language_model
@@ -42,7 +42,7 @@ GRIDS = {
         "batch_size": SMALL_BATCH_SIZES,
         "rule__b2": decays(SMALL_BATCH_SIZES),
         "base_lr": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
-        "seed": range(3),
+        "seed": range(5),
     },
 }
 

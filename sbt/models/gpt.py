@@ -146,18 +146,13 @@ class GPT(_Block):
         return y.astype(accumulation_dtype(self.dtype))
 
 
-for _name, _about, _facts, _fields in (
-    ("gpt", "for bytes, on two cores", ((64,), 256), {}),
-    ("gpt_30m", "30M active", ((512,), 50257), {"width": 384, "depth": 6, "heads": 3}),
-    ("gpt_19m", "that of Xiao 2024", ((512,), 32101), {"width": 512, "depth": 6, "heads": 4}),
-    ("gpt_124m", "GPT-2", ((1024,), 50257), {"width": 768, "depth": 12, "heads": 6}),
+_30M, _19M = {"width": 384, "depth": 6, "heads": 3}, {"width": 512, "depth": 6, "heads": 4}
+_124M = {"width": 768, "depth": 12, "heads": 6}
+for _name, _about, _fields, _places, _vocabulary in (
+    ("gpt", "for bytes, on two cores", {}, 64, 256),
+    ("gpt_30m", "30M active", _30M, 512, 50257),
+    ("gpt_19m", "that of Xiao 2024", _19M, 512, 32101),
+    ("gpt_124m", "GPT-2", _124M, 1024, 50257),
 ):
-    MODELS.register(
-        _name,
-        source=SOURCE,
-        about=_about,
-        defaults=_fields,
-        input_shape=_facts[0],
-        num_classes=_facts[1],
-        input_dtype=jnp.int32,
-    )(GPT)
+    _data = {"input_shape": (_places,), "input_dtype": jnp.int32, "num_classes": _vocabulary}
+    MODELS.register(_name, source=SOURCE, about=_about, defaults=_fields, **_data)(GPT)

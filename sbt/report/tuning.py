@@ -28,7 +28,7 @@ from sbt.results import VALIDATION_SCORE
 
 FEWEST_SEEDS = 3
 MOST_DRAWS = 2000
-CASE = "case"
+OPTIMIZER = "rule"
 B1, B2 = "rule__b1", "rule__b2"
 WIDE = (BATCH_SIZE, BASE_LR, B1, B2)
 MAREK = "Marek et al. 2025, arXiv:2507.07101"
@@ -330,8 +330,8 @@ def rate_grows_slower(view: View, exponent: float = 0.5) -> Verdict:
     return decided(view, words, found.high < exponent, found.low >= exponent, f"exponent {found}")
 
 
-@claim(axes=(*WIDE, CASE), source=f"{MAREK}, Fig. 1a")
-def optimizers_part(view: View, axis: str = CASE) -> Verdict:
+@claim(axes=(*WIDE, OPTIMIZER), source=f"{MAREK}, Fig. 1a")
+def optimizers_part(view: View, axis: str = OPTIMIZER) -> Verdict:
     """Whether optimizers, each tuned, differ more from each other at larger batch sizes.
 
     The difference between the best and the worst of them; its rank correlation with the batch size
