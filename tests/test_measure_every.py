@@ -19,7 +19,16 @@ N, CLASSES = 24, 3
 NETWORKS = {
     "convolutions and batch norm": {"name": "convnet", "norm": "batch"},
     "dense": {"name": "mlp", "hidden": (4,)},
+    "attention": {
+        "name": "gpt",
+        "width": 8,
+        "depth": 1,
+        "heads": 1,
+        "expansion": 2,
+        "scaled": True,
+    },
 }
+WITHOUT_NORMS = ("dense",)
 FAST = {
     "names": tuple(MEASUREMENTS),
     "sharpness": {"directions": 2, "starts": 1, "steps": 1, "epsilons": (1e-2,)},
@@ -30,10 +39,21 @@ FAST = {
     "gradient_size": {"batch_sizes": (4,), "repeats": 1},
     "discarded_gradient": {"fractions": (0.5,)},
     "curvature_radius": {"samples": 4},
+    "batch_sharpness": {"batches": 2},
 }
 
 
-def data():
+def tokens():
+    """Sequences of a pattern that a model can learn, with masked places."""
+    rows = (np.arange(N)[:, None] + np.arange(6) ** 2) % CLASSES
+    x, label = rows[:, :-1].astype(np.int32), rows[:, 1:].astype(np.int32)
+    train = {"x": x, "label": label, "mask": np.arange(5)[None] != np.arange(N)[:, None] % 5}
+    return sbt.from_examples(train, {name: rows[:6] for name, rows in train.items()})
+
+
+def data(network=None):
+    if network == "attention":
+        return tokens()
     rng = np.random.default_rng(0)
     images = (255 * rng.random((N, 8, 8, 1))).astype(np.uint8)
     return sbt.from_arrays(images, np.arange(N) % CLASSES, images[:6], np.arange(6) % CLASSES)
@@ -44,6 +64,7 @@ def sweep(model, **fields):
     config.epochs, config.base_lr, config.batch_size, config.micro_batch = 1, 1e-3, 8, 4
     config.bn_batch = 4 if model.get("norm") == "batch" else None
     config.model = model
+    config.task.name = "next_token" if model["name"] == "gpt" else "auto"
     config.checkpoint.final_weights = True
     for name, value in fields.items():
         config[name] = value
@@ -59,10 +80,13 @@ def quickly():
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_measurement_in_training_and_afterwards(network, tmp_path):
-    during = sbt.run(sweep(NETWORKS[network], measure=FAST), dataset=data())
-    sbt.run(sweep(NETWORKS[network]), tmp_path, dataset=data())
-    names = tuple(name for name in MEASUREMENTS if MEASUREMENTS[name].facts["cost"] != "free")
-    after = sbt.measure_runs(tmp_path, {**FAST, "names": names}, dataset=data())
+    left_out = {"norm_noise_scale"} if network in WITHOUT_NORMS else set()
+    every = tuple(name for name in MEASUREMENTS if name not in left_out)
+    measure = {**FAST, "names": every}
+    during = sbt.run(sweep(NETWORKS[network], measure=measure), dataset=data(network))
+    sbt.run(sweep(NETWORKS[network]), tmp_path, dataset=data(network))
+    names = tuple(name for name in every if MEASUREMENTS[name].facts["cost"] != "free")
+    after = sbt.measure_runs(tmp_path, {**FAST, "names": names}, dataset=data(network))
     for name, variable in during.data_vars.items():
         if "measurement" not in variable.attrs:
             continue
@@ -72,6 +96,20 @@ def test_every_measurement_in_training_and_afterwards(network, tmp_path):
             np.testing.assert_allclose(after[name], same, rtol=2e-3, atol=1e-5, err_msg=name)
         if not name.startswith(("noise_scale", "accumulated_noise_scale", "curvature_radius")):
             assert np.isfinite(variable).all(), name
+
+
+def test_measurements_of_a_transformer_in_the_units_of_its_task():
+    measured = {**FAST, "names": ("batch_sharpness", "fluctuation")}
+    dataset = sbt.run(sweep(NETWORKS["attention"], measure=measured), dataset=tokens())
+    for name in ("batch_sharpness", "batch_sharpness_error", "batch_loss_std"):
+        assert "measurement" in dataset[name].attrs and np.isfinite(dataset[name]).all()
+    assert dataset["batch_loss_std"].attrs["units"] == "nats per token"
+
+
+def test_a_model_without_norms_has_no_noise_scale_of_them():
+    config = sweep(NETWORKS["dense"], measure={"names": ("norm_noise_scale",)})
+    with pytest.raises(UserError, match="no parameters of normalisation layers"):
+        sbt.run(config, dataset=data())
 
 
 class Conv(nn.Module):

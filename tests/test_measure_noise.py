@@ -1,7 +1,9 @@
 """Noise scale, critical batch, search-direction noise: enumeration, simulation, closed forms."""
 
 import itertools
+import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +13,12 @@ from measure_nets import dense_losses, dense_params, digits
 from sbt.errors import UserError
 from sbt.measure.gradients import Moments, example_gradient_moments
 from sbt.measure.noise import (
+    NORMS,
     fit_critical_batch,
     measure_noise_scale,
     noise_scale_from_examples,
     noise_scale_from_two,
+    norm_noise_scale,
 )
 from sbt.measure.online import Setting, Tick, Update, accumulated_noise_scale
 
@@ -203,3 +207,67 @@ def test_fit_at_the_ends_and_with_two_points():
 def test_fits_that_cannot_be_made(batch, steps):
     with pytest.raises(UserError, match="steps"):
         fit_critical_batch(batch, steps)
+
+
+# --- normalisation layers ------------------------------------------------------------------------
+
+
+class Normed(nn.Module):
+    """A layer norm of places, x̂ γ + β."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(nn.tanh(nn.LayerNorm()(nn.Dense(4)(x)))).mean(axis=0)
+
+
+def test_norm_layers_tell_the_noise_scale_of_their_parameters(x64):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(9, 5, 3)))  # examples of 5 places
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.float64),
+        Normed().init(jax.random.key(0), jnp.float32(x[0])),
+    )
+
+    def loss(params, example):
+        return jnp.sum(jnp.square(Normed().apply(params, example)))
+
+    found = norm_noise_scale(loss, params, x, chunk=4)
+    gradients = [jax.grad(loss)(params, example)["params"]["LayerNorm_0"] for example in x]
+    single = np.array([np.concatenate([g["bias"], g["scale"]]) for g in gradients])
+    squares, mean = np.mean(np.sum(single**2, axis=1)), np.sum(single.mean(axis=0) ** 2)
+    np.testing.assert_allclose(found.gradient_square, (9 * mean - squares) / 8, rtol=1e-10)
+    np.testing.assert_allclose(found.covariance_trace, (squares - mean) / (1 - 1 / 9), rtol=1e-10)
+    both = norm_noise_scale(loss, params, x, where="scale")
+    assert both.covariance_trace < found.covariance_trace
+
+
+def test_single_gradients_of_norm_layers_in_closed_form(x64):
+    """Gradients (1,0), (0,1), (2,1), (1,2): |G|² 5/3, tr Σ 4/3, ratio 0.8."""
+    examples = jnp.array([[1.0, 0], [0, 1], [2, 1], [1, 2]])
+    params = {"RMSNorm_0": {"scale": jnp.ones(2)}, "kernel": jnp.ones(2)}
+
+    def loss(params, example):
+        return params["RMSNorm_0"]["scale"] @ example + 9 * params["kernel"] @ example**2
+
+    found = norm_noise_scale(loss, params, examples)
+    np.testing.assert_allclose(found.gradient_square, 5 / 3)
+    np.testing.assert_allclose(found.covariance_trace, 4 / 3)
+    np.testing.assert_allclose(found.value, 0.8)
+    with pytest.raises(UserError, match="no parameters of normalisation layers"):
+        norm_noise_scale(loss, params, examples, where="kernel")
+
+
+@pytest.mark.parametrize(
+    ("path", "counts"),
+    [
+        ("params/GroupNorm_0/scale", True),
+        ("params/GroupNorm_0/bias", True),
+        ("Attention_0/q_scale", True),
+        ("params/scale_0_attention", True),
+        ("params/final_norm/scale", True),
+        ("params/Dense_0/bias", False),
+        ("params/logits", False),
+        ("params/upscale/kernel", False),
+    ],
+)
+def test_parameters_of_norms_by_name(path, counts):
+    assert bool(re.search(NORMS, path)) == counts

@@ -19,6 +19,8 @@ nothing, a loss that is no function or returns anything else, and values of othe
 :mod:`sbt.measure.registry`.
 """
 
+from sbt.measure.edge import BatchSharpness as BatchSharpness
+from sbt.measure.edge import batch_sharpness as batch_sharpness
 from sbt.measure.gradients import GradientPrediction as GradientPrediction
 from sbt.measure.gradients import GradientSize as GradientSize
 from sbt.measure.gradients import Moments as Moments
@@ -43,6 +45,7 @@ from sbt.measure.noise import fit_critical_batch as fit_critical_batch
 from sbt.measure.noise import measure_noise_scale as measure_noise_scale
 from sbt.measure.noise import noise_scale_from_examples as noise_scale_from_examples
 from sbt.measure.noise import noise_scale_from_two as noise_scale_from_two
+from sbt.measure.noise import norm_noise_scale as norm_noise_scale
 from sbt.measure.noise import square_norm as square_norm
 from sbt.measure.online import Strides as Strides
 from sbt.measure.online import strides as strides

@@ -12,6 +12,7 @@ References:
   <https://arxiv.org/abs/1812.06162>`_, 2018 (appendix A)
 """
 
+import re
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -25,7 +26,7 @@ from sbt.errors import UserError
 from sbt.measure.gradients import Moments, example_gradient_moments
 from sbt.measure.registry import MEASUREMENTS, Found, Labelled, Subject
 from sbt.measure.split import split_size
-from sbt.measure.trees import Where, checked_count, checked_key, leaves_of, surface, wide
+from sbt.measure.trees import Where, checked_count, checked_key, leaves_of, selected, surface, wide
 from sbt.ranges import COUNT, Range
 
 SEVERAL = Range(2, 10**6)
@@ -220,6 +221,61 @@ def measure_noise_scale(
     return found._replace(standard_error=jnp.asarray(error, found.value.dtype))
 
 
+NORMS = r"(?i)norm[^/]*/(scale|bias|gamma|beta)$|(^|[/_])scale(_[^/]*)?$"
+
+
+def norm_noise_scale(
+    example_loss: Any,
+    params: Any,
+    examples: Any,
+    *,
+    layers: str = NORMS,
+    population: bool = False,
+    chunk: int = 64,
+    where: Where = None,
+) -> NoiseScale:
+    r"""Noise scale of the gains and biases of normalisation layers alone, from single examples.
+
+    With :math:`n_b^2` the squared norm of example b's gradient with respect to these parameters,
+    summed over all of them before anything is divided,
+
+    .. math::
+
+      |G|^2 = \frac{B |g|^2 - \overline{n^2}}{B - 1}, \qquad
+      \operatorname{tr}\Sigma = \frac{\overline{n^2} - |g|^2}{1 - 1/B}
+
+    They are few, so that gradients of single examples are cheap, and their noise scale is told to
+    be linear in that of all parameters.
+
+    Args:
+      example_loss: loss of one example.
+      examples: B of them; tree of arrays with one leading axis.
+      layers: regular expression of their paths; by default leaves called ``scale``, and ``scale``
+        or ``bias`` of modules called a norm. Batch norm's count only on running statistics.
+      population: the examples are the whole training set: divisor B, and nothing taken off.
+
+    Raises:
+      UserError: a model without such parameters.
+
+    References:
+      Gray et al., `Normalization Layer Per-Example Gradients are Sufficient to Predict Gradient
+      Noise Scale in Transformers <https://arxiv.org/abs/2411.00999>`_, 2024
+    """
+    taken = {path for path, chosen in selected(params, where) if chosen}
+    norms = {path for path in taken if re.search(layers, path)}
+    if not norms:
+        raise UserError(
+            "layers",
+            f"the model has no parameters of normalisation layers (none of {', '.join(taken)})",
+            "give its norms a trained scale (of gpt, --config.model.scaled=True), select other "
+            "layers, or measure noise_scale",
+        )
+    moments = example_gradient_moments(
+        example_loss, params, examples, chunk=chunk, where=norms.__contains__
+    )
+    return noise_scale_from_examples(moments, population=population)
+
+
 # --- critical batch size -------------------------------------------------------------------------
 
 
@@ -373,5 +429,42 @@ def gradient_moments(run: Subject) -> Found:
         "gradient_square": Labelled(found.gradient_square, (), "", "squared norm of the gradient"),
         "covariance_trace": Labelled(
             found.covariance_trace, (), "", "trace of the covariance of single gradients"
+        ),
+    }
+
+
+@MEASUREMENTS.register(
+    "norm_noise_scale", cost="passes over the data", source="Gray et al. 2024, arXiv:2411.00999"
+)
+def norm_noise_scale_of(
+    run: Subject, *, examples: Annotated[int, SEVERAL] = 1024, layers: str = NORMS
+) -> Found:
+    """Noise scale of normalisation layers alone, from the gradients of single examples.
+
+    Args:
+      run: what is measured.
+      examples: drawn at random; the whole split where it has fewer.
+      layers: regular expression of the parameters' paths.
+    """
+    n = run.split.shape[0]
+    chosen = jax.random.permutation(run.key, n)[: min(examples, n)]
+    found = norm_noise_scale(
+        run.example_loss,
+        run.params,
+        run.split[chosen],
+        layers=layers,
+        population=examples >= n,
+        chunk=run.chunk,
+        where=run.where,
+    )
+    return {
+        "norm_noise_scale": Labelled(
+            found.value, (), "examples", "gradient noise scale of normalisation layers"
+        ),
+        "norm_gradient_square": Labelled(
+            found.gradient_square, (), "", "squared gradient norm of normalisation layers"
+        ),
+        "norm_covariance_trace": Labelled(
+            found.covariance_trace, (), "", "trace of their gradient covariance"
         ),
     }

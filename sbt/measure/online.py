@@ -79,6 +79,7 @@ class Setting:
       micro_batch: examples of the gradient that a tick shows, on a device.
       where: the leaves that count.
       mean: over the devices that share a run, of a tree.
+      loss_units: of the loss.
       whole_batches: whether every update sees the mean gradient of its whole batch; not so under
         local SGD.
     """
@@ -88,6 +89,7 @@ class Setting:
     micro_batch: int
     where: Where = None
     mean: Callable[[Any], Any] = lambda tree: tree
+    loss_units: str = ""
     whole_batches: bool = True
 
 
@@ -146,7 +148,7 @@ class Strides(NamedTuple):
     normalised: jax.Array  # |dw| over the learning rate, 0 where that is 0: units of the gradient
     gradient: jax.Array  # |g|
     square: jax.Array  # g^2
-    loss: jax.Array  # -g dw: the predicted decrease of the loss per parameter, nats
+    loss: jax.Array  # -g dw: the predicted decrease of the loss per parameter
 
 
 def strides(gradients: Any, updates: Any, learning_rate: ArrayLike, where: Where = None) -> Strides:
@@ -221,7 +223,7 @@ def strides_of(setting: Setting) -> Online:
             "normalised_stride": labelled(mean.normalised, "mean |Δw|/η of an update"),
             "gradient_magnitude": labelled(mean.gradient, "mean |g| of a batch"),
             "gradient_mean_square": labelled(mean.square, "mean g² of a batch"),
-            "loss_stride": labelled(mean.loss, "mean -g Δw of an update", "nats"),
+            "loss_stride": labelled(mean.loss, "mean -g Δw of an update", setting.loss_units),
         }
 
     zeros = jnp.zeros(len(layers), jnp.float32)
@@ -318,7 +320,6 @@ def fluctuation(setting: Setting) -> Online:
     the spread of independent losses about any slow trend (von Neumann 1941; Gao & Zhong 2020,
     figure 8, call the curves smooth or not without a number).
     """
-    del setting
 
     def tick(pending: Any, seen: Tick) -> Any:
         total, count = pending
@@ -339,12 +340,16 @@ def fluctuation(setting: Setting) -> Online:
 
     def summary(sums: LossSums) -> Found:
         pairs = jnp.where(sums.updates > 1, sums.updates - 1, jnp.nan)
+
+        def labelled(square: jax.Array, words: str) -> Labelled:
+            return Labelled(jnp.sqrt(square), (), setting.loss_units, words)
+
         return {
-            "batch_loss_std": Labelled(
-                jnp.sqrt(sums.deviations / pairs), (), "nats", "std of the batch loss in an epoch"
+            "batch_loss_std": labelled(
+                sums.deviations / pairs, "std of the batch loss in an epoch"
             ),
-            "batch_loss_fluctuation": Labelled(
-                jnp.sqrt(sums.steps / pairs / 2), (), "nats", "std of the batch loss, trend removed"
+            "batch_loss_fluctuation": labelled(
+                sums.steps / pairs / 2, "std of the batch loss, trend removed"
             ),
         }
 

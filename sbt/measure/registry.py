@@ -81,6 +81,8 @@ class Subject:
       told: what ``batch_metrics`` gives, by name.
       split: ``(N,)`` positions measured on.
       batch: examples held at a time.
+      batch_size: m of the run, may be traced.
+      micro_batch: g, examples of a gradient of its training; m is a multiple.
       where: the parameters that count, see :data:`sbt.measure.Where`.
     """
 
@@ -94,6 +96,8 @@ class Subject:
     told: Mapping[str, Metric]
     split: jax.Array
     batch: int
+    batch_size: Any = 1
+    micro_batch: int = 1
     where: Where = None
 
     @property

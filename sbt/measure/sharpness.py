@@ -398,5 +398,7 @@ def sharpness_of(
     dims = (("space", tuple(spaces)), ("epsilon", tuple(epsilons)))
     return {
         "sharpness": Labelled(jnp.stack(values), dims, "%", "sharpness, rise over 1 + loss"),
-        "sharpness_loss": Labelled(losses[0][0], (), "nats", "training loss of the weights, f(x)"),
+        "sharpness_loss": Labelled(
+            losses[0][0], (), run.told["loss"].units, "training loss of the weights, f(x)"
+        ),
     }

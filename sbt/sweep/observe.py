@@ -127,6 +127,8 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
         told=task.told,
         split=split,
         batch=min(config.measure.batch or config.evaluate.batch or usual, len(split)),
+        batch_size=hyper.batch_size,
+        micro_batch=cohort.micro_batch,
         where=config.measure.where or None,
     )
 

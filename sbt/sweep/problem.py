@@ -454,6 +454,7 @@ def _online(problem: Problem, cohort: Cohort) -> tuple[Online, ...]:
         micro_batch=cohort.examples_per_tick // cohort.sharding.devices,
         where=cohort.config.measure.where or None,
         mean=cohort.sharding.mean,
+        loss_units=problem.task.loss.units,
         whole_batches=not cohort.sharding.local,
     )
     return tuple(MEASUREMENTS[name].make(setting) for name in names)

@@ -39,7 +39,7 @@ def next_token(facts: Facts) -> Task:
             values = each(logits, examples["label"])
             if "mask" not in examples:
                 return jnp.mean(values, axis=1)
-            counted = (examples["mask"] != 0).astype(values.dtype)
+            counted = examples["mask"].astype(bool).astype(values.dtype)
             total = jnp.sum(jnp.where(counted > 0, values, 0), axis=1)
             return total / jnp.maximum(jnp.sum(counted, axis=1), 1)
 
