@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sbt.errors import UserError
-from sbt.measure import batch_sharpness
+from sbt.measure import batch_sharpness, preconditioned_sharpness
 
 N, D = 6, 3
 RNG = np.random.default_rng(0)
@@ -75,6 +75,14 @@ def test_only_the_parameters_that_count(x64):
     found = batch_sharpness(of_two, params, EXAMPLES, 2, batches=5, where="w")
     expected = batch_sharpness(loss, POINT, EXAMPLES, 2, batches=5)
     np.testing.assert_allclose(found.value, expected.value, rtol=1e-12)
+
+
+def test_preconditioned_sharpness_is_an_eigenvalue_of_the_matrix(x64):
+    diagonal = np.array([0.1, 4.0, 0.7])
+    scale = np.diag(diagonal**-0.5)
+    found = preconditioned_sharpness(lambda w: loss(w, EXAMPLES), jnp.asarray(POINT), diagonal)
+    expected = np.linalg.eigvalsh(scale @ HESSIANS.mean(axis=0) @ scale)[-1]
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 7}, {"batches": 1}, {"mean": "median"}])

@@ -21,6 +21,7 @@ nothing, a loss that is no function or returns anything else, and values of othe
 
 from sbt.measure.edge import BatchSharpness as BatchSharpness
 from sbt.measure.edge import batch_sharpness as batch_sharpness
+from sbt.measure.edge import preconditioned_sharpness as preconditioned_sharpness
 from sbt.measure.gradients import GradientPrediction as GradientPrediction
 from sbt.measure.gradients import GradientSize as GradientSize
 from sbt.measure.gradients import Moments as Moments

@@ -31,9 +31,9 @@ from jax.typing import ArrayLike
 from sbt.errors import UserError
 from sbt.measure.noise import jackknife_error
 from sbt.measure.registry import MEASUREMENTS, Found, Labelled, Subject
-from sbt.measure.spectrum import SAMPLES
+from sbt.measure.spectrum import SAMPLES, hessian_operator, lanczos, ritz
 from sbt.measure.split import split_size
-from sbt.measure.trees import Where, checked_count, checked_key, surface
+from sbt.measure.trees import Loss, Where, checked_count, checked_key, ravel, surface
 from sbt.optim.base import one_of
 from sbt.ranges import check_number
 
@@ -133,6 +133,43 @@ def batch_sharpness(
         return BatchSharpness(jnp.mean(each), jnp.std(each, ddof=1) / math.sqrt(batches))
     without = (jnp.sum(bent) - bent) / (jnp.sum(square) - square)
     return BatchSharpness(jnp.sum(bent) / jnp.sum(square), jackknife_error(without))
+
+
+def preconditioned_sharpness(
+    loss_fn: Loss,
+    params: Any,
+    preconditioner: Any,
+    *,
+    order: int = 32,
+    where: Where = None,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    r"""Largest eigenvalue of :math:`P^{-1/2} H P^{-1/2}`, :math:`P` diagonal, by Lanczos.
+
+    For Adam :math:`P = \operatorname{diag}(\sqrt{\hat v} + \epsilon)`, :math:`\hat v` corrected
+    for its start; there it is told to settle at :math:`(2 + 2\beta_1)/((1-\beta_1)\eta)`.
+
+    Args:
+      preconditioner: the diagonal of P, positive; a tree like ``params``.
+      order: Lanczos steps, a Hessian-vector product each; never more than the parameters.
+
+    Examples:
+      >>> loss = lambda w: 3.0 * w[0] ** 2 + 2.0 * w[1] ** 2
+      >>> print(preconditioned_sharpness(loss, jnp.ones(2), jnp.array([3.0, 0.5])).round(4))
+      8.0
+    """
+    checked_count("order", order)
+    operator, key = hessian_operator(loss_fn, params, where), checked_key(key)
+    scale = 1 / jnp.sqrt(ravel(preconditioner, where)[0].astype(operator.point.dtype))
+    size = operator.point.size
+    start = jax.random.normal(jax.random.fold_in(key, 0), (size,), operator.point.dtype)
+    found = lanczos(
+        lambda v: scale * operator.product(scale * v),
+        start,
+        min(size, order),
+        jax.random.fold_in(key, 1),
+    )
+    return jnp.max(ritz(found).values)
 
 
 # --- measured on a run ---------------------------------------------------------------------------
