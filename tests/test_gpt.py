@@ -257,7 +257,13 @@ def first_weights(module, seed):
 def plain(module, rule, m, seed=0):
     """The first weights and those after the updates, by a loop over whole batches."""
     rate, fields = RULES[rule]
-    make = functools.reduce(getattr, rule.split(".")[1:], optax)
+    optimizer = functools.reduce(getattr, rule.split(".")[1:], optax)
+
+    def make(rate):
+        # Of Python's numbers optax makes float32 ones, Adafactor's decay among them.
+        double = {k: jnp.float64(v) if isinstance(v, float) else v for k, v in fields.items()}
+        return optimizer(rate, **double)
+
     train = {} if isinstance(module, Users) else {"train": True}
 
     @jax.jit
@@ -267,12 +273,12 @@ def plain(module, rule, m, seed=0):
             each = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
             return ((each * batch["mask"]).sum(1) / batch["mask"].sum(1)).mean()
 
-        updates, state = make(rate, **fields).update(jax.grad(loss)(params), state, params)
+        updates, state = make(rate).update(jax.grad(loss)(params), state, params)
         return optax.apply_updates(params, updates), state
 
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         params = first = first_weights(module, seed)
-        state, order = make(rate, **fields).init(params), reference.stream(seed, SEQUENCES)
+        state, order = make(rate).init(params), reference.stream(seed, SEQUENCES)
         for t in range(UPDATES):
             batch = [next(order)[1] for _ in range(m)]
             progress = t * m / (EPOCHS * SEQUENCES)
