@@ -3,7 +3,8 @@
 ``RULES`` holds those that a config can name; each is a function of a learning rate, for use without
 a config as well. For chains of one's own there are their links (``scale_by_adam``,
 ``scale_by_shb``, ``normalize_by_norm``, ``clip_by_global_norm``), wrappers around any rule
-(``smoothout``, ``random_scaling`` with its ``averaged_iterate``, ``conservative_step``), and what
+(``smoothout``, ``random_scaling`` with its ``averaged_iterate``, ``conservative_step``,
+``bfloat16_weights``), and what
 rules want to know of a batch (``mean_example_norms``, ``hutchinson_diagonal``).
 """
 
@@ -34,6 +35,8 @@ from sbt.optim.random_scaling import randomly_scaled_sgdm as randomly_scaled_sgd
 from sbt.optim.remedies import adversarial_loss as adversarial_loss
 from sbt.optim.remedies import fast_gradient_sign as fast_gradient_sign
 from sbt.optim.remedies import stability_loss as stability_loss
+from sbt.optim.rounding import bfloat16_weights as bfloat16_weights
+from sbt.optim.rounding import round_stochastically as round_stochastically
 from sbt.optim.sample_rule import accumulated_gradient as accumulated_gradient
 from sbt.optim.sample_rule import discard_count as discard_count
 from sbt.optim.sample_rule import discard_weights as discard_weights
