@@ -25,6 +25,7 @@ from scipy import stats
 from sbt.report.claims import FAILS, HOLDS, OPEN, Verdict, claim
 from sbt.report.view import BASE_LR, BATCH_SIZE, SEED, View
 from sbt.results import VALIDATION_SCORE
+from sbt.schedules import rescaled_decay
 
 FEWEST_SEEDS = 3
 MOST_DRAWS = 2000
@@ -146,7 +147,7 @@ def half_life(decay: Any) -> Any:
 
 def rescaled(decay: float, m: Any, reference: float) -> Any:
     r"""The same half-life in examples: :math:`\beta^{m/m_0}` (Marek et al. 2025, equation 2)."""
-    return decay ** (np.asarray(m, float) / reference)
+    return rescaled_decay(decay, np.asarray(m, float) / reference)
 
 
 def regret(chosen: xr.DataArray, judged: xr.DataArray, axis: str, values: Any) -> np.ndarray:
