@@ -152,6 +152,18 @@ def rule(learning_rate, gain=1.0):
     return optax.sgd(gain * learning_rate)
 
 
+def loss(logits, examples):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, examples["label"])
+
+
+def metrics():
+    return {"margin": lambda logits, examples: logits.max(-1) - logits.min(-1)}
+
+
+def schedule(progress):
+    return 1 - progress / 2
+
+
 def get_config():
     config = sbt.default_config()
     config.data.normalize = "none"

@@ -114,7 +114,8 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
     cohorts = make_cohorts(grid, builder.facts, one_micro_batch=not on_cpu)
     for cohort in cohorts:
         problem = builder.problem(cohort.config, cohort.synchronous)
-        foreign.check(cohort.config.rule, problem.params(), _moves_rate(cohort))
+        moves = "schedule" if parts.schedule is not None else _moves_rate(cohort)
+        foreign.check(cohort.config.rule, problem.params(), moves)
         make_program(problem, cohort, "stock")
         feed.check(problem, cohort, measured=bool(separate_in(cohort.config)))
         observe.check(Placed(cohort, problem, mesh, None))
