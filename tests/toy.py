@@ -197,7 +197,7 @@ def _shrink_fields(config):
     if config.bn_batch is not None:
         config.bn_batch = SINGLE_BN
     config.data.train_size, config.data.test_size = TRAIN, TEST
-    if "seq_len" in config.data:
+    if config.data.get("seq_len") is not None:
         config.data.seq_len = PLACES
     if config.data.name == "tokens":
         config.data.path, config.data.vocabulary = token_file(), VOCABULARY
