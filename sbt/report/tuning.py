@@ -25,7 +25,7 @@ from scipy import stats
 from sbt.report.claims import FAILS, HOLDS, OPEN, Verdict, claim
 from sbt.report.view import BASE_LR, BATCH_SIZE, SEED, View
 from sbt.results import VALIDATION_SCORE
-from sbt.schedules import rescaled_decay
+from sbt.schedules import half_life_of_decay, rescaled_decay
 
 FEWEST_SEEDS = 3
 MOST_DRAWS = 2000
@@ -140,9 +140,8 @@ def _missing(view: View, *axes: str) -> str:
 
 
 def half_life(decay: Any) -> Any:
-    r"""Updates after which an average has halved, :math:`\ln\frac12/\ln\beta`; 0 of decay 0."""
-    with np.errstate(divide="ignore"):
-        return np.log(0.5) / np.log(np.asarray(decay, float))
+    """Updates after which an average has halved."""
+    return half_life_of_decay(np.asarray(decay, float), 1.0)
 
 
 def rescaled(decay: float, m: Any, reference: float) -> Any:

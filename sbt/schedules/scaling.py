@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
+import numpy as np
 
 from sbt.choice import Registry
 from sbt.errors import UserError
@@ -95,11 +96,14 @@ def decay_of_half_life(half_life: Any, per_update: Any) -> Any:
 def half_life_of_decay(decay: Any, per_update: Any) -> Any:
     r"""The inverse of :func:`decay_of_half_life`: :math:`t_{1/2} = n \ln\frac12 / \ln\beta`.
 
+    On the host, in double precision: decays close to 1 lose their digits in single. 0 of decay 0.
+
     Examples:
       >>> print(f"{half_life_of_decay(0.95, 512 * 1024):.1f}")
       7084917.3
     """
-    return per_update * jnp.log(0.5) / jnp.log(decay)
+    with np.errstate(divide="ignore"):
+        return per_update * np.log(0.5) / np.log(decay)
 
 
 def rescaled_decay(decay: Any, ratio: Any) -> Any:

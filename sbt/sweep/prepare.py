@@ -23,6 +23,7 @@ from sbt.sweep import feed, observe
 from sbt.sweep.cohort import Cohort, make_cohorts, settings_array
 from sbt.sweep.grid import Grid, make_grid, with_settings
 from sbt.sweep.problem import Builder, Parts, Placed, Start, make_program, place
+from sbt.tasks import Score
 
 BATCHES = ("batch_size", "micro_batch", "bn_batch")
 _OF_FILES = ("name", "data_dir", "stream", "image_size", "resize")  # of config.data
@@ -63,6 +64,8 @@ class Sweep:
     @functools.cached_property
     def remarks(self) -> tuple[str, ...]:
         """What is allowed, and probably not meant."""
+        if len({m for cohort in self.cohorts for m in cohort.batch_sizes}) < 2:
+            return ()
         rules = {}
         for cohort in self.cohorts:
             config = cohort.config
@@ -73,8 +76,7 @@ class Sweep:
                 with contextlib.suppress(Exception):  # a rule for other weights than a matrix
                     rules[config.rule.name] = ignores_scale(rule)
         names = ", ".join(name for name, ignores in rules.items() if ignores)
-        sizes = {m for cohort in self.cohorts for m in cohort.batch_sizes}
-        if not names or len(sizes) < 2:
+        if not names:
             return ()
         return (
             f"note: η = m η̃ makes steps of {names} grow with m, and their length does not depend "
@@ -112,14 +114,14 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
     builder = Builder(parts)
     on_cpu = jax.default_backend() == "cpu"
     cohorts = make_cohorts(grid, builder.facts, one_micro_batch=not on_cpu)
-    for cohort in cohorts:
-        problem = builder.problem(cohort.config, cohort.synchronous)
+    problems = [builder.problem(cohort.config, cohort.synchronous) for cohort in cohorts]
+    for cohort, problem in zip(cohorts, problems, strict=True):
         moves = "schedule" if parts.schedule is not None else _moves_rate(cohort)
         foreign.check(cohort.config.rule, problem.params(), moves)
         make_program(problem, cohort, "stock")
         feed.check(problem, cohort, measured=bool(separate_in(cohort.config)))
         observe.check(Placed(cohort, problem, mesh, None))
-    _check_score(config, grid, cohorts, builder)
+    _check_score(config, grid, [problem.task.score for problem in problems])
     _check_online(config, cohorts)
     _check_statistics(config, grid, any(c.facts.batch_statistics for c in cohorts))
     return Sweep(config, grid, cohorts, builder, mesh, _fingerprint(parts, cohorts[0], builder))
@@ -192,11 +194,8 @@ def _check_own(config: ConfigDict, parts: Parts) -> None:
             raise UserError(f"config.{section}.name", problem, f"leave it out, or {part}=")
 
 
-def _check_score(
-    config: ConfigDict, grid: Grid, cohorts: Sequence[Cohort], builder: Builder
-) -> None:
+def _check_score(config: ConfigDict, grid: Grid, scores: Sequence[Score]) -> None:
     """Refuses runs of different scores, which nothing could rank, and what no score can be."""
-    scores = [builder.problem(c.config, c.synchronous).task.score for c in cohorts]
     names = sorted({score.name for score in scores})
     if len(names) > 1:
         raise UserError(

@@ -134,8 +134,6 @@ def ranked(
 
 def rank(task: Task, score: str | None, direction: Direction | None) -> Task:
     """As :func:`ranked`, of a task that is made."""
-    if score is None and direction is None:
-        return task
     name = task.score.name if score is None else score
     if name not in task.told:
         problem = f"{task.name!r} has no metric {shown(name)}"
