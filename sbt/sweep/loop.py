@@ -22,7 +22,7 @@ from sbt.sweep.slots import first_slots, plan_of, resumed_slots, ticks_between_u
 from sbt.sweep.weights import place_of
 from sbt.train.state import TrainState
 
-WINDOW_SECONDS = 2.0  # between two looks at the clock, the signals and the progress display
+WINDOW_SECONDS = 5.0  # between two looks at the clock, the signals and the progress display
 
 
 class Interrupted(KeyboardInterrupt):
