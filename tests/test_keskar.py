@@ -83,10 +83,14 @@ def test_scores_and_loss_against_numpy(sweep):
     for i, name in enumerate(layers):
         logits = logits @ np.asarray(tree[name]["kernel"]) + np.asarray(tree[name]["bias"])
         logits = np.maximum(logits, 0) if i < len(layers) - 1 else logits
-    losses = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), data.examples["label"])
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+        jnp.asarray(logits), data.examples["label"]
+    )
     loss, accuracy = network.scores("train")(params)
     np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
-    np.testing.assert_allclose(accuracy, np.mean(logits.argmax(1) == np.asarray(data.examples["label"])))
+    np.testing.assert_allclose(
+        accuracy, np.mean(logits.argmax(1) == np.asarray(data.examples["label"]))
+    )
 
 
 def test_paths_meet_both_solutions_and_a_point_between(sweep, tmp_path):

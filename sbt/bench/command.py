@@ -129,8 +129,11 @@ def run_bench(options: Options, command: str, show: Show) -> Record:
 def _facts(name: str, options: Options) -> Facts:
     network = NETWORKS[name]
     setting = Setting(name, SBT, max(network.least, 8), 1, "auto", options.precisions[0])
-    cohort = prepared(setting).cohort
-    return Facts(cohort.facts.parameters, cohort.facts.flops, int(np.prod(network.shape)))
+    placed = prepared(setting)
+    cohort = placed.cohort
+    stored = placed.problem.dataset.train["x"]
+    example_bytes = int(np.prod(stored.shape[1:])) * stored.dtype.itemsize
+    return Facts(cohort.facts.parameters, cohort.facts.flops, example_bytes)
 
 
 def _compile(options: Options, show: Show) -> tuple[dict[int, Workload], list[Cell]]:

@@ -17,9 +17,9 @@ from jax import lax
 
 from sbt.bench.lanes import Task
 from sbt.bench.workload import (
+    BYTES,
     CLASSES,
     STACKS,
-    WEIGHT_DECAY,
     Cell,
     Position,
     Stack,
@@ -104,8 +104,63 @@ class CifarResNet(Plain):
         return self.dense(x.mean((1, 2)), CLASSES)
 
 
+class Weighted(nn.Module):
+    """What a transformer's layers share."""
+
+    heads: int
+    dtype: Any
+
+    def weights(self, name: str, *shape: int) -> jax.Array:
+        return self.param(name, nn.initializers.normal(), shape).astype(self.dtype)
+
+    def norm(self, x: jax.Array) -> jax.Array:
+        return nn.RMSNorm(use_scale=False, dtype=self.dtype)(x)
+
+
+class Attention(Weighted):
+    """Causal, with rotary places and normalised queries and keys."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        shape = self.heads, width, width // self.heads
+        q, k, v = jnp.einsum("ntd,cadh->cntah", x, self.weights("qkv", 3, *shape))
+        q, k = rotated(self.norm(q)), rotated(self.norm(k))
+        mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        return jnp.einsum("ntah,ahd->ntd", mixed, self.weights("out", shape[0], shape[2], width))
+
+
+class GPT(Weighted):
+    """A decoder-only transformer of bytes."""
+
+    width: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        del train
+        y = self.weights("embedding", BYTES, self.width)[x]
+        for i in range(self.depth):
+            y = y + Attention(self.heads, self.dtype)(self.norm(y))
+            up = self.weights(f"up_{i}", self.width, 4 * self.width)
+            down = self.weights(f"down_{i}", 4 * self.width, self.width)
+            y = y + nn.gelu(self.norm(y) @ up) @ down
+        return self.norm(y) @ self.weights("logits", BYTES, self.width).T
+
+
+def rotated(x: jax.Array) -> jax.Array:
+    """Rotary places of ``(n, T, heads, H)``."""
+    half = x.shape[-1] // 2
+    angles = jnp.outer(jnp.arange(x.shape[1]), 10_000.0 ** (-jnp.arange(half) / half))[:, None]
+    cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
 def build(model: Mapping[str, Any], dtype: Any = jnp.float32) -> nn.Module:
     """The plain twin of a config's ``model`` section (the names of the benchmark only)."""
+    if model["name"] == "gpt":
+        return GPT(model["heads"], dtype, model["width"], model["depth"])
     name, norm = model["name"], model["norm"] == "batch"
     if name.startswith("resnet"):
         return CifarResNet(norm, dtype, depth=int(name.removeprefix("resnet")))
@@ -118,6 +173,15 @@ SCANNED = (8, 64)  # updates per call of the scanned variant: fewest, most
 SCANNED_EXAMPLES = 512
 
 
+def rule_of(task: Task) -> optax.GradientTransformation:
+    """The rule of a network's config, at the learning rate of the first lane."""
+    fields = dict(task.network.rule)
+    if fields.pop("name") == "optax.adamw":
+        return optax.adamw(task.learning_rates[0], **fields)
+    decay = optax.add_decayed_weights(fields["weight_decay"])
+    return optax.chain(decay, optax.sgd(task.learning_rates[0]))
+
+
 def flax_workload(task: Task, scanned: bool = False) -> Workload:
     """A plain Flax and optax loop over batches that lie on the device.
 
@@ -128,16 +192,15 @@ def flax_workload(task: Task, scanned: bool = False) -> Workload:
     m = task.setting.micro_batch
     dtype = jnp.dtype(task.setting.precision)
     module = build(task.network.model, dtype)
-    rule = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.sgd(task.learning_rates[0]))
+    rule = rule_of(task)
     device = jax.local_devices()[0]
-    images, labels, order = jax.device_put(
-        (task.images.astype(dtype), task.labels, task.orders[0]), device
-    )
+    x = task.x.astype(dtype) if np.issubdtype(task.x.dtype, np.floating) else task.x
+    examples, labels, order = jax.device_put((x, task.labels, task.orders[0]), device)
 
-    def update(carry: Any, images: Any, labels: Any, order: Any, position: Any) -> Any:
+    def update(carry: Any, examples: Any, labels: Any, order: Any, position: Any) -> Any:
         params, stats, opt_state, _ = carry
         batch = lax.dynamic_slice_in_dim(order, position * m, m)
-        x, y = images[batch], labels[batch]
+        x, y = examples[batch], labels[batch]
 
         def loss_of(params: Any) -> tuple[jax.Array, Any]:
             variables = {"params": params, "batch_stats": stats}
@@ -156,12 +219,12 @@ def flax_workload(task: Task, scanned: bool = False) -> Workload:
         chunk = min(chunk, task.updates_per_epoch)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(carry: Any, images: Any, labels: Any, order: Any, position: Any) -> Any:
+    def step(carry: Any, examples: Any, labels: Any, order: Any, position: Any) -> Any:
         if not scanned:
-            return update(carry, images, labels, order, position)
+            return update(carry, examples, labels, order, position)
 
         def body(carry: Any, position: Any) -> Any:
-            return update(carry, images, labels, order, position), None
+            return update(carry, examples, labels, order, position), None
 
         positions = position + jnp.arange(chunk, dtype=jnp.int32)
         return lax.scan(body, carry, positions)[0]
@@ -175,11 +238,11 @@ def flax_workload(task: Task, scanned: bool = False) -> Workload:
     def advance(at: Position, updates: int) -> Position:
         carry, done = at
         for i in range(done, done + updates, chunk):
-            carry = step(carry, images, labels, order, np.int32(i % whole))
+            carry = step(carry, examples, labels, order, np.int32(i % whole))
         return Position(jax.block_until_ready(carry), done + updates)
 
     began = time.perf_counter()
-    lowered = step.lower(start().state, images, labels, order, np.int32(0))
+    lowered = step.lower(start().state, examples, labels, order, np.int32(0))
     compiled: Any = lowered.compile()
     seconds = time.perf_counter() - began
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}

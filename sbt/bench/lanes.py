@@ -12,10 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sbt.bench.workload import (
-    CLASSES,
     NETWORKS,
     TRAIN_SIZE,
-    WEIGHT_DECAY,
     Cell,
     Network,
     Position,
@@ -37,18 +35,18 @@ SEEDS = 4
 
 def prepared(setting: Setting, train_size: int = TRAIN_SIZE) -> Placed:
     """A setting's cohort, through the checks and the planning of every sweep."""
-    data, dataset = _data(NETWORKS[setting.network].shape, train_size)
-    sweep = prepare(_config(setting, data), Parts(dataset=dataset))
+    sizes = {"train_size": train_size, "test_size": 64}
+    data = dict(NETWORKS[setting.network].data) | sizes
+    parts = Parts(dataset=_loaded(tuple(data.items())))
+    sweep = prepare(_config(setting, data), parts)
     (cohort,) = sweep.cohorts
     return sweep.place(cohort)
 
 
 @functools.lru_cache(maxsize=4)
-def _data(shape: tuple[int, int, int], train_size: int) -> tuple[dict[str, Any], Dataset]:
-    """A config's ``data`` section, and what it names."""
-    sizes = {"train_size": train_size, "test_size": 64}
-    section = {"name": "synthetic", "image_shape": shape, "num_classes": CLASSES, **sizes}
-    return section, load(section)
+def _loaded(data: tuple[tuple[str, Any], ...]) -> Dataset:
+    """What a config's ``data`` section names."""
+    return load(dict(data))
 
 
 def _config(setting: Setting, data: dict[str, Any]) -> ConfigDict:
@@ -59,7 +57,7 @@ def _config(setting: Setting, data: dict[str, Any]) -> ConfigDict:
     config.name, config.epochs = "bench", EPOCHS
     config.data, config.model = data, dict(network.model)
     config.batch_size = config.micro_batch = setting.micro_batch
-    config.rule = {"name": "sgd", "momentum": None, "weight_decay": WEIGHT_DECAY}
+    config.rule = dict(network.rule)
     config.sweep.base_lr = tuple(
         network.base_lr * (1 - i / (2 * lanes)) for i in range(lanes // seeds)
     )
@@ -147,8 +145,9 @@ class Task:
     Attributes:
       network: what.
       setting: how.
-      images: float32, normalised, NHWC; peers need not normalise at every step as lanes do.
-      labels: int32.
+      x: what the network is given: images as float32, normalised, NHWC (peers need not normalise
+        at every step as lanes do), or tokens, int32.
+      labels: int32, of every example or every token.
       orders: of the first epoch, one row per seed; peers repeat it.
       params: initial weights, one tree per seed.
       stats: initial running statistics.
@@ -158,7 +157,7 @@ class Task:
 
     network: Network
     setting: Setting
-    images: np.ndarray
+    x: np.ndarray
     labels: np.ndarray
     orders: np.ndarray
     params: tuple[Any, ...]
@@ -196,7 +195,7 @@ def _task(setting: Setting, train_size: int) -> Task:
     return Task(
         network=NETWORKS[setting.network],
         setting=setting,
-        images=np.asarray(examples["x"].astype(jnp.float32)),
+        x=np.asarray(examples["x"]).astype(example.dtype),
         labels=np.asarray(examples["label"]),
         orders=orders,
         params=tuple(params for params, _ in starts),

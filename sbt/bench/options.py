@@ -55,7 +55,7 @@ class Options:
 
 
 _USUAL: dict[str, Any] = {
-    "models": ("convnet", "alexnet", "resnet8", "resnet8-bn", "f1"),
+    "models": ("convnet", "alexnet", "resnet8", "resnet8-bn", "f1", "gpt"),
     "micro_batches": (1, 2, 4, 8, 16, 32, 128),
     "lanes": (1, 16, 64),
     "strategies": ("auto",),
@@ -67,7 +67,7 @@ _USUAL: dict[str, Any] = {
     "out": "runs/bench",
 }
 _ON_ACCELERATOR = {
-    "models": ("convnet", "alexnet", "resnet8", "resnet8-bn", "resnet32-bn", "f1"),
+    "models": ("convnet", "alexnet", "resnet8", "resnet8-bn", "resnet32-bn", "f1", "gpt"),
     "lanes": (1, 16, 256),
     "strategies": ("auto", "vmap/stock", "map/stock"),
 }

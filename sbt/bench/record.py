@@ -23,7 +23,7 @@ class Facts:
       parameters: number of weights.
       flops: per training example, by XLA's cost analysis of the gradient of one run with the stock
         convolution, before optimisation.
-      example_bytes: of one stored image.
+      example_bytes: of one stored example.
     """
 
     parameters: int

@@ -22,9 +22,9 @@ from torch import nn
 
 from sbt.bench.lanes import Task
 from sbt.bench.workload import (
+    BYTES,
     CLASSES,
     STACKS,
-    WEIGHT_DECAY,
     Cell,
     Position,
     Skip,
@@ -147,9 +147,78 @@ class CifarResNet(Named):
         return self.last(x.mean((2, 3)))
 
 
-def build(model: Mapping[str, Any], shape: tuple[int, int, int], running: bool = True) -> nn.Module:
-    """The PyTorch twin of a config's ``model`` section (the names of the benchmark only)."""
+class Attention(nn.Module):
+    """Causal, with rotary places and normalised queries and keys."""
+
+    def __init__(self, width: int, heads: int, fused: bool):
+        super().__init__()
+        self.heads, self.fused = heads, fused
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, places, width = x.shape
+        q, k, v = self.qkv(x).view(n, places, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = rotated(rms(q)), rotated(rms(k))
+        if self.fused:
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            causal = torch.ones(places, places, dtype=torch.bool, device=x.device).tril()
+            scores = (q @ k.transpose(-1, -2)) / q.shape[-1] ** 0.5
+            mixed = scores.masked_fill(~causal, -torch.inf).softmax(-1) @ v
+        return self.out(mixed.transpose(1, 2).reshape(n, places, width))
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer of bytes; fused attention has no rule for ``vmap``."""
+
+    def __init__(self, width: int, depth: int, heads: int, fused: bool):
+        super().__init__()
+        self.embedding = nn.Embedding(BYTES, width)
+        for i in range(depth):
+            self.add_module(f"Attention_{i}", Attention(width, heads, fused))
+            self.add_module(f"up_{i}", nn.Linear(width, 4 * width, bias=False))
+            self.add_module(f"down_{i}", nn.Linear(4 * width, width, bias=False))
+        self.depth, self.logits = depth, nn.Linear(width, BYTES, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.embedding(x)
+        for i in range(self.depth):
+            attention, up, down = (
+                self.get_submodule(f"{name}_{i}") for name in ("Attention", "up", "down")
+            )
+            y = y + attention(rms(y))
+            y = y + down(F.gelu(up(rms(y)), approximate="tanh"))
+        return self.logits(rms(y))
+
+
+def rms(x: torch.Tensor) -> torch.Tensor:
+    """Normalised over the last axis, without a scale."""
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def rotated(x: torch.Tensor) -> torch.Tensor:
+    """Rotary places of ``(n, heads, T, H)``."""
+    half = x.shape[-1] // 2
+    frequencies = 10_000.0 ** (-torch.arange(half, device=x.device) / half)
+    angles = torch.outer(torch.arange(x.shape[-2], device=x.device), frequencies)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def build(model: Mapping[str, Any], shape: Sequence[int], running: bool = True) -> nn.Module:
+    """The PyTorch twin of a config's ``model`` section (the names of the benchmark only).
+
+    Args:
+      model: the section.
+      shape: of an image, (height, width, channels), or of a sequence.
+      running: see :class:`Named`; for a transformer, whether attention is fused.
+    """
+    if model["name"] == "gpt":
+        return GPT(model["width"], model["depth"], model["heads"], fused=running)
     name, norm = model["name"], model["norm"] == "batch"
+    shape = (shape[0], shape[1], shape[2])
     if name.startswith("resnet"):
         return CifarResNet(int(name.removeprefix("resnet")), shape, norm, running)
     return Chain(STACKS[name], shape, norm, running)
@@ -162,7 +231,10 @@ def load_flax(module: nn.Module, params: Mapping[str, Any]) -> nn.Module:
     for path, value in _leaves(params):
         *where, leaf = path
         array = np.asarray(value)
-        if leaf == "kernel":
+        if leaf not in ("kernel", "scale", "bias"):  # a product of gpt's
+            where.append(leaf)
+            array = _as_linear(leaf, array)
+        elif leaf == "kernel":
             array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
         name = ".".join((*where, "bias" if leaf == "bias" else "weight"))
         parameter = target.pop(name)
@@ -172,6 +244,15 @@ def load_flax(module: nn.Module, params: Mapping[str, Any]) -> nn.Module:
     if target:
         raise ValueError(f"no Flax weights for {', '.join(target)}")
     return module
+
+
+def _as_linear(name: str, array: np.ndarray) -> np.ndarray:
+    """Weights of :mod:`sbt.models.gpt` as ``nn.Linear`` and ``nn.Embedding`` have them."""
+    if name == "qkv":
+        return array.transpose(0, 1, 3, 2).reshape(-1, array.shape[2])
+    if name == "out":
+        return array.reshape(-1, array.shape[-1]).T
+    return array if name in ("embedding", "logits") else array.T
 
 
 def _leaves(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
@@ -207,8 +288,8 @@ def torch_workload(task: Task, most_seconds: float, compiled: bool = False) -> W
       compiled: through ``torch.compile`` (with CUDA graphs on GPU), in the variant that is best
         for eager execution.
     """
-    images = len(task.images.shape) == 4 and task.network.model["name"] != "f1"
-    variants = _variants(layouts=(True, False) if images else (False,))
+    convolves = task.network.model["name"] not in ("f1", "gpt")
+    variants = _variants(layouts=(True, False) if convolves else (False,))
     best = _fastest([_eager(task, variant) for variant in variants], variants, most_seconds)
     if not compiled:
         return _eager(task, best)
@@ -255,19 +336,26 @@ def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
     device, m = _device(), task.setting.micro_batch
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     # Any: torch's annotations of `to` leave memory_format out.
-    model: Any = load_flax(build(task.network.model, task.network.shape), task.params[0])
+    model: Any = load_flax(build(task.network.model, task.x.shape[1:]), task.params[0])
     model = model.to(device, memory_format=layout)
     fresh = copy.deepcopy(model.state_dict())
-    images, labels, orders = _data(task, device, variant.channels_last)
+    examples, labels, orders = _data(task, device, variant.channels_last)
     order, whole = orders[0], task.updates_per_epoch
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=task.learning_rates[0], weight_decay=WEIGHT_DECAY, fused=True
-    )
+    fields = task.network.rule
+    usual = {"lr": task.learning_rates[0], "weight_decay": fields["weight_decay"], "fused": True}
+    if _is_adamw(task):
+        betas = fields["b1"], fields["b2"]
+        optimizer: Any = torch.optim.AdamW(
+            model.parameters(), betas=betas, eps=fields["eps"], **usual
+        )
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), **usual)
+    unused = copy.deepcopy(optimizer.state_dict())
 
     def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         with _autocast(task, device):
             logits = model(x)
-        return F.cross_entropy(logits.float(), y)
+        return _loss(logits, y)
 
     forward: Callable[..., torch.Tensor] = loss_of
     if compiled:
@@ -276,6 +364,7 @@ def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
 
     def start() -> Position:
         model.load_state_dict(fresh)
+        optimizer.load_state_dict(copy.deepcopy(unused))
         return Position((model, None), 0)
 
     def advance(at: Position, updates: int) -> Position:
@@ -284,7 +373,7 @@ def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
         for i in range(done, done + updates):
             first = i % whole * m
             batch = order[first : first + m]
-            x = images[batch]
+            x = examples[batch]
             loss = forward(x.permute(0, 3, 1, 2) if variant.channels_last else x, labels[batch])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -304,13 +393,13 @@ def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
 
 def _ensemble(task: Task, variant: Variant) -> Workload:
     device, m, lanes = _device(), task.setting.micro_batch, task.setting.lanes
-    make = functools.partial(build, task.network.model, task.network.shape, running=False)
+    make = functools.partial(build, task.network.model, task.x.shape[1:], running=False)
     per_seed = [load_flax(make(), params).to(device) for params in task.params]
     skeleton = make().to("meta")
     names = [name for name, _ in per_seed[0].named_parameters()]
     by_name = [dict(model.named_parameters()) for model in per_seed]
     initial = {n: torch.stack([by_name[s][n].detach() for s in task.seeds]) for n in names}
-    images, labels, orders = _data(task, device, channels_last=False)
+    examples, labels, orders = _data(task, device, channels_last=False)
     order = orders[torch.tensor(task.seeds, device=device)]
     whole = task.updates_per_epoch
     rates = torch.tensor(task.learning_rates, device=device)
@@ -319,32 +408,58 @@ def _ensemble(task: Task, variant: Variant) -> Workload:
     def loss_of(weights: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         if task.setting.precision == "bfloat16":
             # By hand: autocast mixes dtypes in a batch norm under vmap, which refuses that.
-            weights, x = {n: w.bfloat16() for n, w in weights.items()}, x.bfloat16()
-        logits = torch.func.functional_call(skeleton, weights, (x,))
-        return F.cross_entropy(logits.float(), y)
+            weights = {n: w.bfloat16() for n, w in weights.items()}
+            x = x.bfloat16() if x.is_floating_point() else x
+        return _loss(torch.func.functional_call(skeleton, weights, (x,)), y)
 
     gradients = torch.func.vmap(torch.func.grad_and_value(loss_of))
 
     def start() -> Position:
-        return Position(({n: leaf.clone() for n, leaf in initial.items()}, None), 0)
+        weights = {n: leaf.clone() for n, leaf in initial.items()}
+        moments = {n: (torch.zeros_like(w), torch.zeros_like(w)) for n, w in weights.items()}
+        return Position((weights, None, moments if _is_adamw(task) else {}), 0)
 
     @torch.no_grad()
     def advance(at: Position, updates: int) -> Position:
         torch.set_num_threads(variant.threads)
-        (weights, losses), done = at
+        (weights, losses, moments), done = at
         for i in range(done, done + updates):
             first = i % whole * m
             batch = order[:, first : first + m]
-            grads, losses = gradients(weights, images[batch], labels[batch])
+            grads, losses = gradients(weights, examples[batch], labels[batch])
             for name, w in weights.items():
-                w.sub_(steps[name] * grads[name].add_(w, alpha=WEIGHT_DECAY))
+                if moments:
+                    change = _adamw(w, grads[name], moments[name], i + 1, task.network.rule)
+                else:
+                    change = grads[name].add_(w, alpha=task.network.rule["weight_decay"])
+                w.sub_(steps[name] * change)
         _wait()
-        return Position((weights, losses), done + updates)
+        return Position((weights, losses, moments), done + updates)
 
     memory = _memory(lambda: advance(start(), 1))
     return Workload(
         start, advance, _finite, Cell(task.setting, detail=str(variant), memory_bytes=memory)
     )
+
+
+def _is_adamw(task: Task) -> bool:
+    return str(task.network.rule["name"]).endswith("adamw")
+
+
+def _adamw(
+    w: torch.Tensor, grad: torch.Tensor, moments: Any, count: int, rule: Mapping[str, Any]
+) -> torch.Tensor:
+    """The step of AdamW, without the learning rate; the moments are moved in place."""
+    first, second = moments
+    first.lerp_(grad, 1 - rule["b1"])
+    second.mul_(rule["b2"]).addcmul_(grad, grad, value=1 - rule["b2"])
+    root = (second / (1 - rule["b2"] ** count)).sqrt_().add_(rule["eps"])
+    return (first / (1 - rule["b1"] ** count)).div_(root).add_(w, alpha=rule["weight_decay"])
+
+
+def _loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy over the examples, and over the tokens of each."""
+    return F.cross_entropy(logits.float().flatten(0, -2), y.flatten())
 
 
 def _finite(at: Position) -> bool:
@@ -353,13 +468,13 @@ def _finite(at: Position) -> bool:
 
 
 def _data(task: Task, device: Any, channels_last: bool) -> tuple[torch.Tensor, ...]:
-    """Images (NHWC for ``channels_last``, else NCHW), labels and orders."""
-    images = torch.tensor(task.images)
-    if not channels_last:
-        images = images.permute(0, 3, 1, 2).contiguous()
+    """Images (NHWC for ``channels_last``, else NCHW) or tokens, labels and orders."""
+    examples = torch.tensor(task.x)
+    if examples.ndim == 4 and not channels_last:
+        examples = examples.permute(0, 3, 1, 2).contiguous()
     labels = torch.tensor(task.labels).long()
     orders = torch.tensor(task.orders).long()
-    return images.to(device), labels.to(device), orders.to(device)
+    return examples.to(device), labels.to(device), orders.to(device)
 
 
 def _on_gpu() -> bool:

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 SBT = "sbt"
 TRAIN_SIZE = 2048
 CLASSES = 10
-WEIGHT_DECAY = 1e-4
+BYTES = 256  # the vocabulary of gpt
+SGD = {"name": "sgd", "momentum": None, "weight_decay": 1e-4}
+ADAMW = {"name": "optax.adamw", "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,28 +20,37 @@ class Network:
 
     Attributes:
       model: a config's ``model`` section.
-      shape: ``(height, width, channels)`` of its images.
+      data: its ``data`` section, sizes apart.
       base_lr: largest learning rate per example of its lanes. No lane may diverge, since a frozen
         lane costs nothing where lanes run one after another: residual networks without batch norm
         start with huge logits and bear only tiny steps.
       least: smallest micro-batch it trains on.
+      rule: a config's ``rule`` section: :data:`SGD` or :data:`ADAMW`.
     """
 
     model: Mapping[str, Any]
-    shape: tuple[int, int, int]
+    data: Mapping[str, Any]
     base_lr: float
     least: int = 1
+    rule: Mapping[str, Any] = dataclasses.field(default_factory=lambda: SGD)
+
+
+def _images(*shape: int) -> dict[str, Any]:
+    """Synthetic ones of a shape, (height, width, channels)."""
+    return {"name": "synthetic", "image_shape": shape, "num_classes": CLASSES}
 
 
 def _resnet(depth: int, norm: str, base_lr: float) -> Network:
-    return Network({"name": f"resnet{depth}", "norm": norm}, (32, 32, 3), base_lr)
+    return Network({"name": f"resnet{depth}", "norm": norm}, _images(32, 32, 3), base_lr)
 
 
 # Stem of a name: the network; ``-bn``: with batch norm, where its sibling has none.
 NETWORKS: dict[str, Network] = {
-    "convnet": Network({"name": "convnet", "norm": "none"}, (8, 8, 1), 2.0**-10),
-    "alexnet": Network({"name": "alexnet", "norm": "none"}, (32, 32, 3), 2.0**-13),
-    "alexnet-bn": Network({"name": "alexnet", "norm": "batch"}, (32, 32, 3), 2.0**-11, least=2),
+    "convnet": Network({"name": "convnet", "norm": "none"}, _images(8, 8, 1), 2.0**-10),
+    "alexnet": Network({"name": "alexnet", "norm": "none"}, _images(32, 32, 3), 2.0**-13),
+    "alexnet-bn": Network(
+        {"name": "alexnet", "norm": "batch"}, _images(32, 32, 3), 2.0**-11, least=2
+    ),
     "resnet8": _resnet(8, "none", 2.0**-15),
     "resnet8-bn": _resnet(8, "batch", 2.0**-11),
     "resnet20": _resnet(20, "none", 2.0**-19),
@@ -47,7 +58,14 @@ NETWORKS: dict[str, Network] = {
     "resnet32": _resnet(32, "none", 2.0**-24),
     "resnet32-bn": _resnet(32, "batch", 2.0**-11),
     # One value per feature has no variance: dense layers with batch norm need two examples.
-    "f1": Network({"name": "f1", "norm": "batch"}, (28, 28, 1), 2.0**-11, least=2),
+    "f1": Network({"name": "f1", "norm": "batch"}, _images(28, 28, 1), 2.0**-11, least=2),
+    # That of the language experiments on two cores; an example is a sequence of 64 bytes.
+    "gpt": Network(
+        {"name": "gpt", "width": 64, "depth": 2, "heads": 2},
+        {"name": "python_docs", "seq_len": 64},
+        2.0**-14,
+        rule=ADAMW,
+    ),
 }
 
 
