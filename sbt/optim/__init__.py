@@ -28,6 +28,7 @@ from sbt.optim.layerwise import lamb as lamb
 from sbt.optim.layerwise import lars as lars
 from sbt.optim.layerwise import mean_example_norms as mean_example_norms
 from sbt.optim.layerwise import percent_delta as percent_delta
+from sbt.optim.muon import muon as muon
 from sbt.optim.random_scaling import averaged_iterate as averaged_iterate
 from sbt.optim.random_scaling import exponentiated_o2nc as exponentiated_o2nc
 from sbt.optim.random_scaling import random_scaling as random_scaling
