@@ -247,6 +247,7 @@ def save_weights(
     stats: Any,
     runs: list[list[int]],
     labels: Sequence[Mapping[str, Any]] = (),
+    rule: Any = (),
 ) -> None:
     """Keeps the trained weights of some runs, stacked along a leading axis.
 
@@ -256,15 +257,19 @@ def save_weights(
       stats: running statistics; may be an empty tree.
       runs: grid position of every row.
       labels: of every row, what finds the run again once the grid has grown.
+      rule: states of the update rule, if they are to be kept too.
 
     Raises:
       CannotWrite: the disk is full, or the directory cannot be written.
     """
     directory = Path(directory).absolute()
-    with _saving(directory.parent, jax.tree.leaves((params, stats)), "weights"):
+    kept = {"params": params, "stats": stats}
+    if leaves := pack(rule):
+        kept["rule"] = {f"{i:05d}": leaf for i, leaf in enumerate(leaves)}
+    with _saving(directory.parent, jax.tree.leaves(kept), "weights"):
         ocp.save(
             directory,
-            {"params": params, "stats": stats},
+            kept,
             overwrite=True,
             custom_metadata={"runs": runs, "labels": [dict(label) for label in labels]},
         )
@@ -284,13 +289,20 @@ def load_weights(directory: Path) -> tuple[Any, Any, list[list[int]]]:
     Raises:
       UserError: they are damaged. Those written before there were checksums are taken as they are.
     """
+    return load_with_rule(directory)[:3]
+
+
+def load_with_rule(directory: Path) -> tuple[Any, Any, list[list[int]], list[Any]]:
+    """:func:`load_weights`, and the packed states of the rule; none where they were not kept."""
     directory = Path(directory).absolute()
     reason = fault(directory) if (directory / SUMS).exists() else None
     if reason is None:
         try:
             saved = ocp.load(directory)
             runs = ocp.metadata(directory).custom_metadata["runs"]
-            return saved["params"], saved.get("stats") or {}, runs
+            rule = saved.get("rule") or {}
+            leaves = [rule[name] for name in sorted(rule)]
+            return saved["params"], saved.get("stats") or {}, runs, leaves
         except Exception as error:  # a library's, about files of any content
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     remedy = (

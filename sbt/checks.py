@@ -124,6 +124,19 @@ _IDLE: tuple[tuple[tuple[str, ...], tuple[str, ...], Any, str], ...] = (
         "set config.parallel.data to more than 1",
     ),
     (("engine.workers",), ("data.stream",), bool, "set config.data.stream to True"),
+    (("start_epoch", "start_rule"), ("start",), bool, "set config.start to a work directory"),
+    (
+        ("checkpoint.rule_state",),
+        ("checkpoint.final_weights", "checkpoint.weights_every"),
+        lambda final, every: final or every,
+        "set config.checkpoint.weights_every or final_weights",
+    ),
+    (
+        ("checkpoint.rule_state",),
+        ("parallel.local_steps",),
+        lambda steps: steps == 1,
+        "devices have a state each: set config.parallel.local_steps to 1",
+    ),
 )
 
 

@@ -177,7 +177,37 @@ def test_more_seeds_extend_a_sweep_and_its_start(first, tmp_path):
     np.testing.assert_allclose(extended["train_loss"], run(config)["train_loss"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["optax.adamw", "sgd"])
+def test_the_state_of_a_rule_comes_along(tmp_path, name):
+    """One batch is the whole training set, whose order tells no two epochs apart."""
+    whole = {**FIRST, "model": {"name": "convnet", "channels": (3, 4), "norm": "none"},
+             "bn_batch": None, "batch_size": 16, "base_lr": 2.0**-12, "rule": {"name": name},
+             "checkpoint": {"weights_every": 1, "rule_state": True}}  # fmt: skip
+    if name == "sgd":
+        whole["rule"], whole["base_lr"] = {"name": "sgd", "momentum": 0.9}, 2.0**-8
+    config = {**whole, "start": str(tmp_path / "whole"), "start_epoch": 1, "epochs": EPOCHS - 1}
+    with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
+        run(whole, tmp_path / "whole")
+        run({**config, "start_rule": True}, tmp_path / "with")
+        run(config, tmp_path / "without")
+    for seed in (0, 1):
+        wanted, with_it, without = (
+            jax.tree.leaves(sbt.load_weights(tmp_path / d, seed=seed).params)
+            for d in ("whole", "with", "without")
+        )
+        began = jax.tree.leaves(sbt.load_weights(tmp_path / "whole", seed=seed, after=1).params)
+        moved = max(np.abs(a - b).max() for a, b in zip(wanted, began, strict=True))
+        for found, least, most in ((with_it, 0, 1e-3), (without, 0.02, np.inf)):
+            off = max(np.abs(a - b).max() for a, b in zip(wanted, found, strict=True))
+            assert least * moved <= off <= most * moved
+    other = {"name": "adam"} if name == "sgd" else {"name": "sgd", "momentum": 0.9}
+    with pytest.raises(UserError, match="state of its rule does not fit"):
+        run({**config, "start_rule": True, "rule": other})
+
+
 REFUSED = [
+    ({"start_rule": True}, "config.start_rule", "keeps no state of its rule"),
+    ({"checkpoint": {"rule_state": True}}, "config.checkpoint.rule_state", "no effect"),
     ({"sweep": {"seed": (0, 7)}}, "config.start", "no run with seed = 7"),
     ({"sweep": {"seed": None}}, "config.start", "has runs of 2 values of seed"),
     ({"start_epoch": 9}, "config.start", "holds no weights after 9 epochs"),

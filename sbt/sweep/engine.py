@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
+from sbt.checkpoint import unpack
 from sbt.data import purpose_key
 from sbt.measure.online import Online, new_epoch
 from sbt.models.check import zeros
@@ -101,9 +102,11 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
             start = jax.lax.map(
                 lambda key: problem.model.init(purpose_key(key, "init"), example), seed_keys
             )
-            start = jax.tree.map(lambda leaf: leaf[slots], start)
-        params, stats = start
+            start = *jax.tree.map(lambda leaf: leaf[slots], start), ()
+        params, stats, rule = start
         state = jax.vmap(functools.partial(step.state_from, program))(hyper, params, stats)
+        if rule:
+            state = state._replace(opt_state=unpack(rule, state.opt_state))
         state = state._replace(diverged_at=jnp.where(used, state.diverged_at, 0))
         return stacked_state(state, sharing)
 

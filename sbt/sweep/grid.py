@@ -15,7 +15,7 @@ from sbt.errors import UserError, shown
 
 MOST_RUNS = 10**6
 # What a sweep has once, for all of its runs.
-_OF_ALL_RUNS = ("name", "skip_impossible", "parallel.data", "start")
+_OF_ALL_RUNS = ("name", "skip_impossible", "parallel.data", "start", "start_rule")
 _SECTIONS_OF_ALL_RUNS = ("sweep", "follow", "engine", "measure", "checkpoint", "report")
 
 

@@ -341,12 +341,13 @@ class Loop:
         weights = fetch((state.params, state.stats))
         if self.cohort.sharding.local:
             weights = jax.tree.map(lambda leaf: leaf.mean(axis=1), weights)
-        params, stats = jax.tree.map(lambda leaf: leaf[rows], weights)
+        rule = fetch(state.opt_state) if self.cohort.config.checkpoint.rule_state else ()
+        params, stats, rule = jax.tree.map(lambda leaf: leaf[rows], (*weights, rule))
         order = np.sort(members).tolist()
         runs = [list(index) for index in self._indices(np.sort(members))]
         labels = [self.labels[i] for i in order]
         place = place_of(directory, None if epochs == total else epochs)
-        save_weights(place / name_of(labels[0]), params, stats, runs, labels)
+        save_weights(place / name_of(labels[0]), params, stats, runs, labels, rule)
 
 
 def _masked(labelled: Labelled, absent: np.ndarray) -> Labelled:

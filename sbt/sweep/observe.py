@@ -204,7 +204,7 @@ class Observer:
         if jax.process_count() == 1:
             weights = put(weights, placed.by_lane)
         if placed.start is not None:
-            start, _ = placed.start.stacked(placed.cohort, lanes.members)
+            start, *_ = placed.start.stacked(placed.cohort, lanes.members)
         hyper, start, used = put((lanes.hyper, start, used), placed.by_lane)
         runs = Trained(*weights, hyper, start)
         found: Found = {}

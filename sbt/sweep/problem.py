@@ -127,12 +127,12 @@ class Start:
 
     Attributes:
       weights: params and statistics of each run, by its grid position: host arrays in the trees of
-        the model.
+        the model; and the packed leaves of its rule's state, or ``()``: a new one.
     """
 
-    weights: Mapping[tuple[int, ...], tuple[Any, Any]]
+    weights: Mapping[tuple[int, ...], tuple[Any, Any, Any]]
 
-    def stacked(self, cohort: Cohort, members: np.ndarray) -> tuple[Any, Any]:
+    def stacked(self, cohort: Cohort, members: np.ndarray) -> tuple[Any, Any, Any]:
         """Those of some runs of a cohort, with a leading axis of them; -1 may be any."""
         each = [self.weights[cohort.runs[max(member, 0)].index] for member in members]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *each)

@@ -1,12 +1,14 @@
 """The weights of runs: those that a work directory keeps, and those that a sweep starts from."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -18,9 +20,12 @@ from sbt.files import directory_of
 from sbt.models.check import zeros
 from sbt.optim import foreign
 from sbt.sweep.arrangement import name_of, places_of
+from sbt.sweep.cohort import Cohort
 from sbt.sweep.grid import Grid, Run, axes_of, make_grid
+from sbt.sweep.lanes import make_lanes
 from sbt.sweep.prepare import Sweep
-from sbt.sweep.problem import Problem, Start
+from sbt.sweep.problem import Problem, Start, make_program
+from sbt.train import step
 
 FINAL, ITERATES = "weights", "iterates"  # of a work directory; the second by epoch
 
@@ -81,14 +86,20 @@ class Row(NamedTuple):
     Attributes:
       stacked: params and statistics with a leading axis of runs, host arrays.
       row: which of them.
+      states: packed leaves of their rule's states, likewise; none where they were not kept.
     """
 
     stacked: tuple[Any, Any]
     row: int
+    states: Sequence[Any] = ()
 
     def weights(self) -> Weights:
         """Of the run alone."""
         return Weights(*jax.tree.map(lambda leaf: leaf[self.row], self.stacked))
+
+    def rule(self) -> list[Any]:
+        """The state of the run's rule."""
+        return [leaf[self.row] for leaf in self.states]
 
 
 def kept_weights(
@@ -117,12 +128,12 @@ def kept_weights(
         )
     places = {} if grid is None else places_of(grid, directory)
     for path in paths:
-        params, stats, runs = checkpoint.load_weights(path)
+        params, stats, runs, states = checkpoint.load_with_rule(path)
         stacked = jax.tree.map(np.asarray, (params, stats))
         at: list[Any] = list(runs)
         if places and (labels := labels_of(path)):  # the grid may have grown since
             at = [places.get(name_of(label)) for label in labels]
-        yield {tuple(i): Row(stacked, row) for row, i in enumerate(at) if i is not None}
+        yield {tuple(i): Row(stacked, row, states) for row, i in enumerate(at) if i is not None}
 
 
 def config_in(directory: Path) -> ConfigDict:
@@ -175,8 +186,10 @@ def starting(sweep: Sweep, given: Any = None) -> Sweep:
 
     Axes that only this sweep has make no difference: all their values start from the same weights.
     ``config.start_epoch``, which may be swept, names the epoch that the weights are of where the
-    directory keeps them after several (``config.checkpoint.weights_every``). Only weights and
-    statistics are taken: the rule's state, the order of the examples and every schedule begin anew.
+    directory keeps them after several (``config.checkpoint.weights_every``). Weights and statistics
+    are taken and, with ``config.start_rule``, the state of the rule (its momentum, say), where
+    ``config.checkpoint.rule_state`` kept it. The order of the examples and every schedule begin
+    anew, and of a batch that was half done at the end of that epoch nothing is left.
 
     Args:
       sweep: prepared.
@@ -185,25 +198,25 @@ def starting(sweep: Sweep, given: Any = None) -> Sweep:
 
     Raises:
       UserError: both are given; or there are no weights, none for some run, or none that fit the
-        model.
+        model (or, of a rule's state, the rule).
     """
     config = sweep.config
-    moved = "start_epoch" in sweep.grid.paths.values() or config.start_epoch is not None
     if given is not None and config.start is not None:
         raise UserError("config.start", "and start= are both given", "give one of the two")
-    if moved and config.start is None:
-        raise UserError("config.start_epoch", "has no effect without config.start", "leave it out")
     if given is None and config.start is None:
         return sweep
-    fitted: dict[tuple[int, str], Weights] = {}
+    fitted: dict[tuple[int, str], tuple[Any, Any, Any]] = {}
     of, hashes = {}, {}
     source = _Given(given) if config.start is None else _Directory(sweep.grid, config.start)
     for number, cohort in enumerate(sweep.cohorts):
         problem = sweep.builder.problem(cohort.config, cohort.synchronous)
         for run in cohort.runs:
-            name, weights = source.find(run, cohort.config)
+            name, weights, states = source.find(run, cohort.config)
             if (number, name) not in fitted:
-                fitted[number, name] = _fitted(weights, problem, source.field)
+                found = _fitted(weights, problem, source.field)
+                if states:
+                    _check_states(states, found, problem, cohort, source.field)
+                fitted[number, name] = *found, tuple(states)
                 hashes[name] = fingerprint.of_values(fitted[number, name])
             of[run.index] = fitted[number, name]
     parts = {**sweep.parts, "start": fingerprint.of_start(hashes)}
@@ -234,9 +247,9 @@ class _Given:
         pair = isinstance(given, tuple) and len(given) == 2
         self._weights = Weights(*given) if pair else Weights(given, None)
 
-    def find(self, run: Run, config: ConfigDict) -> tuple[str, Weights]:
+    def find(self, run: Run, config: ConfigDict) -> tuple[str, Weights, list[Any]]:
         del run, config
-        return "given", self._weights
+        return "given", self._weights, []
 
 
 class _Directory:
@@ -276,8 +289,9 @@ class _Directory:
                 self._axes.append((axis, "", values))
         self._epochs = config.epochs
 
-    def find(self, run: Run, config: ConfigDict) -> tuple[str, Weights]:
-        """The weights of the other sweep's run that a run matches, and a name for them."""
+    def find(self, run: Run, config: ConfigDict) -> tuple[str, Weights, list[Any]]:
+        """The weights of the other sweep's run that a run matches, a name for them, and the state
+        of its rule if that is wanted."""
         at = {axis: run.settings[path] if path else values[0] for axis, path, values in self._axes}
         words = ", ".join(f"{axis} {shown(at[axis])}" for axis, path, _ in self._axes if path)
         index = []
@@ -297,8 +311,16 @@ class _Directory:
                 f"{self._directory} keeps no weights of the run {words or 'there'}",
                 "give the sbt run of that directory again, to finish it",
             )
-        last = epoch or self._epochs
-        return f"{words}{', ' * bool(words)}epoch {last}", kept[tuple(index)].weights()
+        name, row = f"{words}{', ' * bool(words)}epoch {epoch or self._epochs}", kept[tuple(index)]
+        if not config.start_rule:
+            return name, row.weights(), []
+        if not row.states:
+            raise UserError(
+                "config.start_rule",
+                f"{self._directory} keeps no state of its rule",
+                "run that sweep with --config.checkpoint.rule_state=True",
+            )
+        return name, row.weights(), row.rule()
 
     def _of_epoch(self, epoch: int | None) -> dict[tuple[int, ...], Row]:
         if epoch not in self._kept:
@@ -325,6 +347,28 @@ def _fitted(weights: Weights, problem: Problem, field: str) -> Weights:
         _like(weights.params, params, field, "weights"),
         _like(weights.stats, stats, field, "statistics"),
     )
+
+
+def _check_states(
+    states: Sequence[Any], weights: Weights, problem: Problem, cohort: Cohort, field: str
+) -> None:
+    """Refuses the state of another rule."""
+    program = make_program(problem, cohort, "stock")
+    hyper = jax.tree.map(lambda leaf: leaf[0], make_lanes(cohort, [0]).hyper)
+    state = jax.eval_shape(functools.partial(step.state_from, program), hyper, *weights)
+    wanted = [(leaf.shape, leaf.dtype) for leaf in map(_raw, jax.tree.leaves(state.opt_state))]
+    if wanted != [(leaf.shape, leaf.dtype) for leaf in states]:
+        raise UserError(
+            field,
+            f"the state of its rule does not fit {cohort.config.rule.name!r}",
+            "train with the rule and the options of that sweep, or set config.start_rule to False",
+        )
+
+
+def _raw(leaf: Any) -> Any:
+    """A leaf's shape and dtype as it is kept: of a typed key, its words."""
+    typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.eval_shape(jax.random.key_data, leaf) if typed else leaf
 
 
 def _like(tree: Any, wanted: Any, field: str, what: str) -> Any:
