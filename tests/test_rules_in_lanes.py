@@ -586,6 +586,40 @@ def test_batch_sizes_that_change(x64, name, strategy):
     check(runs, sgd, strategy, config=config, sizes=sizes)
 
 
+def adamw(step, w, memory, run):
+    """AdamW of half-lives in examples and of a timescale: at every update, by its own m."""
+    x, y = step.xy()
+    m, count = len(y), step.t + 1
+    b1, b2 = 2 ** (-m / 30), 2 ** (-m / (run["scaling__b2_examples"] * m**0.5))
+    peak = step.rate / (1 - step.progress) ** 2  # before the schedule of the rate
+    decay = m / (0.3 * peak * BUDGET)
+    g, zero = grad(w, x, y), zeros(w)
+    first = each(lambda a, g: b1 * a + (1 - b1) * g, memory.get("first", zero), g)
+    second = each(lambda a, g: b2 * a + (1 - b2) * g**2, memory.get("second", zero), g)
+    memory |= {"first": first, "second": second}
+    c, d = 1 - b1**count, 1 - b2**count
+    move = each(lambda a, b, w: (a / c) / (np.sqrt(b / d) + 1e-8) + decay * w, first, second, w)
+    return descend(w, move, step.rate)
+
+
+@both
+@pytest.mark.parametrize("name", ["adabatch", "small_first"])
+def test_decays_follow_a_batch_size_that_changes(x64, name, strategy):
+    every, sizes = ("every", adabatch) if name == "adabatch" else ("until", small_first)
+    hyper = [
+        {f"batch_schedule__{every}": part, "batch_schedule__factor": factor,
+         "scaling__b2_examples": life}
+        for part, factor, life in ((0.3, 0.75, 20.0), (0.45, 0.5, 300.0))
+    ]  # fmt: skip
+    scaling = {"name": "half_life", "b1_examples": 30.0, "b2_growth": 0.5, "timescale": 0.3}
+    schedule = {"name": name} | ({"ratio": 1 / 3} if name == "small_first" else {})
+    config = {"batch_schedule": schedule, "scaling": scaling, "rule": {"name": "optax.adamw"}}
+    both_sizes = (12, 24) if name == "small_first" else (4, 8)
+    runs = runs_of((0.002, hyper[0]), (0.001, hyper[1]), sizes=both_sizes)
+    with jax.numpy_dtype_promotion("standard"):  # which optax needs
+        check(runs, adamw, strategy, config=config | {"micro_batch": 4}, sizes=sizes)
+
+
 def cycled(step, w, memory, run):
     """SGD whose momentum falls from ``high`` to ``low`` at 45 % and is back at 90 %."""
     p, high, low = step.progress, run["momentum_schedule__high"], run["momentum_schedule__low"]

@@ -12,9 +12,11 @@ from sbt.optim import RULES
 from sbt.optim.base import ignores_scale
 from sbt.schedules import (
     LAWS,
+    POWERS,
     decay_of_half_life,
     half_life_of_decay,
     rescaled_decay,
+    scaled_learning_rate,
     sde_decay,
 )
 from sbt.schedules.scaling import Scaled, Size
@@ -53,7 +55,7 @@ def test_two_rules_for_a_decay_agree_to_first_order(x64):
 def law(name, rule, m, tokens=0, budget=1000.0, rate=0.1, **fields):
     made = LAWS.configured({"name": name, **fields})
     numbers = {k: v for k, v in fields.items() if v is not None}
-    return made(Scaled(rate, rule), Size(m, tokens, budget), 0.01, **numbers)
+    return made(Scaled(rate, rule), Size(m, tokens, budget), "none", **numbers)
 
 
 def test_the_weight_decay_of_a_timescale():
@@ -66,7 +68,10 @@ def test_the_weight_decay_of_a_timescale():
 def test_the_exponent_of_the_rate():
     for power in (0.0, 0.3, 0.5, 1.0):
         found = law("fixed", {}, 16.0, power=power)
-        assert found.learning_rate == pytest.approx(0.01 * 16**power)
+        assert found.learning_rate == pytest.approx(0.1 * 16**power)
+    for name, power in POWERS.items():
+        named, number = (scaled_learning_rate(0.1, 16.0, each) for each in (name, power))
+        assert named == pytest.approx(number)
 
 
 def test_laws_leave_what_they_do_not_know():
@@ -74,6 +79,11 @@ def test_laws_leave_what_they_do_not_know():
     assert law("fixed", rule, 4.0).rule == rule
     found = law("half_life", rule, 4.0, tokens=8, b2_tokens=64.0).rule
     assert found == {**rule, "b2": 2**-0.5}
+    grown = law("half_life", rule, 4.0, b2_examples=8.0, b2_growth=1.0).rule
+    assert grown == {**rule, "b2": 2**-0.125}  # whatever m
+    assert law(
+        "half_life", {"beta": 0.9, "decay": 0.9}, 4.0, b1_examples=4.0, b2_examples=2.0
+    ).rule == {"beta": 0.5, "decay": 0.25}  # of Muon, of RMSprop
     found = law("rescaled", rule, 4.0, reference=8.0).rule
     assert found == pytest.approx({**rule, "b1": 0.9**0.5, "b2": 0.95**0.5})
     found = law("sde", rule, 4.0, reference=16.0).rule
@@ -180,6 +190,13 @@ def test_adafactor_as_optax_has_it(x64):
          "counts no tokens"),
         ({"scaling": {"timescale": 0.1}, "rule": {"name": "optax.sgd"}}, "weight decay"),
         ({"scaling": {"power": 0.5}}, "lr_scaling"),
+        ({"scaling": {"name": "half_life", "b2_growth": 0.5}, "rule": {"name": "adam"}},
+         "half-life, which nothing says"),
+        ({"scaling": {"name": "half_life", "momentum_examples": 9.0},
+          "momentum_schedule": {"name": "onecycle"}}, "onecycle"),
+        ({"scaling": {"name": "rescaled"}, "noise": {"name": "lr-batch"}}, "lr-batch"),
+        ({"scaling": {"name": "sde", "reference": 4.0}, "rule": {"name": "adam", "b1": 0.9},
+          "batch_size": 16, "batch_schedule": {"name": "smith"}}, "at m = 2000"),
         ({"scaling": {"name": "sde", "reference": 1.0}, "rule": {"name": "adam"}}, "negative"),
         ({"scaling": {"name": "halflife"}}, "half_life"),
         ({"scaling": {"name": "half_life", "b2_examples": -1.0}}, "b2_examples"),

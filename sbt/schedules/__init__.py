@@ -17,6 +17,7 @@ from sbt.schedules.noise import momentum_for_smoothing as momentum_for_smoothing
 from sbt.schedules.noise import shb_noise_factor as shb_noise_factor
 from sbt.schedules.noise import variance_from_critical_batch as variance_from_critical_batch
 from sbt.schedules.scaling import LAWS as LAWS
+from sbt.schedules.scaling import POWERS as POWERS
 from sbt.schedules.scaling import SCALINGS as SCALINGS
 from sbt.schedules.scaling import decay_of_half_life as decay_of_half_life
 from sbt.schedules.scaling import half_life_of_decay as half_life_of_decay

@@ -12,17 +12,18 @@ from sbt.ranges import POSITIVE, Range
 
 Scaling = Literal["linear", "sqrt", "none"]
 SCALINGS = get_args(Scaling)
+POWERS = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}
 
 
 def scaled_learning_rate(
-    learning_rate: Any, batch_size: Any, scaling: Scaling = "linear", reference_batch: Any = 1
+    learning_rate: Any,
+    batch_size: Any,
+    scaling: Scaling | Any = "linear",
+    reference_batch: Any = 1,
 ) -> Any:
     r"""Learning rate in mean form at batch size :math:`m`, from that at :math:`m_0`.
 
-    .. math::
-
-      \eta = \eta_0\, \frac{m}{m_0} \quad\text{or}\quad \eta_0 \sqrt{m/m_0}
-      \quad\text{or}\quad \eta_0
+    .. math:: \eta = \eta_0 \left(\frac{m}{m_0}\right)^\alpha
 
     With :math:`m_0 = 1`, the default, :math:`\eta_0` is the learning rate per example
     :math:`\tilde\eta` (``base_lr``) of the sum form
@@ -34,7 +35,8 @@ def scaled_learning_rate(
     Args:
       learning_rate: :math:`\eta_0`, at ``reference_batch``: number or array.
       batch_size: :math:`m`, examples per update: number or array, of integers too.
-      scaling: ``'linear'``, ``'sqrt'`` or ``'none'``.
+      scaling: :math:`\alpha`, number or array; or its name, ``'linear'`` (1), ``'sqrt'``
+        (:math:`\frac12`) or ``'none'`` (0).
       reference_batch: :math:`m_0`, the batch size that ``learning_rate`` was chosen for.
 
     Returns:
@@ -61,6 +63,9 @@ def scaled_learning_rate(
     if jnp.issubdtype(getattr(batch_size, "dtype", float), jnp.integer):
         batch_size = batch_size.astype(getattr(learning_rate, "dtype", jnp.result_type(float)))
     ratio = batch_size / reference_batch
+    if not isinstance(scaling, str):
+        return learning_rate * ratio**scaling
+    # What the powers 1, 1/2 and 0 are, without the rounding of a power.
     if scaling == "linear":
         return learning_rate * ratio
     if scaling == "sqrt":
@@ -142,7 +147,8 @@ class Scaled(NamedTuple):
     """What a law takes and gives, of one update.
 
     Attributes:
-      learning_rate: η at its peak, in mean form: before any schedule.
+      learning_rate: given, the base rate η̃; taken, η at its peak, in mean form: before any
+        schedule.
       rule: numeric hyperparameters of the rule.
     """
 
@@ -154,50 +160,58 @@ class Size(NamedTuple):
     """How large an update is.
 
     Attributes:
-      batch: m, examples.
+      batch: m, examples of this update.
       tokens: T, of each example; 0 where they are not counted.
       budget: D, examples of the whole training.
+      own: m that the run is named after, from which a batch schedule moves; None: the same.
+      factor: what that schedule makes of η.
     """
 
     batch: Any
     tokens: int
     budget: Any
+    own: Any = None
+    factor: Any = 1.0
 
 
-DECAYS = ("b1", "b2", "momentum")
+# A rule's decays by their role: those of its first average, of its second, of its momentum buffer.
+ROLES = {"b1": ("b1", "beta"), "b2": ("b2", "decay", "adam_b2"), "momentum": ("momentum",)}
+DECAYS = (*(name for names in ROLES.values() for name in names), "b3", "adam_b1")
 Exponent = Annotated[float, Range(-4, 4)]
 Amount = Annotated[float, POSITIVE]
 
 
 def with_rate(
     law: Callable[..., Scaled],
-    now: Scaled,
+    base: Scaled,
     size: Size,
-    base_lr: Any = None,
+    scaling: Scaling,
     *,
     power: Exponent | None = None,
     timescale: Amount | None = None,
     **fields: Any,
 ) -> Scaled:
-    r"""What all laws share: the rate's exponent, and a weight decay of constant timescale.
+    r"""What all laws share: the learning rate, and a weight decay of constant timescale.
+
+    Decays and weight decay follow the m of the update. The rate follows the run's own m alone: a
+    batch schedule states what becomes of it.
 
     Args:
       law: of the decays.
-      now: before.
+      base: rate and hyperparameters of the config.
       size: of the update.
-      base_lr: the rate at m = 1.
-      power: :math:`\alpha` of :math:`\eta = \tilde\eta\, m^\alpha`, in place of
-        ``config.lr_scaling``; None: as that says.
+      scaling: ``config.lr_scaling``, a name of ``power``.
+      power: :math:`\alpha`, see :func:`scaled_learning_rate`; None: that of ``scaling``.
       timescale: :math:`\tau = m / (\eta \lambda D)`, the fraction of the training over which
         weights are forgotten, from which :math:`\lambda` follows (Bergsma et al. 2025,
         arXiv 2505.13738); None: weight decay is what ``config.rule`` says.
       **fields: of the law.
     """
-    if power is not None:
-        now = now._replace(learning_rate=base_lr * size.batch**power)
-    now = law(now, size, **fields)
+    own = size.batch if size.own is None else size.own
+    rate = scaled_learning_rate(base.learning_rate, own, scaling if power is None else power)
+    now = law(base._replace(learning_rate=rate), size, **fields)
     if timescale is not None:
-        decay = size.batch / (timescale * now.learning_rate * size.budget)
+        decay = size.batch / (timescale * rate * size.factor * size.budget)
         now = now._replace(rule={**now.rule, "weight_decay": decay})
     return now
 
@@ -222,20 +236,35 @@ def half_life(
     b1_tokens: Amount | None = None,
     b2_tokens: Amount | None = None,
     momentum_tokens: Amount | None = None,
+    decay_rate_tokens: Amount | None = None,
+    b1_growth: Exponent | None = None,
+    b2_growth: Exponent | None = None,
 ) -> Scaled:
-    """Decays of a half-life in examples or tokens, in place of those of config.rule."""
+    r"""Decays of a half-life in examples or tokens, in place of those of config.rule.
+
+    The half-life is :math:`t\, m^\gamma`: with a growth :math:`\gamma` of 0, the default, it is
+    the same at all batch sizes, and with 1 the decay is. ``b1`` stands for ``beta`` in a rule that
+    calls its first average so, ``b2`` for ``decay`` or ``adam_b2``. ``decay_rate_tokens`` makes the
+    *exponent* of Adafactor of the same formula, as the code of Marek et al. does.
+    """
     lives = {
-        "b1": (b1_examples, b1_tokens),
-        "b2": (b2_examples, b2_tokens),
-        "momentum": (momentum_examples, momentum_tokens),
+        "b1": (b1_examples, b1_tokens, b1_growth),
+        "b2": (b2_examples, b2_tokens, b2_growth),
+        "momentum": (momentum_examples, momentum_tokens, None),
+        "decay_rate": (None, decay_rate_tokens, None),
     }
     found = dict(now.rule)
-    for name, (examples, tokens) in lives.items():
-        if examples is not None:
-            found[name] = decay_of_half_life(examples, size.batch)
-        elif tokens is not None:
-            found[name] = decay_of_half_life(tokens, size.batch * size.tokens)
+    for role, (examples, tokens, growth) in lives.items():
+        grown = 1.0 if growth is None else size.batch**growth
+        for life, per_update in ((tokens, size.batch * size.tokens), (examples, size.batch)):
+            if life is not None:
+                found[decay_in(now.rule, role)] = decay_of_half_life(life * grown, per_update)
     return now._replace(rule=found)
+
+
+def decay_in(rule: Mapping[str, Any], role: str) -> str:
+    """What a rule calls the decay of some role; the role itself where it has none."""
+    return next((name for name in ROLES.get(role, ()) if name in rule), role)
 
 
 def _at(now: Scaled, change: Callable[[Any], Any]) -> dict[str, Any]:

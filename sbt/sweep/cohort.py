@@ -85,6 +85,14 @@ class Cohort:
         return self.moves_batch or any(m > self.examples_per_tick for m in self.batch_sizes)
 
     @property
+    def last_batches(self) -> list[float]:
+        """m of every run at its end, as its batch schedule wants it."""
+        return [
+            m * _growth_of(self.config, run)
+            for run, m in zip(self.runs, self.batch_sizes, strict=True)
+        ]
+
+    @property
     def tick(self) -> int:
         """Examples that a tick takes from the stream."""
         return self.examples_per_tick * self.draws
@@ -218,23 +226,34 @@ def _check_growth(config: ConfigDict, runs: Sequence[Run], sizes: Sequence[int])
     """Refuses batches that grow beyond what a counter of examples holds."""
     if config.batch_schedule.name == "constant":
         return
-    schedule, section = BATCH_SCHEDULES.configured(config.batch_schedule), "batch_schedule."
-    last: dict[tuple[tuple[str, Any], ...], float] = {}
+    growth: dict[tuple[Any, ...], float] = {}
     for run, m in zip(runs, sizes, strict=True):
-        own = tuple(
-            s
-            for s in sorted(run.settings.items())
-            if s[0].startswith(section) and s[0] != "batch_schedule.name"
-        )
-        if own not in last:
-            fields = {path.removeprefix(section): value for path, value in own}
-            last[own] = float(schedule(1.0, **fields).batch)
-        if not m * last[own] < 2**31:
+        own = tuple(sorted(_own(run).items()))
+        if own not in growth:
+            growth[own] = _growth_of(config, run)
+        if not m * growth[own] < 2**31:
             raise UserError(
                 "config.batch_schedule",
-                f"a batch of {m} grows {last[own]:g} times, to more examples than can be counted",
+                f"a batch of {m} grows {growth[own]:g} times, to more examples than can be counted",
                 "set config.batch_schedule.largest, or let it grow less",
             )
+
+
+def _own(run: Run) -> dict[str, Any]:
+    """The fields of the batch schedule that a run sets."""
+    section = "batch_schedule."
+    return {
+        path.removeprefix(section): value
+        for path, value in run.settings.items()
+        if path.startswith(section) and path != "batch_schedule.name"
+    }
+
+
+def _growth_of(config: ConfigDict, run: Run) -> float:
+    """By how much a run's batch has grown at its end."""
+    if config.batch_schedule.name == "constant":
+        return 1.0
+    return float(BATCH_SCHEDULES.configured(config.batch_schedule)(1.0, **_own(run)).batch)
 
 
 def _first_batch(config: ConfigDict, run: Run, m: int) -> int:

@@ -359,14 +359,40 @@ def traced_paths(config: ConfigDict) -> frozenset[str]:
     return frozenset(["batch_size", "base_lr", "seed", "case", "start_epoch", *numbers])
 
 
+def _optional_numbers(config: ConfigDict) -> frozenset[str]:
+    """Paths of fields that may be None: those that hold a number are traced, too."""
+    return frozenset(
+        f"{section}.{name}"
+        for section, registry in configs.SECTIONS.items()
+        for choice in (registry.configured(config[section]),)
+        for name, field in choice.fields.items()
+        if field.kind is float and field.optional and name not in choice.static
+    )
+
+
 def by_static_settings(grid: Grid) -> dict[tuple[tuple[str, Any], ...], list[Run]]:
-    """Groups runs by the settings that a program is compiled for, as sorted (path, value) pairs."""
-    traced: dict[tuple[tuple[str, Any], ...], frozenset[str]] = {}
+    """Groups runs by the settings that a program is compiled for, as sorted (path, value) pairs.
+
+    A field that a config leaves at None and runs set to numbers is there with one of them.
+    """
+    known: dict[tuple[tuple[str, Any], ...], tuple[frozenset[str], frozenset[str]]] = {}
+    numbers: dict[str, float] = {}
     groups: dict[tuple[tuple[str, Any], ...], list[Run]] = {}
     for run in grid.runs:
         names = tuple(sorted(s for s in run.settings.items() if s[0].endswith(".name")))
-        if names not in traced:
-            traced[names] = traced_paths(with_settings(grid.config, dict(names)))
-        static = tuple(sorted(s for s in run.settings.items() if s[0] not in traced[names]))
+        if names not in known:
+            config = with_settings(grid.config, dict(names))
+            known[names] = traced_paths(config), _optional_numbers(config)
+        traced, optional = known[names]
+        static = tuple(
+            (
+                path,
+                numbers.setdefault(path, value)
+                if path in optional and value is not None
+                else value,
+            )
+            for path, value in sorted(run.settings.items())
+            if path not in traced
+        )
         groups.setdefault(static, []).append(run)
     return groups

@@ -25,7 +25,7 @@ from sbt.models.registry import build_model
 from sbt.optim import RULES
 from sbt.parallel.mesh import DATA_AXIS, LANE_AXIS, put
 from sbt.schedules import BATCH_SCHEDULES, MOMENTUM_SCHEDULES, NOISE, SCHEDULES
-from sbt.schedules.scaling import DECAYS, LAWS, sde_decay
+from sbt.schedules.scaling import DECAYS, LAWS, decay_in, sde_decay
 from sbt.sweep.cohort import Cohort, ModelFacts, settings_array
 from sbt.tasks.base import TASKS, Examples, Task, own_task, rank
 from sbt.train.extras import EXTRAS, FUNCTIONS
@@ -475,39 +475,54 @@ def _law(problem: Problem, cohort: Cohort, rule: Choice) -> Choice:
         return law.values.get(name) is not None or f"scaling.{name}" in varied
 
     for name in law.fields:
-        number, _, unit = name.rpartition("_")
-        if unit not in ("examples", "tokens") or not given(name):
+        role, _, unit = name.rpartition("_")
+        if unit not in ("examples", "tokens", "growth") or not given(name):
             continue
         field = f"config.scaling.{name}"
-        if number not in rule.numbers:
-            problem_is = f"{config.rule.name!r} has no number {number!r} here"
-            raise UserError(field, problem_is, nearest(number, rule.numbers))
+        if decay_in(rule.numbers, role) not in rule.numbers:
+            problem_is = f"{config.rule.name!r} has no number {role!r} here"
+            raise UserError(field, problem_is, nearest(role, rule.numbers))
         if unit == "tokens" and not problem.dataset.tokens:
-            remedy = f"set config.scaling.{number}_examples"
+            remedy = f"set config.scaling.{role}_examples"
             raise UserError(field, f"{problem.dataset.name!r} counts no tokens", remedy)
-        if unit == "tokens" and given(f"{number}_examples"):
-            remedy = f"leave one of the two out: {number}_examples is set, too"
-            raise UserError(field, f"sets {number} a second time", remedy)
+        if unit == "tokens" and given(f"{role}_examples"):
+            remedy = f"leave one of the two out: {role}_examples is set, too"
+            raise UserError(field, f"sets {role} a second time", remedy)
+        if unit == "growth" and not (given(f"{role}_examples") or given(f"{role}_tokens")):
+            remedy = f"set config.scaling.{role}_examples, or _tokens"
+            raise UserError(field, "is of a half-life, which nothing says", remedy)
+        if role == "momentum" and config.momentum_schedule.name != "constant":
+            problem_is = f"and momentum_schedule {config.momentum_schedule.name!r} say the momentum"
+            raise UserError(field, problem_is, "leave one of the two out")
+    if config.noise.name == "lr-batch" and (law.name != "fixed" or given("timescale")):
+        problem_is = "moves m with the learning rate and the momentum that it finds"
+        remedy = "leave config.scaling at 'fixed', without a timescale, or use a batch_schedule"
+        raise UserError("config.noise.name", f"'lr-batch' {problem_is}", remedy)
     if given("timescale") and "weight_decay" not in rule.numbers:
         problem_is = f"{config.rule.name!r} has no numeric weight decay here"
         raise UserError("config.scaling.timescale", problem_is, "leave it out")
     if given("power") and config.lr_scaling != "linear":
         problem_is = f"says how η follows m, and so does lr_scaling {config.lr_scaling!r}"
-        raise UserError("config.scaling.power", problem_is, "leave one of the two out")
+        remedy = "leave one of the two out: 'linear', 'sqrt' and 'none' are powers of 1, 0.5 and 0"
+        raise UserError("config.scaling.power", problem_is, remedy)
     if law.name == "sde":
-        references = settings_array(cohort, "scaling.reference", law.values["reference"])
-        for name in DECAYS:
-            if name not in rule.numbers:
-                continue
-            decays = settings_array(cohort, f"rule.{name}", rule.numbers[name])
-            for m, reference, decay in zip(cohort.batch_sizes, references, decays, strict=True):
-                if sde_decay(decay, m / reference) < 0:
-                    raise UserError(
-                        "config.scaling.name",
-                        f"'sde' makes {name} of {decay:g} at m = {reference:g} negative at m = {m}",
-                        "use 'rescaled', a larger config.scaling.reference, or smaller batches",
-                    )
+        _check_first_order(cohort, law, rule)
     return law
+
+
+def _check_first_order(cohort: Cohort, law: Choice, rule: Choice) -> None:
+    """Refuses decays that a law which is linear in m makes negative, at the largest m of a run."""
+    references = settings_array(cohort, "scaling.reference", law.values["reference"])
+    sizes = [max(m, last) for m, last in zip(cohort.batch_sizes, cohort.last_batches, strict=True)]
+    for name in (name for name in DECAYS if name in rule.numbers):
+        decays = settings_array(cohort, f"rule.{name}", rule.numbers[name])
+        for m, reference, decay in zip(sizes, references, decays, strict=True):
+            if sde_decay(decay, m / reference) < 0:
+                raise UserError(
+                    "config.scaling.name",
+                    f"'sde' makes {name} of {decay:g} at m = {reference:g} negative at m = {m:g}",
+                    "use 'rescaled', a larger config.scaling.reference, or smaller batches",
+                )
 
 
 def _schedules(problem: Problem, cohort: Cohort, rule: Choice) -> Schedules:

@@ -10,7 +10,7 @@ from sbt.schedules import settings
 from sbt.schedules.batch import BATCH_SCHEDULES
 from sbt.schedules.lr import MOMENTUM_SCHEDULES, SCHEDULES
 from sbt.schedules.noise import NOISE
-from sbt.schedules.scaling import LAWS, Scaled, Scaling, Size, scaled_learning_rate
+from sbt.schedules.scaling import LAWS, Scaled, Scaling, Size
 from sbt.train.state import Hyper
 
 
@@ -19,7 +19,7 @@ class Schedules(NamedTuple):
 
     Attributes:
       micro_batch: examples per tick that count towards m.
-      lr_scaling: how η follows from η̃, see :func:`sbt.schedules.scaled_learning_rate`.
+      lr_scaling: how η follows from η̃, where the law does not say so with a power of its own.
       scaling: of :data:`sbt.schedules.LAWS`: how rate and decays follow m.
       tokens: T, of each example; 0 where they are not counted.
       budget: D, examples of the whole training.
@@ -40,6 +40,15 @@ class Schedules(NamedTuple):
     momentum: Any = MOMENTUM_SCHEDULES["constant"]
     noise: Any = NOISE["none"]
     noise_form: str = "shb"
+
+    def grown(self, hyper: Hyper, progress: jax.Array) -> settings.Settings:
+        """The current m, and in place of η what the batch schedule multiplies it by."""
+        own = settings.Settings(jnp.ones_like(hyper.base_lr), hyper.batch_size, None)
+        if self.batch.name == "constant":
+            return own
+        return settings.grow_batch(self.batch, self.micro_batch, **hyper.batch_schedule)(
+            progress, own
+        )
 
     def moves(self, hyper: Hyper) -> list[settings.Move]:
         """What is done to a run's settings, in order; schedules that stand still do nothing."""
@@ -66,14 +75,15 @@ class Now(NamedTuple):
 def settings_at(schedules: Schedules, hyper: Hyper, progress: jax.Array) -> Now:
     """The settings of the update that begins at this progress.
 
-    η̃ and m of the run give η (Masters & Luschi 2018, section 2: η = m η̃) and, by the law of the
-    config, the decays; then the schedules move η, m and β, each from where the one before it left
-    them. The law sees the m that the run began with: a schedule of m brings its own rule for β.
+    By the law of the config, η̃ and m of the run give η (Masters & Luschi 2018, section 2:
+    η = m η̃), and the current m gives the decays; then the schedules move η, m and β, each from
+    where the one before it left them.
     """
-    rate = scaled_learning_rate(hyper.base_lr, hyper.batch_size, schedules.lr_scaling)
-    batch = jnp.asarray(hyper.batch_size).astype(jnp.result_type(rate))
-    size = Size(batch, schedules.tokens, schedules.budget)
-    scaled = schedules.scaling(Scaled(rate, hyper.rule), size, hyper.base_lr, **hyper.scaling)
+    grown = schedules.grown(hyper, progress)
+    batch = jnp.asarray(grown.batch_size).astype(jnp.result_type(hyper.base_lr))
+    size = Size(batch, schedules.tokens, schedules.budget, hyper.batch_size, grown.learning_rate)
+    base = Scaled(hyper.base_lr, hyper.rule)
+    scaled = schedules.scaling(base, size, schedules.lr_scaling, **hyper.scaling)
     rule = dict(scaled.rule)
     now = settings.Settings(scaled.learning_rate, hyper.batch_size, rule.get("momentum"))
     for move in schedules.moves(hyper):
