@@ -12,9 +12,11 @@ import toy
 
 import sbt
 from sbt.cli import main
+from sbt.config import complete
 from sbt.data import load as load_data
 from sbt.errors import UserError
 from sbt.sweep import problem
+from sbt.sweep.grid import make_grid
 from sbt.sweep.prepare import prepare
 from sbt.sweep.problem import Parts
 
@@ -123,6 +125,36 @@ def test_plans_at_full_size(file, variant, monkeypatch):
     possible = toy.runs(config)
     assert 0 < sweep.runs <= possible
     assert sweep.runs == possible or config.skip_impossible
+
+
+@pytest.mark.parametrize(
+    "figure, variants, runs",
+    [
+        ("fig01a", ("", "adafactor", "sgd", "muon"), 3110),
+        ("fig01b", ("",), 312),
+        ("fig03", ("", "t1", "t2"), 1911),
+        ("fig04", ("", "b1", "b2", "t2"), 1820),
+        ("fig05", ("",), 1260),
+    ],
+)
+def test_grids_of_marek_et_al_have_as_many_runs_as_theirs(figure, variants, runs):
+    configs = [toy.load(f"marek_2025/{figure}.py", variant) for variant in variants]
+    assert sum(map(toy.runs, configs)) == runs
+    assert toy.runs(toy.load(f"marek_2025/{figure}.py", "small")) >= 200
+
+
+def test_grids_of_marek_et_al_lie_around_the_optimum_of_each_batch_size():
+    grid = make_grid(complete(toy.load("marek_2025/fig03.py", "t1")))
+    found = {}
+    for run in grid.runs:
+        scaling = run.settings
+        if scaling["scaling.b1_tokens"] == 40_000:
+            m = scaling["batch_size"]
+            rate = grid.config.base_lr * m ** scaling["scaling.power"]
+            found[m] = rate, 40_000 * m ** scaling["scaling.b1_growth"]
+    assert found[1] == (1.7e-3, 40_000)
+    assert found[64] == pytest.approx((3e-3, 200_000))
+    assert found[4096] == pytest.approx((2.5e-3, 6_000_000))
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,35 @@ def test_exponent_of_the_best_rate(power, scaling, exponent):
     assert judged(tuning.rate_grows_slower, at_the_end, 0.5).verdict == OPEN
 
 
+@pytest.mark.parametrize("follows", [True, False])
+def test_exponents_count_with_the_power_by_which_rates_follow_m(follows):
+    """A best base rate that is the same at all m, under eta = rate m^0.3: the exponent is 0.3."""
+
+    def loss(batch_size, base_lr):
+        return 0.02 * (np.log2(base_lr) + 6) ** 2
+
+    table = ("batch_size", tuple((m, 0.3) for m in SIZES))
+    config = {"follow": {"scaling__power": table}} if follows else {"scaling": {"power": 0.3}}
+    grid = view(loss, config=config, batch_size=SIZES, base_lr=RATES)
+    assert judged(tuning.rate_grows_slower, grid, 0.31).verdict == HOLDS
+    assert judged(tuning.rate_grows_slower, grid, 0.29).verdict == FAILS
+
+
+@pytest.mark.parametrize(
+    ("gains", "outcome"),
+    [((0.1, 0.05, 0.0, 0.0), HOLDS), ((0.1,) * 4, FAILS), ((0.0, 0.0, 0.0, 0.1), FAILS)],
+)
+def test_what_a_law_gains_at_small_batch_sizes(gains, outcome):
+    def loss(scaling, batch_size, base_lr):
+        gained = dict(zip(SIZES, gains, strict=True))[batch_size] * (scaling == "half_life")
+        return abs(np.log2(base_lr) + 5) - gained
+
+    axes = {"scaling": ("fixed", "half_life"), "batch_size": SIZES, "base_lr": RATES}
+    verdict = judged(tuning.law_helps, view(loss, noise=1e-4, **axes))
+    assert verdict.verdict == outcome
+    assert judged(tuning.law_helps, view(loss, **axes), "sde").verdict == OPEN
+
+
 @pytest.mark.parametrize(("sign", "outcome"), [(1, HOLDS), (-1, FAILS)])
 def test_gaps_between_optimizers(sign, outcome):
     def loss(rule, batch_size, base_lr):

@@ -7,22 +7,33 @@ Marek et al. (2025), section 4.1: 30M parameters, FineWeb-Edu. Every optimizer h
 the smallest batch size, and the gap between them grows with it. Losses at B 1, 64, 1024: Adam 3.69,
 3.74, 3.94; Adafactor 3.69, 3.82, 4.57; Muon 3.66, 3.71, 3.82; SGD 3.82 (1) and above 4.9 (64).
 
-One variant for each optimizer, as the paper has a grid for each, 3110 runs: Adam over beta1 and
-beta2 (``""``), ``adafactor``, ``sgd`` without momentum, ``muon``. Adafactor's "beta2" is handed to
-optax's decay_rate, beta2(t) = 1 - (t+1)^-value, in the paper's code: with 0.9999 that is the plain
-mean of all squared gradients, not a half-life. ``adafactor`` is the grid of the code;
-``constant_decay`` the other reading, whose nearest in optax is RMSprop, its average not factored.
-The paper's Muon works per head, with Adam on both embeddings; ``optax.contrib.muon`` takes all
-matrices, embeddings too, and leaves 4-dimensional kernels of attention to Adam.
+A variant for each optimizer, with the paper's grid: Adam over rate, beta1 and the half-life of
+beta2 (``""``, 2100 runs), ``adafactor`` (210), ``sgd`` without momentum (100), ``muon`` (700),
+together its 3110. Rates are those of B = 1, times B^0.3 for Adam and Adafactor.
 
-``:small`` trains all four over the same wide grid of rates: 4 x 4 x 6 x 3 = 288 runs.
+The paper's code hands the "beta2" of Adafactor to optax's decay_rate, an exponent: beta2(t) = 1 -
+(t+1)^-value. With 0.9999 that is the mean of all squared gradients, not a half-life. ``adafactor``
+is the grid of that code; ``constant_decay`` (210 runs more) the other reading, whose nearest in
+optax is RMSprop, an average that is not factored. Muon works per head, Adam trains both embeddings
+(``sbt list rules``: muon); its rate is Muon's own here, and Adam's optimum in the paper.
+
+``:small`` trains all four over one grid of rates: 4 x 4 x 5 x 3 = 240 runs of 65,536 tokens.
 """
 
-from language import BATCH_SIZES, SMALL_BATCH_SIZES, factors, language_model
+from language import (
+    BATCH_SIZES,
+    FIRST,
+    SECOND,
+    SMALL_BATCH_SIZES,
+    SMALL_SECOND,
+    factors,
+    language_model,
+)
 from ml_collections import ConfigDict
 
 from sbt.report.claims import best_batch
 from sbt.report.tuning import optimizers_part
+from sbt.schedules import decay_of_half_life
 
 VARIANTS = ("", "adafactor", "constant_decay", "sgd", "muon", "small")
 CAPTION = "optimizers are alike at small batch sizes and part at large ones"
@@ -32,28 +43,36 @@ RULES = {
     "adafactor": "optax.adafactor",
     "constant_decay": "optax.rmsprop",
     "sgd": "sgd",
-    "muon": "optax.contrib.muon",
-    "small": "adam",
+    "muon": "muon",
 }
-OPTIMIZERS = ("optax.adam", "optax.adafactor", "optax.contrib.muon", "optax.sgd")
+HALF_LIFE, POWER = {"name": "half_life"}, {"power": 0.3}
+SCALING = {
+    "": HALF_LIFE | POWER,
+    "adafactor": HALF_LIFE | POWER,
+    "constant_decay": HALF_LIFE | POWER,
+    "muon": HALF_LIFE | {"b2_tokens": SECOND},
+    "small": POWER,
+}
+RATES = (1e-4, 3.5e-4, 1.2e-3, 4.16e-3, 1.443e-2, 5e-2)
+HALF_LIVES = (1e6, 3.16e6, 1e7, 3.16e7, 1e8)  # tokens
 GRIDS = {
     "": {
         "batch_size": BATCH_SIZES,
-        "base_lr": factors(1e-4, 5e-1, 3.5),
+        "base_lr": RATES,
         "rule__b1": (0, 0.5, 0.74655, 0.88403, 0.94935, 0.97832, 0.9908, 0.99611, 0.99836, 0.99931),
-        "rule__b2": (0.9, 0.96, 0.99, 0.999, 0.9999),
+        "scaling__b2_tokens": HALF_LIVES,
         "seed": (0,),
     },
     "adafactor": {
         "batch_size": BATCH_SIZES,
-        "base_lr": factors(1e-4, 5e-1, 3.5),
-        "rule__decay_rate": (0.23, 0.5, 0.8, 0.99, 0.9999),
+        "base_lr": RATES,
+        "scaling__decay_rate_tokens": HALF_LIVES,
         "seed": (0,),
     },
     "constant_decay": {
         "batch_size": BATCH_SIZES,
-        "base_lr": factors(1e-4, 5e-1, 3.5),
-        "rule__decay": (0.9, 0.96, 0.99, 0.999, 0.9999),
+        "base_lr": RATES,
+        "scaling__b2_tokens": HALF_LIVES,
         "seed": (0,),
     },
     "sgd": {
@@ -63,20 +82,32 @@ GRIDS = {
     },
     "muon": {
         "batch_size": BATCH_SIZES,
-        "base_lr": factors(1e-4, 0.1, 10 ** (1 / 3)),
-        "rule__beta": (0, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.9993),
+        "base_lr": (1e-4, 2e-4, 5e-4, 1e-3, 2.2e-3, 4.6e-3, 1e-2, 2.15e-2, 4.64e-2, 0.1),
+        "scaling__b1_tokens": factors(1e3, 1e7, 10 ** (4 / 9)),
         "seed": (0,),
     },
     "small": {
         "batch_size": SMALL_BATCH_SIZES,
-        "base_lr": factors(1e-3, 1.1, 4.0),
-        "rule": OPTIMIZERS,
+        "base_lr": factors(3e-3, 0.8, 4.0),
+        "rule": ("optax.adam", "optax.adafactor", "muon", "optax.sgd"),
         "seed": range(3),
     },
 }
+BETA2 = {"optax.adam": "half_life", "muon": "half_life"}  # which of :small have one by half-life
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The grid of one optimizer, or ``small``: all of them."""
-    rule = RULES.get(variant, "adam")
-    return language_model("fig01a", variant, CAPTION, CLAIMS, grids=GRIDS, rule=rule)
+    rule, scaling = RULES.get(variant, "adam"), SCALING.get(variant)
+    config = language_model(
+        "fig01a", variant, CAPTION, CLAIMS, grids=GRIDS, rule=rule, scaling=scaling
+    )
+    if variant == "muon":
+        b1 = {m: decay_of_half_life(life, 512 * m) for m, life in FIRST.items()}
+        config.follow.rule__adam_b1 = ("batch_size", tuple(b1.items()))
+    if variant == "small":
+        config.data.train_size = 1024
+        rules = config.sweep.rule
+        config.follow.scaling = ("rule", tuple((r, BETA2.get(r, "fixed")) for r in rules))
+        config.follow.scaling__b2_tokens = ("rule", tuple((r, SMALL_SECOND) for r in rules))
+    return config

@@ -6,24 +6,27 @@
 Marek et al. (2025), section 4.3: with beta2 = 0.95 a 19M-parameter model on C4 is best at B = 64 to
 256 and loses 0.18 nats at B = 16 (3.685 against 3.501), as Xiao (2024) found; with beta2 of a
 half-life of 10M tokens its loss is flat from 16 to 128 (3.521, 3.506, 3.501, 3.492). AdamW, weight
-decay 0.1, beta1 0.9; 18 learning rates, 5 seeds.
+decay 0.1, beta1 0.9; 18 learning rates (times B^0.25), 5 seeds. Two laws of beta2:
+2 x 7 x 18 x 5 = 1260 runs of 0.7 billion tokens, as in the paper, for accelerators.
 
-The grid holds both rules, and what is between them: its beta2 are those of one half-life at each of
-its batch sizes, so that a column is a fixed beta2 and the diagonal the half-life, that of 0.95 at
-the largest B. Full: 7 x 7 x 18 x 5 = 4410 runs of 0.7 billion tokens (the paper: two rules, 1260),
-for accelerators. ``:small``: 4 x 4 x 5 x 5 = 400 runs, half-life 55,000 of 131,072 tokens.
+``:small`` holds both laws, and what is between them: its beta2 are those of one half-life at each
+of its batch sizes, so that a column is a fixed beta2 and the diagonal the half-life, that of 0.95
+at the largest B: 4 x 4 x 5 x 5 = 400 runs, half-life 55,000 of 131,072 tokens.
 """
 
-from language import SMALL_BATCH_SIZES, language_model
+from language import SECOND, SMALL_BATCH_SIZES, language_model
 from ml_collections import ConfigDict
 
-from sbt.report.tuning import fixed_decay_fails, half_life_transfers, rescaled
+from sbt.report.tuning import fixed_decay_fails, half_life_transfers, law_helps, rescaled
 
 VARIANTS = ("", "small")
 CAPTION = "a fixed beta2 fails at small batch sizes, a fixed half-life does not"
 LARGEST = 0.95  # beta2 at the largest batch size
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
-CLAIMS = (fixed_decay_fails("rule__b2", LARGEST, 0.02), half_life_transfers("rule__b2"))
+CLAIMS = {
+    "": (law_helps("half_life", "fixed", 0.02),),
+    "small": (fixed_decay_fails("rule__b2", LARGEST, 0.02), half_life_transfers("rule__b2")),
+}
 
 
 def decays(sizes: tuple[int, ...]) -> tuple[float, ...]:
@@ -33,8 +36,8 @@ def decays(sizes: tuple[int, ...]) -> tuple[float, ...]:
 
 GRIDS = {
     "": {
+        "scaling": ("fixed", "half_life"),
         "batch_size": SIZES,
-        "rule__b2": decays(SIZES),
         "base_lr": tuple(1.6e-6 * 2**k for k in range(18)),
         "seed": range(5),
     },
@@ -50,7 +53,17 @@ GRIDS = {
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's grid and budget, or ``small``."""
     config = language_model(
-        "fig05", variant, CAPTION, CLAIMS, grids=GRIDS, model="gpt_19m", rule="optax.adamw"
+        "fig05",
+        variant,
+        CAPTION,
+        CLAIMS.get(variant, ()),
+        grids=GRIDS,
+        model="gpt_19m",
+        rule="optax.adamw",
+        scaling=None if variant else {"power": 0.25},
     )
     config.rule.weight_decay = 0.1
+    if not variant:
+        config.rule.b2 = LARGEST
+        config.follow.scaling__b2_tokens = ("scaling", (("half_life", SECOND),))
     return config

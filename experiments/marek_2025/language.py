@@ -5,11 +5,13 @@ per active parameter, linear warm-up from 0 over the first 5 % of the updates, t
 at every batch size. No weight decay where a figure does not say so, no clipping, no dropout,
 float32. Every run is evaluated once, at its end, on 20M tokens. Batch sizes count sequences.
 
-Two things differ here. Sequences are permuted one by one and the evaluation set is the same for all
+One thing differs here. Sequences are permuted one by one and the evaluation set is the same for all
 runs; the authors permute micro-batches of up to 16 neighbouring sequences and cut the evaluation
-set after that, so that it depends on seed and micro-batch. And the paper multiplies its learning
-rates by B^0.3 (B^0.25 in Fig. 5), so that grids are centred; here all batch sizes share one grid,
-wide enough for all of them.
+set after that, so that it depends on seed and micro-batch.
+
+Grids are the authors'. They lie around an optimum of each batch size: rates are multiplied by a
+power of it (``config.scaling.power``), by one power for all or, where the optima follow none, by
+that which leads from the optimum at B = 1 to that at B (:func:`through`); so are half-lives.
 
 FineWeb-Edu and C4 are read as flat files of tokens: ``--config.data.path=train.bin``, and
 ``--config.data.test_path=val.bin`` or the end of the first file.
@@ -19,6 +21,7 @@ network of two layers of width 64, 0.13 million parameters, sequences of 64. It 
 is not to be compared with the paper's numbers.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,6 +42,13 @@ BUDGETS = {
     "gpt_124m": (1024, 50257, 2_470_640_640),
 }
 SMALL_SEQUENCES, SMALL_TEST = 2048, 512
+# Adam's optimum for gpt_30m at each batch size: rate and half-life of beta1; at all of them beta2
+# has a half-life of 10M tokens.
+RATES = {1: 1.7e-3, 4: 2e-3, 16: 2e-3, 64: 3e-3, 256: 5e-3, 1024: 5e-3, 4096: 2.5e-3}
+FIRST = {1: 40e3, 4: 40e3, 16: 60e3, 64: 200e3, 256: 1e6, 1024: 3e6, 4096: 6e6}  # tokens
+SECOND = 1e7
+SMALL_RATES = {1: 2e-3, 4: 3.5e-3, 16: 7e-3, 64: 6e-3}  # found with fig05.py:small
+SMALL_SECOND = 55_000.0  # of 131,072 tokens: that of 0.95 at B = 64
 
 
 def language_model(
@@ -50,6 +60,7 @@ def language_model(
     grids: Mapping[str, Mapping[str, Any]],
     model: str = "gpt_30m",
     rule: str = "adam",
+    scaling: Mapping[str, Any] | None = None,
 ) -> ConfigDict:
     """The config of one figure.
 
@@ -62,6 +73,7 @@ def language_model(
         two cores.
       model: of the paper's.
       rule: update rule.
+      scaling: how hyperparameters follow the batch size, ``config.scaling``; None: they do not.
     """
     if variant not in grids:
         names = ", ".join(f":{name}" for name in grids if name)
@@ -70,7 +82,9 @@ def language_model(
     config = default()
     config.name = f"{figure}-{variant}" if variant else figure
     config.epochs = 1
-    config.lr_scaling = "none"
+    config.scaling = dict(scaling or {"name": "fixed"})
+    # A power says itself how rates follow the batch size.
+    config.lr_scaling = "linear" if "power" in config.scaling else "none"
     config.rule = {"name": rule}
     config.schedule = {
         "name": "cosine",
@@ -114,3 +128,14 @@ def factors(low: float, high: float, step: float = 2.0) -> tuple[float, ...]:
     while found[-1] * step <= high * 1.001:
         found.append(found[-1] * step)
     return tuple(float(f"{value:.4g}") for value in found)
+
+
+def around(centre: float) -> tuple[float, ...]:
+    """13 numbers, sqrt(2) apart, from an eighth of the centre to eight times it."""
+    return tuple(float(f"{centre * 2 ** (k / 2):.6g}") for k in range(-6, 7))
+
+
+def through(optima: Mapping[int, float]) -> tuple[str, tuple[tuple[int, float], ...]]:
+    """For ``config.follow``: of each batch size the power that leads to its optimum from 1's."""
+    powers = {m: math.log(best / optima[1]) / math.log(m) for m, best in optima.items() if m > 1}
+    return "batch_size", ((1, 0.0), *powers.items())

@@ -25,11 +25,11 @@ from scipy import stats
 from sbt.report.claims import FAILS, HOLDS, OPEN, Verdict, claim
 from sbt.report.view import BASE_LR, BATCH_SIZE, SEED, View
 from sbt.results import VALIDATION_SCORE
-from sbt.schedules import half_life_of_decay, rescaled_decay
+from sbt.schedules import POWERS, half_life_of_decay, rescaled_decay
 
 FEWEST_SEEDS = 3
 MOST_DRAWS = 2000
-OPTIMIZER = "rule"
+OPTIMIZER, LAW = "rule", "scaling"
 B1, B2 = "rule__b1", "rule__b2"
 WIDE = (BATCH_SIZE, BASE_LR, B1, B2)
 MAREK = "Marek et al. 2025, arXiv:2507.07101"
@@ -249,6 +249,43 @@ def half_life_transfers(view: View, axis: str = B2, decay: float = 0.95) -> Verd
     return decided(view, words, found.low > 0, found.high < 0, f"by {found} against the best fixed")
 
 
+@claim(axes=(*WIDE, LAW), source=f"{MAREK}, Fig. 5")
+def law_helps(
+    view: View, law: str = "half_life", other: str = "fixed", margin: float = 0.02
+) -> Verdict:
+    """Whether a law of the batch size gains at the smallest one what it need not at the largest.
+
+    More than ``margin`` against the other law at the smallest batch size, at most that at the
+    largest, all else tuned for each. Both are values of the axis ``scaling``.
+    """
+    words = f"{law} is better than {other} at the smallest m alone (margin {margin:g})"
+    if problem := _missing(view, BATCH_SIZE, LAW):
+        return Verdict(words, OPEN, problem)
+    if missing := {law, other} - set(view.ds[LAW].values.tolist()):
+        return Verdict(words, OPEN, f"the grid has no law {', '.join(sorted(missing))}")
+    sizes = _sizes(gains(view))
+
+    def lead(chosen: xr.DataArray, judged: xr.DataArray) -> np.ndarray:
+        found = []
+        for name in (law, other):
+            by, of = (
+                g.sel({LAW: name}).transpose(BATCH_SIZE, ...).values.reshape(sizes.size, -1)
+                for g in (chosen, judged)
+            )
+            found.append(of[np.arange(sizes.size), np.nanargmax(by, axis=1)])
+        return found[0] - found[1]
+
+    gained = held_out(view, lead)
+    small, large = gained[int(np.argmin(sizes))], gained[int(np.argmax(sizes))]
+    return decided(
+        view,
+        words,
+        small.low > margin and large.high <= margin,
+        small.high <= margin or large.low > margin,
+        f"gained, by m: {_by(sizes, gained)}",
+    )
+
+
 # --- basins, rates and optimizers -----------------------------------------------------------------
 
 
@@ -305,6 +342,17 @@ def best_position(x: np.ndarray, gain: np.ndarray) -> float:
     return float(x[i] - b / (2 * a)) if a < 0 else float(x[i])
 
 
+def _powers(view: View) -> np.ndarray:
+    """The power of m by which a base rate is multiplied, at each batch size."""
+    sizes = _sizes(gains(view))
+    follows, table = view.setting("follow", {}).get("scaling__power", (BATCH_SIZE, ()))
+    if follows == BATCH_SIZE and table:
+        return np.asarray([dict(map(tuple, table))[m] for m in sizes])
+    power = view.ds.coords.get("scaling__power", view.setting("scaling.power"))
+    named = POWERS[str(view.setting("lr_scaling", "linear"))]
+    return np.full(sizes.size, named if power is None else float(power))
+
+
 @claim(axes=WIDE, source=f"{MAREK}, Fig. 4")
 def rate_grows_slower(view: View, exponent: float = 0.5) -> Verdict:
     """Whether the best learning rate grows with the batch size more slowly than a power of it.
@@ -315,12 +363,12 @@ def rate_grows_slower(view: View, exponent: float = 0.5) -> Verdict:
     words = f"The best learning rate grows more slowly than m^{exponent:g}"
     if problem := _missing(view, BATCH_SIZE, BASE_LR):
         return Verdict(words, OPEN, problem)
-    power = {"linear": 1.0, "sqrt": 0.5}.get(str(view.setting("lr_scaling", "linear")), 0.0)
+    powers = _powers(view)
 
     def slope(gain: xr.DataArray) -> float:
         best = tuned(gain, BATCH_SIZE, BASE_LR).transpose(BATCH_SIZE, BASE_LR)
         x, sizes = np.log2(best[BASE_LR].values.astype(float)), np.log2(_sizes(best))
-        rates = np.asarray([best_position(x, row) for row in best.values]) + power * sizes
+        rates = np.asarray([best_position(x, row) for row in best.values]) + powers * sizes
         known = np.isfinite(rates)
         return float(np.polyfit(sizes[known], rates[known], 1)[0]) if known.sum() > 2 else np.nan
 
