@@ -42,6 +42,7 @@ def shorten_windows(patch, ticks):
         return dataclasses.replace(fit(*args, **kwargs), first_window=ticks)
 
     patch.setattr(loop, "WINDOW_SECONDS", 0.0)
+    patch.setattr(loop, "LEAST_TICKS", 1)
     patch.setattr(runs, "fit", fit_short)
 
 

@@ -62,6 +62,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 import sbt
 from sbt.sweep import records, loop
 loop.WINDOW_SECONDS = 0.02  # many looks, checkpoints and writes in a short life
+loop.LEAST_TICKS = 1
 records.WRITE_SECONDS = 1.0
 try:
     sbt.run(json.loads(sys.argv[1]), sys.argv[2], progress=False)

@@ -23,6 +23,9 @@ from sbt.sweep.weights import place_of
 from sbt.train.state import TrainState
 
 WINDOW_SECONDS = 5.0  # between two looks at the clock, the signals and the progress display
+# A call reads and writes the states of all lanes; ticks that share it share that cost. So many at
+# least, while they take no longer than that.
+LEAST_TICKS, LEAST_SECONDS = 4, 30.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -94,7 +97,7 @@ class Loop:
             slots.ticks[slots.live] += count
             self._report(count, seconds)
             if count >= window // 2 or seconds > WINDOW_SECONDS:
-                window = max(1, int(count * min(4.0, WINDOW_SECONDS / seconds)))
+                window = self._next_window(count, seconds)
             ended = slots.ended()
             done = np.flatnonzero(slots.finished())
             for epoch, lanes in ended.items():
@@ -115,6 +118,12 @@ class Loop:
                 records.progress.note(f"stopped at epoch {self._epochs():.2f}")
                 raise Interrupted
         records.write("running")
+
+    @staticmethod
+    def _next_window(count: int, seconds: float) -> int:
+        """Ticks of the next windows, from those of one and their time."""
+        least = LEAST_TICKS if LEAST_TICKS * seconds <= LEAST_SECONDS * count else 1
+        return max(least, int(count * min(4.0, WINDOW_SECONDS / seconds)))
 
     def _agreed(self, window: int, saving: bool) -> tuple[int, bool, bool]:
         """Length of the next window, whether to save, whether to stop: the same in all processes.
