@@ -26,7 +26,7 @@ from sbt.errors import UserError, nearest, shown
 from sbt.measure import MEASUREMENTS
 from sbt.models import MODELS
 from sbt.nn.conv import IMPLEMENTATIONS
-from sbt.optim import RULES, foreign
+from sbt.optim import ROUNDINGS, RULES, foreign
 from sbt.ranges import COUNT, FRACTION, NON_NEGATIVE, POSITIVE, Range
 from sbt.schedules import BATCH_SCHEDULES, LAWS, MOMENTUM_SCHEDULES, NOISE, SCALINGS, SCHEDULES
 from sbt.tasks import TASKS
@@ -39,6 +39,7 @@ SECTIONS: dict[str, Registry] = {
     "task": TASKS,
     "model": MODELS,
     "rule": RULES,
+    "rounding": ROUNDINGS,
     "schedule": SCHEDULES,
     "scaling": LAWS,
     "batch_schedule": BATCH_SCHEDULES,
@@ -111,6 +112,7 @@ FIELDS: dict[str, Field] = {
     "seed": _whole(0, "of weights, order, augmentation and dropout", SEED),
     "epochs": _whole(10, "passes over the training set"),
     "rule.name": _text("sgd", "and that rule's own hyperparameters"),
+    "rounding.name": _text("none", "of weights to bfloat16 after updates: stochastic, nearest"),
     "schedule.name": _text("constant", "of the learning rate over progress; and its fields"),
     "scaling.name": _text("fixed", "how decays follow m: half_life, rescaled, sde; and fields"),
     "batch_schedule.name": _text("constant", "changes m during training; and its fields"),

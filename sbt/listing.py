@@ -140,6 +140,7 @@ def _numbers(fields: Mapping[str, Any]) -> str:
 
 _TITLES = {
     "rule": "Update rules (config.rule.name) and their numbers, all sweepable",
+    "rounding": "How weights are rounded to bfloat16 after updates (config.rounding.name)",
     "schedule": "Learning rates over time (config.schedule.name)",
     "batch_schedule": "Batch sizes over time (config.batch_schedule.name)",
     "task": "What is learned (config.task.name)",

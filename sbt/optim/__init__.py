@@ -36,6 +36,7 @@ from sbt.optim.random_scaling import randomly_scaled_sgdm as randomly_scaled_sgd
 from sbt.optim.remedies import adversarial_loss as adversarial_loss
 from sbt.optim.remedies import fast_gradient_sign as fast_gradient_sign
 from sbt.optim.remedies import stability_loss as stability_loss
+from sbt.optim.rounding import ROUNDINGS as ROUNDINGS
 from sbt.optim.rounding import bfloat16_weights as bfloat16_weights
 from sbt.optim.rounding import round_stochastically as round_stochastically
 from sbt.optim.sample_rule import accumulated_gradient as accumulated_gradient

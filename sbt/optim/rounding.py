@@ -3,6 +3,10 @@
 A bfloat16 number has eight bits of significand. An update that is smaller than half the distance
 between two of them is lost by rounding to the nearest, every time; small batches make many such
 updates. Rounded by chance they arrive on average.
+
+Sweeps round what a rule has made of the weights (``config.rounding.name``, :data:`ROUNDINGS`) and
+keep it in float32, which takes no less memory; a loop of one's own wraps the rule
+(:func:`bfloat16_weights`). With the same key both arrive at the same weights.
 """
 
 from typing import Any, Literal, get_args
@@ -12,6 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from sbt.choice import Registry
 from sbt.optim import base
 
 Rounding = Literal["stochastic", "nearest"]
@@ -51,6 +56,54 @@ def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
     kept = ((bits + noise) >> _DROPPED).astype(jnp.uint16)
     drawn = lax.bitcast_convert_type(kept, jnp.bfloat16)
     return jnp.where(jnp.isfinite(x), drawn, x.astype(jnp.bfloat16))
+
+
+def rounded(weights: Any, key: jax.Array | None, rounding: Rounding = "stochastic") -> Any:
+    """Real weights of float32 or wider as bfloat16 holds them, in the dtype that they have.
+
+    What is wider than float32 is rounded to that first, by chance only.
+
+    Args:
+      weights: a tree.
+      key: typed, apart from what a rule draws from the same key; ``'nearest'`` needs none.
+      rounding: ``'stochastic'``, every leaf on its own; or ``'nearest'``, ties to even.
+    """
+    if rounding == "nearest":
+        # XLA may leave out a cast and its inverse, but not this.
+        return jax.tree.map(lambda x: lax.reduce_precision(x, 8, 7), weights)
+    leaves, structure = jax.tree.flatten(weights)
+    keys = jax.random.split(jax.random.fold_in(key, 0x5B7), len(leaves))
+    drawn = [round_stochastically(x, own) for x, own in zip(leaves, keys, strict=True)]
+    narrow = [new.astype(x.dtype) for new, x in zip(drawn, leaves, strict=True)]
+    return jax.tree.unflatten(structure, narrow)
+
+
+# --- in sweeps ------------------------------------------------------------------------------------
+
+ROUNDINGS = Registry("rounding", default="none")
+"""Functions of the weights that an update leaves, and a key, to those that are kept."""
+
+
+@ROUNDINGS.register("none")
+def none(weights: Any, key: jax.Array) -> Any:
+    """Weights stay in the precision of the updates."""
+    del key
+    return weights
+
+
+@ROUNDINGS.register("stochastic", source="Marek et al. 2025, arXiv 2507.07101, figure 9")
+def stochastic(weights: Any, key: jax.Array) -> Any:
+    """After every update up or down by chance: without bias, small updates arrive on average."""
+    return rounded(weights, key, "stochastic")
+
+
+@ROUNDINGS.register("nearest", source="Marek et al. 2025, arXiv 2507.07101, figure 9")
+def nearest(weights: Any, key: jax.Array) -> Any:
+    """After every update to the nearest: updates below half a step are lost."""
+    return rounded(weights, key, "nearest")
+
+
+# --- in loops of one's own ------------------------------------------------------------------------
 
 
 def bfloat16_weights(
@@ -108,29 +161,21 @@ def bfloat16_weights(
             raise ValueError("Stochastic rounding draws: update(..., params, key=key) needs a key.")
         wide = _wide(params)
         steps, state = wrapped.update(_wide(updates), state, wide, key=key, **extra)
-        leaves, structure = jax.tree.flatten(steps)
-        keys: Any = [None] * len(leaves)
-        if key is not None:  # apart from what the rule itself draws from the key
-            keys = jax.random.split(jax.random.fold_in(key, 0x5B7), len(leaves))
-        stored = (jax.tree.leaves(wide), jax.tree.leaves(params), keys)
-        rounded = [
-            _rounded_step(step, w, was, rounding, its_key)
-            for step, w, was, its_key in zip(leaves, *stored, strict=True)
-        ]
-        return jax.tree.unflatten(structure, rounded), state
+        narrow = jax.tree.map(lambda x: x.dtype == jnp.bfloat16, params)
+
+        def after(narrow: bool, wide: jax.Array, step: jax.Array) -> jax.Array:
+            # What is left alone keeps its place, so that no leaf's key depends on it.
+            return wide + step.astype(jnp.float32) if narrow else jnp.zeros((), jnp.float32)
+
+        stored = rounded(jax.tree.map(after, narrow, wide, steps), key, rounding)
+
+        def step(narrow: bool, own: jax.Array, wide: jax.Array, stored: jax.Array) -> jax.Array:
+            return stored - wide if narrow else own
+
+        return jax.tree.map(step, narrow, steps, wide, stored), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _wide(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, tree)
-
-
-def _rounded_step(
-    step: jax.Array, wide: jax.Array, was: jax.Array, rounding: Rounding, key: Any
-) -> jax.Array:
-    if was.dtype != jnp.bfloat16:
-        return step
-    after = wide + step.astype(jnp.float32)
-    stored = round_stochastically(after, key) if rounding == "stochastic" else after
-    return stored.astype(jnp.bfloat16).astype(jnp.float32) - wide

@@ -22,6 +22,7 @@ from sbt.measure.registry import MEASUREMENTS, Found, Subject, separate_in
 from sbt.measure.trees import is_float
 from sbt.models.check import zeros
 from sbt.nn.conv import Implementation, lane_friendly
+from sbt.optim import ROUNDINGS
 from sbt.parallel.mesh import LANE_AXIS, fetch, put
 from sbt.sweep.engine import EVALUATION_BATCH, PRECISE_BATCHES
 from sbt.sweep.lanes import Lanes, make_lanes
@@ -100,10 +101,10 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
         return {name: jnp.mean(metric.each(*seen)) for name, metric in task.told.items()}
 
     def initial() -> Any:
-        if start is not None:
-            return start
-        example = problem.example()
-        return model.init(purpose_key(hyper.key, "init"), zeros(example))[0]
+        params = start
+        if params is None:
+            params = model.init(purpose_key(hyper.key, "init"), zeros(problem.example()))[0]
+        return step.starting(ROUNDINGS.configured(config.rounding), hyper, params)
 
     def example_loss(params: Any, example: jax.Array) -> jax.Array:
         if cohort.facts.batch_statistics and (training or config.evaluate.statistics == "batch"):

@@ -22,7 +22,7 @@ from sbt.measure.registry import MEASUREMENTS, online_in
 from sbt.models.adapter import Model, as_model
 from sbt.models.check import check_model, depends_on_input, whose, zeros
 from sbt.models.registry import build_model
-from sbt.optim import RULES
+from sbt.optim import ROUNDINGS, RULES
 from sbt.parallel.mesh import DATA_AXIS, LANE_AXIS, put
 from sbt.schedules import BATCH_SCHEDULES, MOMENTUM_SCHEDULES, NOISE, SCHEDULES
 from sbt.schedules.scaling import DECAYS, LAWS, decay_in, sde_decay
@@ -430,7 +430,36 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
         accumulates=cohort.accumulates,
         sharding=cohort.sharding,
         online=_online(problem, cohort),
+        rounding=_rounding(problem, cohort),
     )
+
+
+def _rounding(problem: Problem, cohort: Cohort) -> Choice:
+    """How weights are rounded after an update.
+
+    Raises:
+      UserError: the weights of the model are no real numbers of float32 or wider, or devices
+        average theirs.
+    """
+    config = cohort.config
+    chosen = ROUNDINGS.configured(config.rounding)
+    if chosen.name == "none":
+        return chosen
+    for path, leaf in jax.tree_util.tree_leaves_with_path(problem.params()):
+        if leaf.dtype not in (jnp.float32, jnp.float64):
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UserError(
+                "config.rounding.name",
+                f"{chosen.name!r} rounds what is computed in float32, and {where} is {leaf.dtype}",
+                "give the module parameters of float32 (param_dtype), or use 'none'",
+            )
+    if cohort.sharding.local:
+        raise UserError(
+            "config.rounding.name",
+            f"{chosen.name!r} would not hold of the means of weights that local SGD evaluates",
+            "set config.parallel.local_steps to 1, or use 'none'",
+        )
+    return chosen
 
 
 def _check_objective(config: ConfigDict, problem: Problem) -> None:

@@ -17,7 +17,7 @@ from jax import lax
 
 from sbt.data.order import purpose_key
 from sbt.measure.online import Online, Update, seen_tick, seen_update
-from sbt.optim import evaluation_point
+from sbt.optim import ROUNDINGS, evaluation_point
 from sbt.tasks.base import Examples
 from sbt.train import extras
 from sbt.train.gradient import Averages, Objective, drawn_gradients
@@ -35,6 +35,7 @@ class Program:
       objective: model, loss and what is made of them.
       make_transform: ``(learning_rate, hyperparameters) -> optax transformation``; called while
         tracing, at every update, with that update's values.
+      rounding: of :data:`sbt.optim.ROUNDINGS`: ``(weights, key) -> `` those that are kept.
       schedules: how learning rate, batch size and momentum follow from progress.
       batches: ``(arrays, indices, epochs, key, train) -> examples``; in training, the examples
         ``copies`` times, each copy augmented on its own.
@@ -60,6 +61,7 @@ class Program:
     accumulates: bool = True
     sharding: Sharding = ONE_DEVICE
     online: tuple[Online, ...] = ()
+    rounding: Callable[[Any, jax.Array], Any] = ROUNDINGS["none"]
 
     @property
     def draws(self) -> int:
@@ -78,11 +80,17 @@ def progress_of(program: Program, hyper: Hyper, examples: jax.Array) -> jax.Arra
     return examples.astype(dtype) / jnp.asarray(program.total_examples, dtype)
 
 
+def starting(rounding: Callable[[Any, jax.Array], Any], hyper: Hyper, params: Any) -> Any:
+    """The weights that a run starts from, rounded as those that it arrives at."""
+    return rounding(params, purpose_key(hyper.key, "init"))
+
+
 def state_from(program: Program, hyper: Hyper, params: Any, stats: Any) -> TrainState:
     """The state of a run that starts from given weights, before its first example."""
     # At the settings of the first update: a rule may keep them in its state.
     first = settings_at(program.schedules, hyper, jnp.zeros_like(hyper.base_lr))
     transform = program.make_transform(first.learning_rate, first.rule)
+    params = starting(program.rounding, hyper, params)
     average: Any = ()
     if program.accumulates:
         average = jax.tree.map(
@@ -141,6 +149,7 @@ def micro_step(
             (optax.apply_updates(state.params, updates), average.stats),
             state.updates + 1,
         )
+        params = program.rounding(params, rule_key)
         shown = Update(average.grads, state.params, params, now.learning_rate, now.batch_size)
         return state._replace(
             params=params,
