@@ -58,7 +58,7 @@ def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(x), drawn, x.astype(jnp.bfloat16))
 
 
-def rounded(weights: Any, key: jax.Array | None, rounding: Rounding = "stochastic") -> Any:
+def rounded(weights: Any, key: Any, rounding: Rounding = "stochastic") -> Any:
     """Real weights of float32 or wider as bfloat16 holds them, in the dtype that they have.
 
     What is wider than float32 is rounded to that first, by chance only.
