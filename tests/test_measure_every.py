@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from lanes import compiling
 
 import sbt
@@ -12,6 +13,12 @@ from sbt import config as configs
 from sbt import measure
 from sbt.errors import UserError
 from sbt.measure import MEASUREMENTS
+from sbt.measure.registry import RULE_STATE
+from sbt.sweep.lanes import make_lanes
+from sbt.sweep.observe import Trained, make_subject
+from sbt.sweep.prepare import prepare
+from sbt.sweep.problem import Parts
+from sbt.sweep.weights import kept_weights
 
 N, CLASSES = 24, 3
 
@@ -40,6 +47,8 @@ FAST = {
     "discarded_gradient": {"fractions": (0.5,)},
     "curvature_radius": {"samples": 4},
     "batch_sharpness": {"batches": 2},
+    "gradient_noise_interaction": {"batches": 2},
+    "preconditioned_sharpness": {"order": 2},
 }
 
 
@@ -83,14 +92,19 @@ def test_every_measurement_in_training_and_afterwards(network, tmp_path):
     left_out = {"norm_noise_scale"} if network in WITHOUT_NORMS else set()
     every = tuple(name for name in MEASUREMENTS if name not in left_out)
     measure = {**FAST, "names": every}
-    during = sbt.run(sweep(NETWORKS[network], measure=measure), dataset=data(network))
-    sbt.run(sweep(NETWORKS[network]), tmp_path, dataset=data(network))
-    names = tuple(name for name in every if MEASUREMENTS[name].facts["cost"] != "free")
+    adam = {"name": "adam"}  # whose state every measurement can look at
+    config = sweep(NETWORKS[network], measure=measure, rule=adam)
+    during = sbt.run(config, dataset=data(network))
+    sbt.run(sweep(NETWORKS[network], rule=adam), tmp_path, dataset=data(network))
+    known = [MEASUREMENTS[name] for name in every]
+    names = tuple(
+        one.name for one in known if one.facts["cost"] != "free" and RULE_STATE not in one.needs
+    )
     after = sbt.measure_runs(tmp_path, {**FAST, "names": names}, dataset=data(network))
     for name, variable in during.data_vars.items():
         if "measurement" not in variable.attrs:
             continue
-        if "epoch" not in variable.dims:
+        if "epoch" not in variable.dims and name in after:
             # Online measurements have a layer "all", which then stands in every variable.
             same = variable.sel({dim: after[name][dim] for dim in after[name].dims})
             np.testing.assert_allclose(after[name], same, rtol=2e-3, atol=1e-5, err_msg=name)
@@ -104,6 +118,44 @@ def test_measurements_of_a_transformer_in_the_units_of_its_task():
     for name in ("batch_sharpness", "batch_sharpness_error", "batch_loss_std"):
         assert "measurement" in dataset[name].attrs and np.isfinite(dataset[name]).all()
     assert dataset["batch_loss_std"].attrs["units"] == "nats per token"
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        "dense",
+        pytest.param("convolutions and batch norm", marks=pytest.mark.slow),
+        pytest.param("attention", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("rule", ["adam", "optax.rmsprop"])
+def test_curvature_as_a_rule_feels_it(network, rule, tmp_path, x64):
+    """Against the eigenvalue of the dense matrix, of the weights and the state that are kept."""
+    name = "preconditioned_sharpness"
+    kept = {"final_weights": True, "rule_state": True}
+    model = {**NETWORKS[network], **({"channels": (2,)} if "norm" in network else {})}
+    config = sweep(model, rule={"name": rule}, checkpoint=kept)
+    config.measure = {"names": (name,), name: {"order": 300}}
+    with jax.numpy_dtype_promotion("standard"):
+        found = sbt.run(config, tmp_path, dataset=data(network))[name]
+        (row,) = (row for rows in kept_weights(None, tmp_path) for row in rows.values())
+        planned = prepare(config, Parts(None, data(network)))
+        (cohort,) = planned.cohorts
+        hyper = jax.tree.map(lambda leaf: leaf[0], make_lanes(cohort, [0]).hyper)
+        placed, seen = planned.place(cohort), Trained(*row.weights(), hyper, None)
+        loss = make_subject(placed, seen, placed.arrays, jax.random.key(0)).loss
+        flat, unravel = ravel_pytree(row.weights().params)
+        hessian = np.asarray(jax.jit(jax.hessian(lambda w: loss(unravel(w))))(flat))
+    states, leaves = row.rule(), jax.tree.leaves(row.weights().params)
+    square = np.concatenate([np.ravel(leaf) for leaf in states[-len(leaves) :]])
+    if rule == "adam":
+        count = int(states[0])
+        assert count == N // 8
+        divisor = np.sqrt(square / (1 - 0.999**count)) + 1e-8
+    else:
+        divisor = np.sqrt(square + 1e-8)
+    expected = np.linalg.eigvalsh(hessian / np.sqrt(np.outer(divisor, divisor)))[-1]
+    np.testing.assert_allclose(found.item(), expected, rtol=1e-6)
 
 
 def test_a_model_without_norms_has_no_noise_scale_of_them():
@@ -151,6 +203,17 @@ def test_a_users_network_has_the_hessian_of_stock_convolutions(x64):
 
 
 # --- what is refused -----------------------------------------------------------------------------
+
+
+def test_the_state_of_a_rule_is_there_in_training_alone(tmp_path):
+    measure = {"names": ("preconditioned_sharpness",)}
+    for rule in ("sgd", "optax.contrib.muon", "lamb"):
+        with pytest.raises(UserError, match="mean of squared gradients"):
+            config = sweep(NETWORKS["dense"], measure=measure, rule={"name": rule})
+            sbt.run(config, dataset=data())
+    (tmp_path / "config.json").write_text(configs.to_json(sweep(NETWORKS["dense"])))
+    with pytest.raises(UserError, match="measure while training"):
+        sbt.measure_runs(tmp_path, measure, dataset=data())
 
 
 @pytest.mark.parametrize(

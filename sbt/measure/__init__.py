@@ -21,7 +21,9 @@ nothing, a loss that is no function or returns anything else, and values of othe
 
 from sbt.measure.edge import BatchSharpness as BatchSharpness
 from sbt.measure.edge import batch_sharpness as batch_sharpness
+from sbt.measure.edge import gradient_noise_interaction as gradient_noise_interaction
 from sbt.measure.edge import preconditioned_sharpness as preconditioned_sharpness
+from sbt.measure.edge import preconditioner as preconditioner
 from sbt.measure.gradients import GradientPrediction as GradientPrediction
 from sbt.measure.gradients import GradientSize as GradientSize
 from sbt.measure.gradients import Moments as Moments

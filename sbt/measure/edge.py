@@ -25,12 +25,13 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 from jax.typing import ArrayLike
 
 from sbt.errors import UserError
 from sbt.measure.noise import jackknife_error
-from sbt.measure.registry import MEASUREMENTS, Found, Labelled, Subject
+from sbt.measure.registry import MEASUREMENTS, RULE_STATE, STEPS, Found, Labelled, Rule, Subject
 from sbt.measure.spectrum import SAMPLES, hessian_operator, lanczos, ritz
 from sbt.measure.split import split_size
 from sbt.measure.trees import Loss, Where, checked_count, checked_key, ravel, surface
@@ -95,37 +96,16 @@ def batch_sharpness(
     """
     one_of("mean", mean, get_args(Mean))
     check_number("batches", batches, SAMPLES, whole=True)
-    if micro_batch is None:
-        micro_batch = checked_count("batch_size", batch_size)
-    size, key = split_size(arrays, micro_batch, "micro_batch"), checked_key(key)
-    if micro_batch > size:
-        raise UserError(
-            "batch_size", f"{micro_batch} of {size} examples", "draw no more than there are"
-        )
-    g, count = micro_batch, jnp.minimum(jnp.asarray(batch_size), size) // micro_batch
-    at = surface(batch_loss, params, where, field="batch_loss")
-    arrays = jax.tree.map(jnp.asarray, arrays)
+    drawn = _Draws(batch_loss, params, arrays, batch_size, micro_batch, key, where)
 
     def draw(i: jax.Array) -> tuple[jax.Array, jax.Array]:
-        order = jax.random.permutation(jax.random.fold_in(key, i), size)
+        gradient = drawn.gradient(i)
 
-        def loss(x: jax.Array, part: jax.Array) -> jax.Array:
-            taken = lax.dynamic_slice_in_dim(order, part * g, g)
-            return at.loss(x, jax.tree.map(lambda a: a[taken], arrays))
+        def along(x: jax.Array, part: jax.Array) -> jax.Array:
+            slope = jax.grad(lambda x: drawn.loss(x, i, part))
+            return jnp.vdot(gradient, jax.jvp(slope, (x,), (gradient,))[1])
 
-        zeros = jnp.zeros_like(at.point)
-        whole = lax.fori_loop(
-            0, count, lambda part, sum_: sum_ + jax.grad(loss)(at.point, part), zeros
-        )
-        gradient = whole / count.astype(whole.dtype)
-
-        def along(part: jax.Array) -> jax.Array:
-            slope = lambda x: jax.grad(loss)(x, part)  # noqa: E731
-            return jnp.vdot(gradient, jax.jvp(slope, (at.point,), (gradient,))[1])
-
-        zero = jnp.zeros((), at.point.dtype)
-        bent = lax.fori_loop(0, count, lambda part, sum_: sum_ + along(part), zero)
-        return bent / count.astype(bent.dtype), jnp.vdot(gradient, gradient)
+        return drawn.mean(along, jnp.zeros((), gradient.dtype)), jnp.vdot(gradient, gradient)
 
     bent, square = lax.map(draw, jnp.arange(batches))
     if mean == "ratios":
@@ -133,6 +113,155 @@ def batch_sharpness(
         return BatchSharpness(jnp.mean(each), jnp.std(each, ddof=1) / math.sqrt(batches))
     without = (jnp.sum(bent) - bent) / (jnp.sum(square) - square)
     return BatchSharpness(jnp.sum(bent) / jnp.sum(square), jackknife_error(without))
+
+
+class _Draws:
+    """Batches of a split, drawn without replacement; their number of micro-batches may be traced.
+
+    Raises:
+      UserError: more examples than there are.
+    """
+
+    def __init__(
+        self,
+        batch_loss: Any,
+        params: Any,
+        arrays: Any,
+        batch_size: ArrayLike,
+        micro_batch: int | None,
+        key: jax.Array | None,
+        where: Where,
+    ):
+        if micro_batch is None:
+            micro_batch = checked_count("batch_size", batch_size)
+        size, self._key = split_size(arrays, micro_batch, "micro_batch"), checked_key(key)
+        if micro_batch > size:
+            remedy = "draw no more than there are"
+            raise UserError("batch_size", f"{micro_batch} of {size} examples", remedy)
+        self._size, self._micro_batch = size, micro_batch
+        self._count = jnp.minimum(jnp.asarray(batch_size), size) // micro_batch
+        self._at = surface(batch_loss, params, where, field="batch_loss")
+        self._arrays = jax.tree.map(jnp.asarray, arrays)
+
+    def loss(self, x: jax.Array, i: jax.Array, part: jax.Array) -> jax.Array:
+        """Mean loss of a micro-batch of batch ``i``, at any point."""
+        order = jax.random.permutation(jax.random.fold_in(self._key, i), self._size)
+        g = self._micro_batch
+        taken = lax.dynamic_slice_in_dim(order, part * g, g)
+        return self._at.loss(x, jax.tree.map(lambda a: a[taken], self._arrays))
+
+    def mean(self, each: Any, zero: jax.Array) -> jax.Array:
+        """Mean over the micro-batches of a batch of ``each(point, part)``."""
+        point = self._at.point
+        total = lax.fori_loop(0, self._count, lambda part, sum_: sum_ + each(point, part), zero)
+        return total / self._count.astype(total.dtype)
+
+    def gradient(self, i: jax.Array) -> jax.Array:
+        """Of batch ``i``, flat."""
+        each = jax.grad(self.loss)
+        return self.mean(lambda x, part: each(x, i, part), jnp.zeros_like(self._at.point))
+
+
+def gradient_noise_interaction(
+    loss_fn: Loss,
+    batch_loss: Any,
+    params: Any,
+    arrays: Any,
+    batch_size: ArrayLike,
+    *,
+    batches: int = 100,
+    micro_batch: int | None = None,
+    key: jax.Array | None = None,
+    where: Where = None,
+) -> BatchSharpness:
+    r"""Curvature of the whole loss along gradients of batches, over that of the whole gradient.
+
+    .. math:: E_B[g_B^\top H g_B] \,/\, |\nabla L|^2
+
+    with :math:`H` and :math:`\nabla L` of the whole split: the gradient-noise interaction. At
+    :math:`2/\eta` a step of SGD leaves a quadratic loss as it is on average. It says that the loss
+    is stationary, not that training is at the edge of stability: every noisy quadratic arrives
+    there, whatever its curvature.
+
+    Args:
+      loss_fn: mean loss over the split.
+      batch_loss: and what follows, as in :func:`batch_sharpness`.
+
+    Returns:
+      The value, and its standard error over batches. NaN where the gradient vanishes. Cost:
+      ``batches`` times a gradient of m examples and a Hessian-vector product of the split.
+
+    Raises:
+      UserError: for fewer than two batches, or more examples than there are.
+
+    Examples:
+      >>> each = lambda w, x: 1.5 * jnp.mean((w - x) ** 2)
+      >>> x = jnp.arange(8.0)
+      >>> whole = lambda w: each(w, x)
+      >>> print(gradient_noise_interaction(whole, each, 9.0, x, 8, batches=5).value)
+      3.0
+    """
+    check_number("batches", batches, SAMPLES, whole=True)
+    drawn = _Draws(batch_loss, params, arrays, batch_size, micro_batch, key, where)
+    hessian = hessian_operator(loss_fn, params, where)
+    whole = jax.grad(surface(loss_fn, params, where).loss)(hessian.point)
+
+    def draw(i: jax.Array) -> jax.Array:
+        gradient = drawn.gradient(i)
+        return jnp.vdot(gradient, hessian.product(gradient))
+
+    each = lax.map(draw, jnp.arange(batches)) / jnp.vdot(whole, whole)
+    return BatchSharpness(jnp.mean(each), jnp.std(each, ddof=1) / math.sqrt(batches))
+
+
+# Rules of whose steps a mean of squared gradients says only a part.
+_OTHERWISE = ("adamax", "adamaxw", "lamb")
+_ADAM = optax.ScaleByAdamState
+# That of a bias correction has no public name.
+_RMS = (optax.ScaleByRmsState, type(optax.scale_by_rms(bias_correction=True).init(())))
+_NUMBER = int | float | jax.Array
+
+
+def preconditioner(rule: Rule, params: Any) -> Any:
+    r"""The diagonal by which Adam and RMSProp divide, a tree like ``params``.
+
+    .. math:: P = \operatorname{diag}\left(\sqrt{\hat v + \epsilon_r} + \epsilon\right)
+
+    :math:`\hat v` is the mean of squared gradients, corrected for its start where the rule corrects
+    it; RMSProp of optax has :math:`\epsilon` inside the root. The mean is found in the state of any
+    chain; decay and :math:`\epsilon` are the rule's hyperparameters ``b2`` (RMSProp: ``decay``) and
+    ``eps``. Before the first update it is NaN.
+
+    Raises:
+      UserError: the rule has no such mean for every weight, several, or not these hyperparameters.
+    """
+    field, remedy = "config.rule.name", "measure it of Adam, AdamW or RMSProp"
+    holds = (_ADAM, *_RMS)
+    leaves = jax.tree.leaves(rule.state, is_leaf=lambda node: isinstance(node, holds))
+    found = [node for node in leaves if isinstance(node, holds)]
+    if len(found) != 1 or rule.name.rpartition(".")[2] in _OTHERWISE:
+        problem = f"{rule.name!r} does not divide by the root of one mean of squared gradients"
+        raise UserError(field, problem, remedy)
+    (state,) = found
+    if jax.tree.structure(state.nu) != jax.tree.structure(params):
+        problem = f"{rule.name!r} divides only some of the weights by a mean of squared gradients"
+        raise UserError(field, problem, remedy)
+    decay = "b2" if isinstance(state, _ADAM) else "decay"
+    missing = [name for name in (decay, "eps") if not isinstance(rule.values.get(name), _NUMBER)]
+    if missing:
+        problem = f"{rule.name!r} has no number {' or '.join(map(repr, missing))}"
+        raise UserError(field, problem, "give the function of the rule keywords of these names")
+    eps, root = rule.values["eps"], rule.values.get("eps_root", 0.0)
+    if isinstance(state, _RMS) and rule.values.get("eps_in_sqrt", True):
+        eps, root = 0.0, eps
+    count = state.count if "count" in state._fields else None  # tuples have another
+
+    def divisor(square: jax.Array) -> jax.Array:
+        start = 1.0 if count is None else 1 - rule.values[decay] ** count
+        return jnp.sqrt(square / start + root) + eps
+
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.tree.map(divisor, state.nu)
 
 
 def preconditioned_sharpness(
@@ -146,8 +275,8 @@ def preconditioned_sharpness(
 ) -> jax.Array:
     r"""Largest eigenvalue of :math:`P^{-1/2} H P^{-1/2}`, :math:`P` diagonal, by Lanczos.
 
-    For Adam :math:`P = \operatorname{diag}(\sqrt{\hat v} + \epsilon)`, :math:`\hat v` corrected
-    for its start; there it is told to settle at :math:`(2 + 2\beta_1)/((1-\beta_1)\eta)`.
+    For Adam :math:`P` is :func:`preconditioner`; there it is told to settle at
+    :math:`(2 + 2\beta_1)/((1-\beta_1)\eta)`.
 
     Args:
       preconditioner: the diagonal of P, positive; a tree like ``params``.
@@ -207,3 +336,61 @@ def batch_sharpness_of(
         "batch_sharpness": Labelled(found.value, (), "", words),
         "batch_sharpness_error": Labelled(found.standard_error, (), "", "its standard error"),
     }
+
+
+@MEASUREMENTS.register(
+    "gradient_noise_interaction",
+    cost="heavy",
+    source="Andreyev & Beneventano 2024, arXiv:2412.20553",
+)
+def gradient_noise_interaction_of(run: Subject, *, batches: Annotated[int, SAMPLES] = 100) -> Found:
+    r"""Curvature along gradients of batches over the squared gradient; 2/η where the loss rests.
+
+    Args:
+      run: what is measured; the batch size is as in batch_sharpness.
+      batches: how many, each a gradient of m examples and a Hessian-vector product of the split.
+    """
+    found = gradient_noise_interaction(
+        run.loss,
+        run.batch_loss,
+        run.params,
+        run.split,
+        run.batch_size,
+        batches=batches,
+        micro_batch=min(run.micro_batch, run.split.shape[0]),
+        key=run.key,
+        where=run.where,
+    )
+    words = "curvature along gradients of batches, over the squared gradient"
+    return {
+        "gradient_noise_interaction": Labelled(found.value, (), "", words),
+        "gradient_noise_interaction_error": Labelled(
+            found.standard_error, (), "", "its standard error"
+        ),
+    }
+
+
+@MEASUREMENTS.register(
+    "preconditioned_sharpness",
+    cost="heavy",
+    needs=(RULE_STATE,),
+    source="Cohen et al. 2022, arXiv:2207.14484",
+)
+def preconditioned_sharpness_of(run: Subject, *, order: Annotated[int, STEPS] = 32) -> Found:
+    r"""Largest curvature as Adam or RMSProp feels it, in training; 38/η at its edge (b1 = 0.9).
+
+    Args:
+      run: what is measured, with the state of its rule.
+      order: Lanczos steps, a Hessian-vector product over the split each.
+    """
+    assert run.rule is not None
+    value = preconditioned_sharpness(
+        run.loss,
+        run.params,
+        preconditioner(run.rule, run.params),
+        order=order,
+        where=run.where,
+        key=run.key,
+    )
+    words = "largest eigenvalue of the Hessian, preconditioned by the rule"
+    return {"preconditioned_sharpness": Labelled(value, (), "", words)}

@@ -15,7 +15,7 @@ along instead, see :mod:`sbt.measure.online`.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -62,6 +62,20 @@ Found = dict[str, Labelled]  # by variable
 EXAMPLE_GRADIENT_NUMBERS = 2**26
 
 
+class Rule(NamedTuple):
+    """The update rule of a run as it stands.
+
+    Attributes:
+      name: in the config.
+      values: its hyperparameters at the last update, by name.
+      state: an optax state.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    state: Any
+
+
 @dataclasses.dataclass(frozen=True)
 class Subject:
     """Weights of a run, and its loss on the training split, as functions of the weights.
@@ -84,6 +98,8 @@ class Subject:
       batch_size: m of the run, may be traced.
       micro_batch: g, examples of a gradient of its training; m is a multiple.
       where: the parameters that count, see :data:`sbt.measure.Where`.
+      rule: of the run in training; None for a measurement that does not register
+        ``needs=(RULE_STATE,)``.
     """
 
     params: Any
@@ -99,6 +115,7 @@ class Subject:
     batch_size: Any = 1
     micro_batch: int = 1
     where: Where = None
+    rule: Rule | None = None
 
     @property
     def loss(self) -> Loss:
@@ -126,6 +143,7 @@ class Subject:
 # --- the registry --------------------------------------------------------------------------------
 
 STEPS = Range(1, 10**4)
+RULE_STATE = "the state of the update rule"  # a need; weights that are kept come without it
 MEASUREMENTS = Registry("measure", static=True)
 """By name. Each states its ``cost``:
 

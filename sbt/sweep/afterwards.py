@@ -16,11 +16,11 @@ from sbt.data import Dataset
 from sbt.errors import UserError
 from sbt.files import directory_of
 from sbt.measure.record import Measured
-from sbt.measure.registry import separate_in
+from sbt.measure.registry import RULE_STATE, separate_in
 from sbt.optim import foreign
 from sbt.sweep.fit import memory_budget
 from sbt.sweep.lanes import make_lanes
-from sbt.sweep.observe import make_observer
+from sbt.sweep.observe import make_observer, needs_rule
 from sbt.sweep.prepare import Sweep, prepare
 from sbt.sweep.problem import Parts, Placed
 from sbt.sweep.progress import Progress, chosen_progress
@@ -86,6 +86,12 @@ def measure_runs(
                 "config.measure.names",
                 f"names no measurement of weights: {sweep.config.measure.names}",
                 "give some, as --config.measure=sharpness,hessian_trace (all are in sbt list)",
+            )
+        for name in filter(needs_rule, separate_in(sweep.config)):
+            raise UserError(
+                "config.measure.names",
+                f"{name!r} looks at {RULE_STATE}, and kept weights are measured without it",
+                f"measure while training: sbt run CONFIG --config.measure.names={name}",
             )
         return _measure(sweep, kept, chosen_progress(progress))
 

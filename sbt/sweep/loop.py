@@ -259,7 +259,8 @@ class Loop:
         diverged = self.records.recorder.diverged_epoch
         used = np.zeros(self.engine.lanes, bool)
         used[lanes] = [epochs == 0 or not diverged[index] <= epochs for index in indices]
-        found = self.observer(*weights, self.lanes, used)
+        rule = state.opt_state, state.examples
+        found = self.observer(*weights, self.lanes, used, rule)
         found = {
             name: dataclasses.replace(labelled, value=np.asarray(labelled.value)[lanes])
             for name, labelled in found.items()

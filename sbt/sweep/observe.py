@@ -18,11 +18,18 @@ from jax.sharding import PartitionSpec as P
 
 from sbt.data import purpose_key
 from sbt.errors import UserError
-from sbt.measure.registry import MEASUREMENTS, Found, Subject, separate_in
+from sbt.measure.registry import (
+    MEASUREMENTS,
+    RULE_STATE,
+    Found,
+    Rule,
+    Subject,
+    separate_in,
+)
 from sbt.measure.trees import is_float
 from sbt.models.check import zeros
 from sbt.nn.conv import Implementation, lane_friendly
-from sbt.optim import ROUNDINGS
+from sbt.optim import ROUNDINGS, RULES
 from sbt.parallel.mesh import LANE_AXIS, fetch, put
 from sbt.sweep.engine import EVALUATION_BATCH, PRECISE_BATCHES
 from sbt.sweep.lanes import Lanes, make_lanes
@@ -30,6 +37,7 @@ from sbt.sweep.problem import Placed, make_program
 from sbt.sweep.strategy import Strategy, over_lanes
 from sbt.train import evaluate as evaluation
 from sbt.train import step
+from sbt.train.settings import settings_at
 from sbt.train.state import Hyper
 
 # --- one run -------------------------------------------------------------------------------------
@@ -42,6 +50,7 @@ class Trained(NamedTuple):
     stats: Any  # running statistics
     hyper: Hyper
     start: Any  # the params that it started from; None: those of its seed
+    rule: Any = None  # the state of its rule, and the examples seen; None: not looked at
 
 
 def measure_run(placed: Placed, name: str, run: Trained, arrays: Any, key: jax.Array) -> Found:
@@ -67,7 +76,7 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
     training: dropout masks that follow from the batch, and batch statistics.
     """
     problem, cohort, on_cpu = placed.problem, placed.cohort, placed.platform == "cpu"
-    params, stats, hyper, start = run
+    params, stats, hyper, start, rule = run
     config, model, n = cohort.config, problem.model, problem.num_examples
     task = problem.task
     training = config.measure.mode == "training"
@@ -131,7 +140,16 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
         batch_size=hyper.batch_size,
         micro_batch=cohort.micro_batch,
         where=config.measure.where or None,
+        rule=None if rule is None else _rule(placed, hyper, *rule),
     )
+
+
+def _rule(placed: Placed, hyper: Hyper, state: Any, examples: jax.Array) -> Rule:
+    """The rule of a run after so many examples."""
+    program = make_program(placed.problem, placed.cohort, "direct")
+    now = settings_at(program.schedules, hyper, step.progress_of(program, hyper, examples))
+    choice = RULES.configured(placed.cohort.config.rule)
+    return Rule(choice.name, {**choice.values, **now.rule}, state)
 
 
 def check(placed: Placed) -> None:
@@ -153,16 +171,27 @@ def check(placed: Placed) -> None:
 def _labels(placed: Placed, name: str) -> Found:
     """What a measurement gives of one run, in shapes."""
     measured = functools.partial(measure_run, placed, name)
-    return jax.eval_shape(measured, _shapes(placed), placed.problem.arrays, jax.random.key(0))
+    shapes = _shapes(placed, needs_rule(name))
+    return jax.eval_shape(measured, shapes, placed.problem.arrays, jax.random.key(0))
 
 
-def _shapes(placed: Placed) -> Trained:
+def needs_rule(name: str) -> bool:
+    """Whether a measurement looks at the state of the rule."""
+    return RULE_STATE in MEASUREMENTS[name].needs
+
+
+def _shapes(placed: Placed, with_rule: bool) -> Trained:
     """Of one run."""
     problem = placed.problem
     params, stats = jax.eval_shape(problem.model.init, jax.random.key(0), problem.example())
     hyper = make_lanes(placed.cohort, [0], 1).hyper
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), hyper)
-    return Trained(params, stats, one, None if placed.start is None else params)
+    rule = None
+    if with_rule:
+        program = make_program(problem, placed.cohort, "direct")
+        state = jax.eval_shape(functools.partial(step.state_from, program), one, params, stats)
+        rule = state.opt_state, state.examples
+    return Trained(params, stats, one, None if placed.start is None else params, rule)
 
 
 # --- all lanes -----------------------------------------------------------------------------------
@@ -188,7 +217,9 @@ class Observer:
     compile_seconds: float
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, params: Any, stats: Any, lanes: Lanes, used: np.ndarray) -> Found:
+    def __call__(
+        self, params: Any, stats: Any, lanes: Lanes, used: np.ndarray, rule: Any = None
+    ) -> Found:
         """Measures all lanes.
 
         Args:
@@ -196,6 +227,7 @@ class Observer:
           stats: running statistics, likewise.
           lanes: what they train.
           used: which of them to measure.
+          rule: states of their rules on the mesh, and the examples seen; None: not there.
 
         Returns:
           Values on the host, with a leading axis of lanes; NaN for a lane that is not used, or
@@ -211,7 +243,8 @@ class Observer:
         found: Found = {}
         for name, program in self.programs.items():
             began = time.perf_counter()
-            values = fetch(program(runs, used, placed.arrays, self.key))
+            seen = runs._replace(rule=rule) if needs_rule(name) else runs
+            values = fetch(program(seen, used, placed.arrays, self.key))
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
             for variable, value in values.items():
                 labels = self.labels[name][variable]
@@ -227,15 +260,17 @@ def make_observer(placed: Placed, size: int) -> Observer:
       size: lanes of a call, a multiple of ``placed.rows``.
     """
     config = placed.cohort.config.measure
-    run, used = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype, sharding=placed.by_lane),
-        (_shapes(placed), jax.ShapeDtypeStruct((), jnp.bool_)),
-    )
+
+    def stacked(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype, sharding=placed.by_lane)
+
+    used = stacked(jax.ShapeDtypeStruct((), jnp.bool_))
     key = put(jax.random.key(config.seed), placed.everywhere)
     started = time.perf_counter()
     programs, labels = {}, {}
     for name in separate_in(placed.cohort.config):
         labels[name] = _labels(placed, name)
+        run = jax.tree.map(stacked, _shapes(placed, needs_rule(name)))
         program = jax.shard_map(
             functools.partial(_measure_lanes, placed, name),
             mesh=placed.mesh,
