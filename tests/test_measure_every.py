@@ -208,10 +208,18 @@ def test_a_users_network_has_the_hessian_of_stock_convolutions(x64):
 def test_the_state_of_a_rule_is_there_in_training_alone(tmp_path):
     measure = {"names": ("preconditioned_sharpness",)}
     for rule in ("sgd", "optax.contrib.muon", "lamb"):
-        with pytest.raises(UserError, match="mean of squared gradients"):
+        with (
+            jax.numpy_dtype_promotion("standard"),
+            pytest.raises(UserError, match="mean of squared gradients"),
+        ):
             config = sweep(NETWORKS["dense"], measure=measure, rule={"name": rule})
             sbt.run(config, dataset=data())
-    (tmp_path / "config.json").write_text(configs.to_json(sweep(NETWORKS["dense"])))
+    adam = sweep(NETWORKS["dense"], rule={"name": "adam"})
+    (tmp_path / "config.json").write_text(configs.to_json(adam))
+    local = {"data": 2, "local_steps": 2}
+    config = sweep(NETWORKS["dense"], measure=measure, rule={"name": "adam"}, parallel=local)
+    with pytest.raises(UserError, match="devices have a state each"):
+        sbt.run(config, dataset=data())
     with pytest.raises(UserError, match="measure while training"):
         sbt.measure_runs(tmp_path, measure, dataset=data())
 

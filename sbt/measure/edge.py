@@ -243,7 +243,8 @@ def preconditioner(rule: Rule, params: Any) -> Any:
         problem = f"{rule.name!r} does not divide by the root of one mean of squared gradients"
         raise UserError(field, problem, remedy)
     (state,) = found
-    if jax.tree.structure(state.nu) != jax.tree.structure(params):
+    shapes: list[Any] = [jax.tree.structure(tree) for tree in (state.nu, params)]
+    if shapes[0] != shapes[1]:
         problem = f"{rule.name!r} divides only some of the weights by a mean of squared gradients"
         raise UserError(field, problem, remedy)
     decay = "b2" if isinstance(state, _ADAM) else "decay"

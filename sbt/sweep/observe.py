@@ -187,6 +187,12 @@ def _shapes(placed: Placed, with_rule: bool) -> Trained:
     hyper = make_lanes(placed.cohort, [0], 1).hyper
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), hyper)
     rule = None
+    if with_rule and placed.cohort.sharding.local:
+        raise UserError(
+            "config.parallel.local_steps",
+            "between two averages of local SGD, devices have a state each of their rule",
+            "set it to 1, or leave the measurement out",
+        )
     if with_rule:
         program = make_program(problem, placed.cohort, "direct")
         state = jax.eval_shape(functools.partial(step.state_from, program), one, params, stats)
@@ -234,8 +240,9 @@ class Observer:
           whose weights are not finite.
         """
         placed, weights, start = self.placed, (params, stats), None
+        rule = rule if any(map(needs_rule, self.programs)) else None
         if jax.process_count() == 1:
-            weights = put(weights, placed.by_lane)
+            weights, rule = put((weights, rule), placed.by_lane)
         if placed.start is not None:
             start, *_ = placed.start.stacked(placed.cohort, lanes.members)
         hyper, start, used = put((lanes.hyper, start, used), placed.by_lane)
