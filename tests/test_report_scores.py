@@ -1,5 +1,6 @@
 """Reports of sweeps ranked by a loss: lower is better, runs that diverge are infinitely bad."""
 
+import dataclasses
 import io
 import json
 import math
@@ -245,6 +246,42 @@ def test_learning_curves_show_the_loss_once():
                                               score=explained)))  # fmt: skip
     assert both.figure.axes[0].get_ylabel() == "test R²"
     assert "chance" not in both.caption
+
+
+def test_learning_curves_of_a_validation_split():
+    values, axes = valley()
+    many = report.learning_curves(View(losses(values, axes, validation=values + 0.01)))
+    test, held_out, train = many.figure.axes
+    assert held_out.get_ylabel() == "validation loss [nats per token]"
+    assert many.caption.startswith("Test, validation and training loss against the epoch")
+    curves = [curves_of(panel)["16"][1] for panel in (test, held_out, train)]
+    np.testing.assert_allclose(curves[1] / curves[2], 1.5 / 1.4, rtol=0.1)
+    assert (curves[1] > curves[0]).all()
+    values, axes = valley(sizes=2)
+    few = report.learning_curves(View(losses(values, axes, validation=values + 0.01)))
+    assert {"1 test", "1 train", "1 validation"} <= curves_of(few.figure.axes[0]).keys()
+    assert "Dotted and faint: validation." in few.caption
+
+
+def test_a_known_floor_is_drawn_where_curves_come_near_it():
+    values, axes = valley()
+    for floor, told in ((1.4, {"guess", "floor"}), (-20.0, {"guess"}), (NAN, {"guess"})):
+        score = dataclasses.replace(LOSS, floor=floor)
+        ds = losses(np.where(np.isinf(values), 4.0, values), axes, score=score)
+        assert of_attrs(ds.attrs).floor == pytest.approx(floor, nan_ok=True)
+        panel = report.sweep_figure(View(ds)).figure.axes[0]
+        assert words_in(panel) == told
+    assert "score_floor" not in LOSS.attrs
+
+
+def test_claims_about_images_do_not_call_text_a_reduced_run():
+    verdicts = claims.verdicts(View(losses(*valley())))
+    assert verdicts and not any(verdict.reduced for verdict in verdicts)
+    assert {verdict.scope for verdict in verdicts} == {"3 seeds"}
+    accuracies = Score(diverged=0.1, guess=0.1)
+    values, axes = valley()
+    ds = losses(np.where(np.isinf(values), 0.1, 1 / values), axes, score=accuracies)
+    assert all(verdict.reduced for verdict in claims.verdicts(View(ds)))
 
 
 def test_names_of_figures_are_those_of_the_score():

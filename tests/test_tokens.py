@@ -26,6 +26,7 @@ from sbt.errors import UserError
 from sbt.overrides import apply_overrides
 from sbt.sweep import feed
 from sbt.sweep.grid import make_grid
+from sbt.tasks import TASKS
 
 # --- sequences of a stream ------------------------------------------------------------------------
 
@@ -74,6 +75,11 @@ def test_batches_are_int32_and_of_any_order():
     for name in ("x", "label"):
         assert found[name].dtype == jnp.int32
         np.testing.assert_array_equal(found[name], data.train[name][np.asarray(order)])
+
+
+def test_the_score_knows_the_floor_of_a_chain():
+    data = load({"name": "markov", "train_size": 6, "test_size": 2, "seq_len": 5, "order": 2})
+    assert TASKS.configured({"name": "auto"})(data.facts).score.floor == data.notes["loss floor"]
 
 
 # --- chains of known entropy ----------------------------------------------------------------------

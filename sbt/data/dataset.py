@@ -1,6 +1,7 @@
 """A data set in memory, and the checks of a user's own arrays."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -35,6 +36,7 @@ class Dataset:
         8-bit images, 16 for the digits, 1 for floating point data). None: ``x`` is taken as it is.
       tokens: per example, where they are counted.
       bytes_per_token: of text, on average over the training split; None where that is unknown.
+      floor: the least expected loss of any model, where the data are made so that it is known.
       consecutive: neighbours belong together, as the sequences of a text do: parts of a split are
         pieces of it, and not drawn from all over it.
       notes: further facts, kept with the results.
@@ -49,6 +51,7 @@ class Dataset:
     max_value: float | None = None
     tokens: int = 0
     bytes_per_token: float | None = None
+    floor: float = math.nan
     consecutive: bool = False
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -96,7 +99,7 @@ class Dataset:
     @property
     def facts(self) -> Facts:
         """What a task may know."""
-        return Facts(self.task, self.num_classes, self.bytes_per_token, self.splits)
+        return Facts(self.task, self.num_classes, self.bytes_per_token, self.splits, self.floor)
 
 
 class Files(Protocol):

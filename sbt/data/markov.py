@@ -184,4 +184,5 @@ def markov(
         "entropy rate": round(markov_entropy(chain), 9),
         "loss floor": round(markov_floor(chain, seq_len), 9),
     }
-    return text_dataset(Splits(*parts), wanted, vocabulary, notes=notes)
+    floor = notes["loss floor"]
+    return text_dataset(Splits(*parts), wanted, vocabulary, floor=floor, notes=notes)

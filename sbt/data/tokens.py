@@ -8,6 +8,7 @@ order of any other examples (:mod:`sbt.data.order`), which is permuted sequence 
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, Protocol
 
@@ -218,6 +219,7 @@ def text_dataset(
     vocabulary: int,
     *,
     bytes_per_token: float | None = None,
+    floor: float = math.nan,
     notes: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """A data set of sequences, for the task ``next_token``.
@@ -227,6 +229,7 @@ def text_dataset(
       wanted: its name, and whether it is streamed.
       vocabulary: V.
       bytes_per_token: on average over the training split, where that is known.
+      floor: the least expected loss of any model, where that is known.
       notes: further facts.
     """
     facts: dict[str, Any] = {
@@ -234,6 +237,7 @@ def text_dataset(
         "num_classes": vocabulary,
         "tokens": splits.train.length,
         "bytes_per_token": bytes_per_token,
+        "floor": floor,
         "consecutive": True,
         "notes": {**(notes or {}), "tokens dropped": splits.dropped},
     }

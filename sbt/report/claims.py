@@ -80,6 +80,8 @@ class Protocol:
       last_epochs: the reported score is the median over so many last epochs.
       test_examples: size of the test set.
       batch_size, base_lr: the values swept; empty: any.
+      score: what ranks its runs. Runs that are ranked by something else are about another matter,
+        not less of the same.
     """
 
     data: str = "cifar10"
@@ -90,6 +92,7 @@ class Protocol:
     test_examples: int = 10_000
     batch_size: tuple[float, ...] = ()
     base_lr: tuple[float, ...] = ()
+    score: str = "accuracy"
 
 
 def make_protocol(pairs: Iterable[Any]) -> Protocol:
@@ -133,6 +136,7 @@ def scope_of(view: View, *protocols: Protocol) -> tuple[str, bool]:
       In words where the grid covers less than the protocol, and its seeds; and whether it does
       cover less.
     """
+    protocols = tuple(p for p in protocols if p.score == view.score.name)
     if pairs := view.setting("report.protocol"):
         protocols = (make_protocol(pairs),)
     data = _chosen(view, "data")

@@ -27,7 +27,7 @@ from sbt.report.view import (
     spread_words,
     where_best,
 )
-from sbt.results import LOSS, TEST, TRAIN, curve
+from sbt.results import LOSS, TEST, TRAIN, VALIDATION, curve
 from sbt.tasks.score import Score
 from sbt.text import capital
 
@@ -268,6 +268,8 @@ def learning_curves(
 ) -> Drawing:
     """Test score and training loss after every epoch; of few curves, both on both splits.
 
+    The score of a validation split has a panel of its own; of few curves, a faint one beside them.
+
     Each batch size has a curve, or each value of the first axis that varies where batch sizes do
     not. Other axes are fixed at the best cell.
 
@@ -286,14 +288,16 @@ def learning_curves(
     ds, fixed = _at_best(view, base_lr, curves)
     count = ds.sizes[curves] if curves else 1
     few = count <= 3
-    drawn = [(TEST, view.score.name), (TRAIN, LOSS)]
-    if few:  # both splits in a panel
+    held_out = (VALIDATION,) if view.validated else ()
+    drawn = [*((split, view.score.name) for split in (TEST, *held_out)), (TRAIN, LOSS)]
+    if few:  # all splits in a panel
         drawn = list(dict.fromkeys(("", name) for _, name in drawn))
-    figure, panels = style.new_figure(style.WIDE if len(drawn) > 1 else style.SINGLE, len(drawn))
+    size = (style.SINGLE, style.WIDE, style.WIDER)[len(drawn) - 1]
+    figure, panels = style.new_figure(size, len(drawn))
     for panel, (split, metric) in zip(panels, drawn):
-        splits = (split,) if split else (TEST, TRAIN)
+        splits = (split,) if split else (TEST, TRAIN, *held_out)
         _curve_panel(panel, ds, curves, [curve(one, metric) for one in splits])
-        words = {TRAIN: "training ", TEST: "test "}.get(split, "")
+        words = {TRAIN: "training "}.get(split, f"{split} " if split else "")
         if metric == view.score.name:
             Ordinate(view.score).label(panel, f"{words}{view.score.long_name}")
         else:
@@ -310,23 +314,28 @@ def learning_curves(
     note = spread_words(view.seeds)
     if few:
         note += " Training curves (faint) are running means over the epoch."
+        note += " Dotted and faint: validation." * bool(held_out)
     if bool(ds["diverged"].any()):
         note += f" Cross: a seed diverged ({_ends(view.score)})."
     style.footnote(figure, note)
     at = ", ".join(f"{scales.plain(a)} {scales.label(a, v)}" for a, v in fixed.items())
     words = f"{title}. " if title else ""
-    words += f"{_panel_words(view.score, few)} against the epoch"
+    words += f"{_panel_words(view.score, few, bool(held_out))} against the epoch"
     words += f", one curve per {scales.plain(curves)}" if curves else ""
     words += f", at {at}" if at else ""
     return Drawing(name, figure, f"{words}. {note}")
 
 
-def _panel_words(score: Score, few: bool) -> str:
-    """What panels of learning curves show: of few curves both splits in each."""
+def _panel_words(score: Score, few: bool, validated: bool) -> str:
+    """What panels of learning curves show: of few curves all splits in each."""
     told = score.long_name
+    if score.name == LOSS and few:
+        return f"Training, validation and test {told}" if validated else f"Training and test {told}"
     if score.name == LOSS:
-        return f"Training and test {told}" if few else f"Test and training {told}"
-    return f"{capital(told)} and loss" if few else f"Test {told} and training loss"
+        return f"Test, validation and training {told}" if validated else f"Test and training {told}"
+    if few:
+        return f"{capital(told)} and loss"
+    return f"Test {'and validation ' * validated}{told} and training loss"
 
 
 def _ends(score: Score) -> str:
@@ -362,7 +371,7 @@ def _at_best(
 
 
 def _curve_panel(panel: Axes, ds: xr.Dataset, curves: str | None, names: Sequence[str]) -> None:
-    """Curves over epochs; the second variable of ``names``, if any, is drawn faint."""
+    """Curves over epochs; of ``names`` the first are drawn in full, others faint."""
     values = ds[curves].values if curves else np.array([np.nan])
     ordered = curves is not None and np.issubdtype(values.dtype, np.number)
     every = max(1, ds.sizes[EPOCH] // 8)
@@ -377,7 +386,9 @@ def _curve_panel(panel: Axes, ds: xr.Dataset, curves: str | None, names: Sequenc
             # A loss that overflowed has no place on the axis.
             row = spread(run[variable].where(np.isfinite(run[variable])))
             row = row.isel({EPOCH: np.flatnonzero(row["median"].notnull().values)})
-            extra = {"alpha": 0.5, "marker": ""} if faint else {"markevery": (i % every, every)}
+            extra: dict[str, Any] = {"markevery": (i % every, every)}
+            if faint:
+                extra = {"alpha": 0.5, "marker": ""} | ({"linestyle": ":"} if faint > 1 else {})
             style.banded(panel, row[EPOCH].values, row, look, text, **extra)
             if not faint:
                 _crosses(panel, run, row["median"], look["color"])

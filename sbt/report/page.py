@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from sbt import implied
 from sbt.errors import UserError
 from sbt.files import write_text
 from sbt.report import claims, figures, markup, scales, tables
@@ -64,6 +65,7 @@ def write_report(ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any])
         *(markup.figure(drawing, len(drawings) + i + 1) for i, drawing in enumerate(measured)),
         _scores(view),
         _per_batch_size(view, frames.get("batch_sizes")),
+        _laws(view),
         _method(view, view.score.margin(view.margin)),
         _machine(meta),
         _config(view),
@@ -328,6 +330,13 @@ def _per_batch_size(view: View, table: pd.DataFrame | None) -> Markup:
         return NOTHING
     found = _scrolled(tables.batch_size_html(view, table))
     return markup.join([tag("h3", "Per batch size"), found])
+
+
+def _laws(view: View) -> Markup:
+    if not view.laws:
+        return NOTHING
+    table = _scrolled(tables.html_table(*implied.words(view.laws), "numbers"))
+    return markup.join([tag("h3", implied.TITLE), tag("p", implied.ABOUT), table])
 
 
 def _method(view: View, margin: str) -> Markup:

@@ -208,9 +208,9 @@ class Ordinate:
     def label(self, panel: Axes, what: str, guess: bool = True) -> None:
         """Labels the ordinate of a panel, after its curves.
 
-        Quiet lines show where guessing would be (unless ``guess`` is false), and where what is off
-        the scale stands. If all curves lie far above a guess its line is left out, because it would
-        press them together.
+        Quiet lines show where guessing would be (unless ``guess`` is false), what no model passes,
+        and where what is off the scale stands. A line far from all curves is left out, because it
+        would press them together.
         """
         score = self.score
         panel.set_ylabel(in_units(what, score))
@@ -224,10 +224,13 @@ class Ordinate:
         heights = [np.asarray(line.get_ydata(), float) for line in panel.lines]
         drawn = np.concatenate([np.empty(0), *heights])
         drawn = score.gain(drawn[np.isfinite(drawn)])
-        if not guess or not np.isfinite(score.guess) or not drawn.size:
+        if not drawn.size:
             return
-        if drawn.min() - score.gain(score.guess) <= 1.5 * np.ptp(drawn):
+        near = 1.5 * np.ptp(drawn)
+        if guess and drawn.min() - score.gain(score.guess) <= near:
             _quiet_line(panel, score.guess, guess_word(score))
+        if score.gain(score.floor) - drawn.max() <= near:
+            _quiet_line(panel, score.floor, "floor", above=not score.higher_is_better)
 
 
 def guess_word(score: Score) -> str:

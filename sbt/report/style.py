@@ -78,6 +78,7 @@ UNORDERED = (
 LONGEST, TITLE, HEADING = 24, 48, 100
 LONGEST_STEM = 100
 WIDE = (9.2, 3.7)
+WIDER = (12.6, 3.7)
 SINGLE = (5.6, 3.7)
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from sbt import results
+from sbt import implied, results
 from sbt.config import FIELDS
 from sbt.errors import UserError, shown
 from sbt.ranges import FRACTION, NON_NEGATIVE, POSITIVE, check_number, plain
@@ -221,6 +221,14 @@ class View:
     def tokens_per_example(self) -> int:
         """Tokens of an example where examples are sequences; else 0."""
         return int(self.ds.attrs.get("tokens_per_example", 0))
+
+    @cached_property
+    def laws(self) -> list[implied.Row]:
+        """What each batch size makes of the hyperparameters; empty where nothing follows it."""
+        try:
+            return implied.of_json(json.loads(self.ds.attrs.get("implied", "[]")))
+        except (TypeError, ValueError, LookupError, AttributeError):
+            return []
 
     # --- what it says ---
 

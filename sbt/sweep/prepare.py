@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sbt import config as configs
-from sbt import fingerprint, results
+from sbt import fingerprint, implied, results
 from sbt.checks import validate
 from sbt.errors import UserError, shown
 from sbt.measure.registry import separate_in
@@ -84,9 +84,21 @@ class Sweep:
         )
 
     @property
+    def laws(self) -> list[implied.Row]:
+        """What each batch size makes of the hyperparameters, see :mod:`sbt.implied`."""
+        tokens = [self.builder.dataset(cohort.config.data).tokens for cohort in self.cohorts]
+        return implied.together([*map(laws_of, self.cohorts, tokens)])
+
+    @property
     def work(self) -> float:
         """Examples times lanes of the whole sweep."""
         return float(sum(len(c.runs) * c.total_examples for c in self.cohorts))
+
+
+def laws_of(cohort: Cohort, tokens: int) -> list[implied.Row]:
+    """What each batch size of a cohort makes of its hyperparameters."""
+    settings = [run.settings for run in cohort.runs]
+    return implied.rows(cohort.config, settings, tokens=tokens, budget=cohort.total_examples)
 
 
 def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:

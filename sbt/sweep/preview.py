@@ -10,12 +10,13 @@ from ml_collections import ConfigDict
 from rich.table import Table
 from rich.text import Text
 
+from sbt import implied
 from sbt.data import Dataset
 from sbt.optim import foreign
 from sbt.sweep import run as _  # noqa: F401  so that this process holds what a run's holds
 from sbt.sweep.cohort import Cohort
 from sbt.sweep.fit import fit, peak_memory, process_memory, time_ticks
-from sbt.sweep.prepare import Sweep, prepare
+from sbt.sweep.prepare import Sweep, laws_of, prepare
 from sbt.sweep.problem import Parts
 from sbt.sweep.progress import si
 from sbt.tasks.base import PerExample
@@ -44,6 +45,7 @@ class CohortPreview:
       compile_seconds: measured.
       seconds: expected training time, from a short run.
       tokens: T, of each example; 0 where they are not counted.
+      laws: what each batch size makes of the hyperparameters.
     """
 
     runs: int
@@ -59,6 +61,7 @@ class CohortPreview:
     compile_seconds: float
     seconds: float
     tokens: int = 0
+    laws: Sequence[implied.Row] = ()
 
 
 def preview(
@@ -128,6 +131,7 @@ def _previews(sweep: Sweep, note: Callable[[str], None]) -> list[CohortPreview]:
                 compile_seconds=engine.compile_seconds,
                 seconds=seconds,
                 tokens=placed.problem.dataset.tokens,
+                laws=laws_of(cohort, placed.problem.dataset.tokens),
             )
         )
     return previews
@@ -155,6 +159,14 @@ def tables(name: str, cohorts: Sequence[CohortPreview]) -> Iterator[Table | Text
             told.append(f"{cohort.tokens} tokens an example, {_sizes(per_update)} an update")
         if told:
             yield Text(one_line(f"{number + 1}: {'; '.join(told)}"))
+    if laws := implied.together([cohort.laws for cohort in cohorts]):
+        head, lines = implied.words(laws)
+        table = Table(title=implied.TITLE, title_justify="left", box=None, pad_edge=False)
+        for column in head:
+            table.add_column(column, justify="right", overflow="fold")
+        for line in lines:
+            table.add_row(*line)
+        yield table
 
 
 def _sizes(sizes: tuple[int, ...]) -> str:

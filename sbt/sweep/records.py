@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from sbt import config as configs
-from sbt import results, workdir
+from sbt import implied, results, workdir
 from sbt.checkpoint import Checkpoints
 from sbt.parallel import hosts
 from sbt.sweep.arrangement import Arrangement
@@ -151,7 +151,7 @@ def open_records(
     """Starts the records of a sweep, or goes on with those that are kept."""
     config = sweep.config
     problems = [sweep.builder.problem(cohort.config) for cohort in sweep.cohorts]
-    dataset = problems[0].dataset
+    dataset, laws = problems[0].dataset, sweep.laws
     recorder = results.Recorder(
         sweep.grid.axes,
         epochs=max(cohort.config.epochs for cohort in sweep.cohorts),
@@ -165,6 +165,7 @@ def open_records(
             "train_examples": dataset.train_examples,
             "test_examples": dataset.test_examples,
             **({"tokens_per_example": dataset.tokens} if dataset.tokens else {}),
+            **({"implied": json.dumps(implied.as_json(laws))} if laws else {}),
         },
     )
     directory, checkpoints, earlier = None, None, {}

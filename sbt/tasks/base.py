@@ -30,12 +30,14 @@ class Facts(NamedTuple):
       classes: K; of tokens, the size of the vocabulary; None where there is none.
       bytes_per_token: of text, on average over the training split; None where that is unknown.
       splits: examples as they are stored, by the name of their split.
+      floor: the least expected loss of any model, where that is known; else NaN.
     """
 
     task: str | None = None
     classes: int | None = None
     bytes_per_token: float | None = None
     splits: Mapping[str, Examples] = {}
+    floor: float = math.nan
 
     def entry(self, name: str, task: str) -> Any:
         """An entry of the training examples.
@@ -65,6 +67,7 @@ class Metric:
       units: of the result; empty for what has none.
       percent: whether people read it in percent.
       guess: its value for an uninformed guess; NaN where there is none.
+      floor: the value that no model passes; NaN where that is unknown.
       result: ``(mean, split) -> `` what is told of a split, by its name.
     """
 
@@ -74,6 +77,7 @@ class Metric:
     units: str = ""
     percent: bool = False
     guess: float = math.nan
+    floor: float = math.nan
     result: Callable[[Any, str], Any] = lambda mean, split: mean
 
 
@@ -161,9 +165,8 @@ def score_of(name: str, metric: Metric, direction: Direction | None = None) -> S
             "set it to 'higher' or 'lower'",
         )
     diverged = -math.inf if higher else math.inf
-    return Score(
-        name, higher, diverged, metric.guess, metric.units, metric.percent, metric.long_name
-    )
+    told = metric.units, metric.percent, metric.long_name
+    return Score(name, higher, diverged, metric.guess, *told, metric.floor)
 
 
 TASKS = Registry("task", shared=ranked, default="auto")

@@ -46,7 +46,8 @@ def next_token(facts: Facts) -> Task:
         return mean
 
     guess = math.log(facts.classes) if facts.classes else math.nan
-    loss = Metric(over_places(cross_entropy), "loss", False, "nats per token", guess=guess)
+    each = over_places(cross_entropy)
+    loss = Metric(each, "loss", False, "nats per token", guess=guess, floor=facts.floor)
     metrics = {"accuracy": Metric(over_places(is_correct), "accuracy", True, percent=True)}
     if facts.bytes_per_token:
         scale = math.log(2) * facts.bytes_per_token

@@ -20,6 +20,7 @@ class Score:
       units: ``nats per token``; empty for what has none.
       percent: whether people read it in percent.
       long_name: in words, without the split: ``accuracy``, ``loss``.
+      floor: what no model passes, where the data are made so that it is known; else NaN.
     """
 
     name: str = "accuracy"
@@ -29,6 +30,7 @@ class Score:
     units: str = ""
     percent: bool = True
     long_name: str = "accuracy"
+    floor: float = math.nan
 
     def gain(self, values: Any) -> Any:
         """The values, signed so that more is better."""
@@ -61,6 +63,8 @@ class Score:
         """What a results file keeps of it."""
         fields = dataclasses.asdict(self)
         kept = {f"score_{name}": value for name, value in fields.items() if name != "name"}
+        if math.isnan(self.floor):
+            del kept["score_floor"]
         attrs = {"score": self.name, **{k: _stored(v) for k, v in kept.items()}}
         # Readers of accuracies know the score of a guess by this name.
         chance = {"chance": self.guess} if self.name == "accuracy" and self.guess > 0 else {}
@@ -81,6 +85,7 @@ def of_attrs(attrs: Mapping[str, Any]) -> Score:
         units=str(fields["units"]),
         percent=bool(fields["percent"]),
         long_name=str(fields["long_name"]),
+        floor=float(fields["floor"]),
     )
 
 
