@@ -76,7 +76,9 @@ def test_variants_are_declared_and_others_refused(file):
 def with_start(config, variant, directory):
     """The config, and the sweep that its runs start from, if they start from one."""
     if config.start is not None:
-        sbt.run(toy.shrink(toy.load("keskar_2017/fig05_iterates.py", variant)), directory)
+        trunks = {"branching": "critical_batch/trunk.py"}
+        first = trunks.get(config.name, "keskar_2017/fig05_iterates.py")
+        sbt.run(toy.shrink(toy.load(first, variant)), directory)
         config.start = str(directory)
     return config
 

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sbt.errors import UserError
 from sbt.report import scales, style
+from sbt.report.branching import START, branching_figure
 from sbt.report.scales import Ordinate
 from sbt.report.style import Drawing
 from sbt.report.view import (
@@ -62,14 +63,16 @@ def default_figures(view: View) -> list[Drawing]:
     A grid of batch sizes and base LRs gets both views of the sweep, the best score, the stable
     range and learning curves; any other two axes get both views; one axis gets one; a single point
     gets learning curves only. Further axes are sliced, and compared where there is a comparison;
-    a sweep of more slices than ``MOST_CURVES``, all update rules for instance, is about the
-    comparison, and gets that alone.
+    a sweep of branches from checkpoints gets what they cost; a sweep of more slices than
+    ``MOST_CURVES``, all update rules for instance, is about the comparison, and gets that alone.
     """
     if not bool(view.ds[curve(TEST, view.score.name)].notnull().any()):
         return []
+    finished = bool(view.reported.notnull().any())
+    if finished and {START, BATCH_SIZE} <= set(view.varying):
+        return [branching_figure(view)]
     axes = plane(view)
     slices = view.slices(axes)
-    finished = bool(view.reported.notnull().any())
     swept = finished and axes == (BATCH_SIZE, BASE_LR)
     if swept and len(slices) > MOST_CURVES:
         return [best_score_summary(dict(slices))]

@@ -110,7 +110,7 @@ def tuned(gain: xr.DataArray, *keep: Hashable) -> xr.DataArray:
     return gain.max([axis for axis in gain.dims if axis not in keep])
 
 
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's, of ranks in which equal values share a mean rank; 0 where one never varies."""
 
     def ranks(x: np.ndarray) -> np.ndarray:
@@ -326,7 +326,7 @@ def basin_narrows(view: View, axis: str = BASE_LR, margin: float = 0.02) -> Verd
         positions = _octaves(axis, best[axis].values)
         return np.asarray([basin(positions, row, margin) for row in best.values])
 
-    found = bootstrap(view, lambda g: _rank_correlation(_sizes(g), widths(g)))
+    found = bootstrap(view, lambda g: rank_correlation(_sizes(g), widths(g)))
     each = zip(_sizes(gains(view)), widths(gains(view).mean(SEED)), strict=True)
     told = ", ".join(f"{m:g}: {width:.1f}" for m, width in each)
     numbers = f"octaves by m: {told}; rank correlation {found}"
@@ -395,7 +395,7 @@ def optimizers_part(view: View, axis: str = OPTIMIZER) -> Verdict:
 
     def trend(gain: xr.DataArray) -> float:
         found = gaps(gain)
-        return _rank_correlation(_sizes(found), found.values)
+        return rank_correlation(_sizes(found), found.values)
 
     found, gap = bootstrap(view, trend), gaps(gains(view).mean(SEED))
     told = ", ".join(f"{m:g}: {g:.3f}" for m, g in zip(_sizes(gap), gap.values, strict=True))
