@@ -384,15 +384,11 @@ def by_static_settings(grid: Grid) -> dict[tuple[tuple[str, Any], ...], list[Run
             config = with_settings(grid.config, dict(names))
             known[names] = traced_paths(config), _optional_numbers(config)
         traced, optional = known[names]
-        static = tuple(
-            (
-                path,
-                numbers.setdefault(path, value)
-                if path in optional and value is not None
-                else value,
-            )
-            for path, value in sorted(run.settings.items())
-            if path not in traced
-        )
-        groups.setdefault(static, []).append(run)
+        static = []
+        for path, value in sorted(run.settings.items()):
+            number = path in optional and value is not None
+            if path in traced and (number or path not in optional):
+                continue
+            static.append((path, numbers.setdefault(path, value) if number else value))
+        groups.setdefault(tuple(static), []).append(run)
     return groups

@@ -177,6 +177,8 @@ def _sizes(sizes: tuple[int, ...]) -> str:
 
 
 def _static(cohort: Cohort) -> str:
-    varied = ("batch_size", "base_lr", "seed")
-    first = cohort.runs[0].settings.items()
-    return ", ".join(f"{path}={value}" for path, value in first if path not in varied)
+    """The settings that all runs of a cohort share."""
+    runs = [run.settings for run in cohort.runs]
+    found = [f"{p}={v}" for p, v in runs[0].items() if all(run.get(p) == v for run in runs)]
+    single = {"batch_size", "base_lr", "seed"}  # what has but one value is told elsewhere
+    return ", ".join(text for text in found if text.partition("=")[0] not in single)
