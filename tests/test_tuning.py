@@ -8,7 +8,7 @@ import xarray as xr
 
 from sbt.config import to_json
 from sbt.report import FAILS, HOLDS, OPEN, View, tuning
-from sbt.report.tuning import basin, best_position, bootstrap, draws, half_life, rescaled
+from sbt.report.tuning import basin, best_positions, bootstrap, draws, half_life, rescaled
 from sbt.tasks.score import Score
 
 SIZES = (1, 4, 16, 64)
@@ -131,8 +131,8 @@ def test_basins(sign, outcome):
 
 def test_a_parabola_is_found_exactly():
     x = np.arange(-12.0, -5.0)
-    assert best_position(x, -(3 + 0.02 * (x + 9.3) ** 2)) == pytest.approx(-9.3)
-    assert np.isnan(best_position(x, x))
+    assert best_positions(x, -(3 + 0.02 * (x + 9.3) ** 2)) == pytest.approx(-9.3)
+    assert np.isnan(best_positions(x, x))
 
 
 @pytest.mark.parametrize(

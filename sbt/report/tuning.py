@@ -162,7 +162,7 @@ def regret(chosen: xr.DataArray, judged: xr.DataArray, axis: str, values: Any) -
     order = (BATCH_SIZE, axis, *(d for d in chosen.dims if d not in (BATCH_SIZE, axis)))
     shape = (chosen.sizes[BATCH_SIZE], chosen.sizes[axis], -1)
     by, of = (g.transpose(*order).values.reshape(shape) for g in (chosen, judged))
-    wanted, grid = _octaves(axis, values), _octaves(axis, chosen[axis].values)
+    wanted, grid = octaves(axis, values), octaves(axis, chosen[axis].values)
     nearest = np.argmin(np.abs(wanted[:, None] - grid), axis=1)
     lost = []
     for row, seen, at in zip(by, of, nearest, strict=True):
@@ -171,12 +171,16 @@ def regret(chosen: xr.DataArray, judged: xr.DataArray, axis: str, values: Any) -
     return np.asarray(lost)
 
 
-def _octaves(axis: str, values: Any) -> np.ndarray:
+def octaves(axis: str, values: Any) -> np.ndarray:
     """Positions on an axis, in factors of two; on that of a decay, of its half-life."""
     numbers = np.asarray(values, float)
     with np.errstate(divide="ignore"):
-        decay = axis.rpartition("__")[2] in ("b1", "b2", "momentum", "beta")
-        return np.log2(half_life(numbers) if decay and (numbers < 1).all() else numbers)
+        return np.log2(half_life(numbers) if is_decay(axis, numbers) else numbers)
+
+
+def is_decay(axis: str, values: np.ndarray) -> bool:
+    """Whether an axis holds decays of moving averages, which are told by their half-lives."""
+    return axis.rpartition("__")[2] in ("b1", "b2", "momentum", "beta") and bool((values < 1).all())
 
 
 @claim(axes=WIDE, source=f"{MAREK}, Figs 4 and 5")
@@ -323,7 +327,7 @@ def basin_narrows(view: View, axis: str = BASE_LR, margin: float = 0.02) -> Verd
 
     def widths(gain: xr.DataArray) -> np.ndarray:
         best = tuned(gain, BATCH_SIZE, axis).transpose(BATCH_SIZE, axis)
-        positions = _octaves(axis, best[axis].values)
+        positions = octaves(axis, best[axis].values)
         return np.asarray([basin(positions, row, margin) for row in best.values])
 
     found = bootstrap(view, lambda g: rank_correlation(_sizes(g), widths(g)))
@@ -333,16 +337,39 @@ def basin_narrows(view: View, axis: str = BASE_LR, margin: float = 0.02) -> Verd
     return decided(view, words, found.high < 0, found.low >= 0, numbers)
 
 
-def best_position(x: np.ndarray, gain: np.ndarray) -> float:
-    """Where a parabola through the best point and its neighbours is highest; NaN at an end."""
-    i = int(np.nanargmax(gain))
-    if i in (0, len(x) - 1) or not np.isfinite(gain[i - 1 : i + 2]).all():
-        return np.nan
-    a, b, _ = np.polyfit(x[i - 1 : i + 2] - x[i], gain[i - 1 : i + 2], 2)
-    return float(x[i] - b / (2 * a)) if a < 0 else float(x[i])
+def best_positions(x: np.ndarray, gain: np.ndarray, most: int = 3) -> np.ndarray:
+    """Where parabolas through the best point and its neighbours are highest; NaN at an end.
+
+    Args:
+      x: positions, ascending.
+      gain: ``(..., positions)``; NaN where there is none.
+      most: 3, or 5: of least squares, where two points on either side have a gain.
+
+    Returns:
+      ``(...)`` positions.
+    """
+    rows = np.asarray(gain, float).reshape(-1, len(x))
+    i = np.where(np.isnan(rows), -np.inf, rows).argmax(-1)
+    at = i[:, None] + np.arange(-2, 3)
+    inside = (at >= 0) & (at < len(x))
+    at = np.clip(at, 0, len(x) - 1)
+    y = np.take_along_axis(rows, at, -1)
+    known = inside & np.isfinite(y)
+    known[:, [0, 4]] &= (most >= 5) & known.all(-1, keepdims=True)
+    bent = known[:, 1:4].all(-1)
+    weight = np.where(known & bent[:, None], 1.0, 0.0)
+    dx = np.asarray(x, float)[at] - np.asarray(x, float)[i][:, None]
+    terms = np.stack([dx**2, dx, np.ones_like(dx)], -1)
+    left = np.einsum("rp,rpa,rpb->rab", weight, terms, terms)
+    right = np.einsum("rp,rpa,rp->ra", weight, terms, np.where(weight > 0, y, 0.0))
+    left = np.where(bent[:, None, None], left, np.eye(3))
+    a, b, _ = np.moveaxis(np.linalg.solve(left, right[..., None])[..., 0], -1, 0)
+    move = np.where(a < 0, -b / (2 * np.where(a < 0, a, -1.0)), 0.0)
+    found = np.where(bent, np.asarray(x, float)[i] + move, np.nan)
+    return found.reshape(np.shape(gain)[:-1])
 
 
-def _powers(view: View) -> np.ndarray:
+def powers(view: View) -> np.ndarray:
     """The power of m by which a base rate is multiplied, at each batch size."""
     sizes = _sizes(gains(view))
     follows, table = view.setting("follow", {}).get("scaling__power", (BATCH_SIZE, ()))
@@ -363,12 +390,12 @@ def rate_grows_slower(view: View, exponent: float = 0.5) -> Verdict:
     words = f"The best learning rate grows more slowly than m^{exponent:g}"
     if problem := _missing(view, BATCH_SIZE, BASE_LR):
         return Verdict(words, OPEN, problem)
-    powers = _powers(view)
+    power = powers(view)
 
     def slope(gain: xr.DataArray) -> float:
         best = tuned(gain, BATCH_SIZE, BASE_LR).transpose(BATCH_SIZE, BASE_LR)
         x, sizes = np.log2(best[BASE_LR].values.astype(float)), np.log2(_sizes(best))
-        rates = np.asarray([best_position(x, row) for row in best.values]) + powers * sizes
+        rates = best_positions(x, best.values) + power * sizes
         known = np.isfinite(rates)
         return float(np.polyfit(sizes[known], rates[known], 1)[0]) if known.sum() > 2 else np.nan
 

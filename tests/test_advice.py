@@ -1,0 +1,206 @@
+"""Advice on known answers: formulas, published tables, the exact noisy quadratic."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sbt.advice import critical, optimum, targets
+from sbt.advice.intervals import interval, seed_draws
+from sbt.report.view import checked
+
+HERE = Path(__file__).resolve().parent.parent / "experiments" / "critical_batch"
+sys.path.insert(0, str(HERE))
+
+import noisy_quadratic as nq  # noqa: E402
+
+SIZES = 2.0 ** np.arange(4, 15)
+# Zhang et al. 2024, arXiv 2410.21676: updates to a target at 64 ... 16384 sequences, by model, with
+# the a and b of S = a + b/B that were fitted to them, and their critical batch sizes.
+ZHANG = {
+    "85M": ((46000, 23000, 13282, 7000, 3840, 2528, 1917, 1600, 1600), 1293.8, 2.8343e6, 745.3),
+    "151M": ((96000, 49000, 24000, 12000, 7128, 4350, 2940, 2400, 2300), 1752.4, 5.6775e6, 955.2),
+    "302M": (
+        (196000, 90000, 46000, 23400, 13300, 7224, 4980, 3400, 2879),
+        2095.3,
+        1.13833e7,
+        1393.7,
+    ),
+    "604M": (
+        (311000, 166000, 81000, 37440, 21320, 11400, 7199, 4700, 3800),
+        2459.9,
+        1.94497e7,
+        1888.5,
+    ),
+    "1.2B": (
+        (642000, 331000, 176000, 94000, 46500, 25000, 15360, 8900, 6500),
+        3897.3,
+        4.33811e7,
+        2533.4,
+    ),
+}
+
+
+def test_the_hyperbola_returns_what_made_it():
+    found = critical.fit_hyperbola(SIZES, 1000 * (1 + 256 / SIZES))
+    np.testing.assert_allclose(found.s_min, 1000, rtol=1e-6)
+    np.testing.assert_allclose(found.e_min, 256_000, rtol=1e-6)
+    np.testing.assert_allclose(critical.twenty_percent(found, 64), 128, rtol=1e-6)
+    assert found.rms < 1e-6 and found.beyond == 0
+    # The linear form, 1/S = 1/S_min - B_crit/E, is an independent way to it.
+    steps = found.steps(SIZES)
+    slope, height = np.polyfit(1 / (steps * SIZES), 1 / steps, 1)
+    np.testing.assert_allclose([1 / height, -slope * 1000], [1000, 256_000], rtol=1e-6)
+
+
+@pytest.mark.parametrize("model", ZHANG)
+def test_the_critical_batches_of_a_published_table(model):
+    steps, a, b, critical_batch = ZHANG[model]
+    found = critical.fit_hyperbola(2.0 ** np.arange(6, 15), np.array(steps, float))
+    np.testing.assert_allclose(found.s_min, a, rtol=1e-3)
+    np.testing.assert_allclose(found.e_min, b, rtol=1e-3)
+    np.testing.assert_allclose(critical.twenty_percent(found, 256), critical_batch, rtol=1e-3)
+
+
+def test_their_growth_with_the_size_of_the_model():
+    found = [
+        critical.twenty_percent(
+            critical.fit_hyperbola(2.0 ** np.arange(6, 15), np.array(row[0], float)), 256
+        )
+        for row in ZHANG.values()
+    ]
+    models = np.array([85, 151, 302, 604, 1200])
+    assert np.polyfit(np.log(models), np.log(found), 1)[0] == pytest.approx(0.4683, abs=0.005)
+
+
+def test_a_line_that_does_not_bend_has_no_critical_batch():
+    straight = critical.fit_hyperbola(SIZES, 1e6 / SIZES)
+    flat = critical.fit_hyperbola(SIZES, np.full(SIZES.size, 1000.0))
+    assert (int(straight.beyond), int(flat.beyond)) == (1, -1)
+    few = critical.fit_hyperbola(SIZES, np.where(SIZES < 64, 1e6 / SIZES, np.inf))
+    assert np.isnan(few.b_crit)
+
+
+def test_regions_by_the_local_slope():
+    b_crit = 256.0
+    fine = b_crit * np.array([1 / 4, 1, 4])[:, None] * [1, 1.0001]
+    slopes = [critical.local_slopes(m, 1 + b_crit / m)[0] for m in fine]
+    np.testing.assert_allclose(slopes, [-0.8, -0.5, -0.2], atol=1e-3)
+    assert [critical.region(s) for s in (-0.9, -0.5, -0.1, np.nan)] == [
+        critical.PERFECT,
+        critical.DIMINISHING,
+        critical.NONE,
+        "",
+    ]
+
+
+def test_the_least_of_a_parabola():
+    x = np.arange(-14.0, -4.0)
+    found = optimum.optimum(x, 3 + 0.02 * (x + 9.3) ** 2)
+    assert found.parabola == pytest.approx(-9.3, abs=1e-9)
+    assert found.akima == pytest.approx(-9.3, abs=0.05)
+    assert (found.cell, found.end) == (-9.0, 0)
+    falling = optimum.optimum(x, -x)
+    assert np.isnan(falling.parabola) and np.isnan(falling.akima) and falling.end == 1
+    cut = optimum.optimum(x, np.where(x > -9, np.inf, 3 + 0.02 * (x + 9.3) ** 2))
+    assert np.isnan(cut.parabola) and cut.end == 1
+
+
+def test_exponents_and_forms():
+    m = 2.0 ** np.arange(8)
+    x = np.log2(m)
+    holes = np.where(m == 4, np.nan, 0.5 * x - 7)
+    np.testing.assert_allclose(optimum.exponent(m, np.stack([holes, x])), [0.5, 1.0])
+    assert np.isnan(optimum.exponent(m[:2], x[:2]))
+    wiggle = 0.05 * np.array([1, -1, 1, 1, -1, -1, 1, -1])
+    for name, alpha in optimum.FIXED.items():
+        found = optimum.compare_forms(m, alpha * x - 3 + wiggle)
+        assert min(found, key=found.__getitem__) == name
+    found = optimum.compare_forms(m, optimum.surge(m, 8.0) - 3 + wiggle)
+    assert min(found, key=found.__getitem__) == "surge"
+    assert optimum.compare_forms(m[:4], x[:4]) == {}
+
+
+def test_crossings():
+    n, y = np.array([10.0, 20.0, 40.0]), np.array([0.1, 0.5, 0.4])
+    assert targets.crossing(n, y, 0.3) == (pytest.approx(10 * 2**0.5), False)
+    assert targets.crossing(n, y, 0.05) == (10.0, True)
+    assert targets.crossing(n, y, 0.6) == (np.inf, False)
+    assert targets.crossing(n, np.array([0.1, np.nan, 0.5]), 0.3)[0] == pytest.approx(20.0)
+
+
+# --- the noisy quadratic -------------------------------------------------------------------------
+
+
+def test_moments_equal_a_loop():
+    q, lr, batch = nq.standard(3), 0.4, 8.0
+    s = q.s0.copy()
+    for t in range(6):
+        np.testing.assert_allclose(nq.moments(q, lr, batch, np.array(t)), s, rtol=1e-12)
+        s = (1 - lr * q.h) ** 2 * s + lr**2 * q.c / batch
+    assert np.isinf(nq.risk(q, 2.1, batch, np.array(3)))
+    assert nq.risk(nq.standard(10**4), 0.1, 1.0, np.array(0)) == pytest.approx(4.8938, abs=1e-4)
+    end = nq.risk(q, lr, batch, np.array(10**5))
+    each = [nq.steady_risk(h, c, lr, batch) for h, c in zip(q.h, q.c, strict=True)]
+    assert end == pytest.approx(sum(each))
+
+
+def test_steps_of_the_noisy_quadratic():
+    q, rates = nq.standard(), np.geomspace(1e-3, 1.9, 2000)
+    assert [nq.fewest_steps(q, m, 0.05, rates) for m in nq.SIZES] == [257, 67, 19, 8, 5]
+    fixed = ((4, 0.01), (64, 0.2), (1024, 1.0))
+    assert [nq.steps_to(q, lr, m, 0.05) for m, lr in fixed] == [800, 40, 8]
+    one = nq.Quadratic(np.ones(1), np.ones(1), np.ones(1))
+    assert nq.steps_to(one, 0.1, 10, 0.01) == 20
+    assert np.isinf(nq.steps_to(one, 1.0, 1, 0.01))  # above its steady risk for ever
+
+
+def test_a_grid_of_it_has_the_same_steps():
+    rates = tuple(np.geomspace(1e-2, 1.9, 60))
+    view = checked(nq.grid(rates=rates))
+    found = targets.reached(view, 0.05)
+    truth = [nq.fewest_steps(nq.standard(), m, 0.05, rates) for m in nq.SIZES]
+    # Interpolated between updates, so up to one fewer than the first whole one.
+    assert ((found.updates <= truth) & (found.updates > np.array(truth) - 1)).all()
+    assert (found.best >= 0).all() and not found.bounded.any()
+
+
+# --- coverage ------------------------------------------------------------------------------------
+
+S_MIN, B_CRIT, ALPHA, SEEDS, GRIDS = 200.0, 24.0, 0.5, 5, 100
+
+
+def synthetic(random):
+    """Times to a target: a seed's own factor, noise in every run; η* on points of the grid."""
+    m, x = 4.0 ** np.arange(6), np.arange(-5.0, 6.0)
+    best = ALPHA * np.log2(m) - 2.5
+    log_steps = np.log(S_MIN * (1 + B_CRIT / m))[:, None] + 0.15 * (x - best[:, None]) ** 2
+    shape = (*log_steps.shape, SEEDS)
+    noise = 0.1 * random.normal(size=SEEDS) + 0.1 * random.normal(size=shape)
+    examples = np.exp(log_steps[..., None] + noise) * m[:, None, None]
+    cells = tuple({"base_lr": 2.0**v} for v in x)
+    return targets.Reached(0.0, examples, np.zeros(shape, bool), m, cells)
+
+
+def test_intervals_cover_the_truth():
+    """Of 100 grids the 95 % intervals of 90 to 99 hold the number that made them."""
+    covered = np.zeros(3, int)
+    random = np.random.default_rng(7)
+    for _ in range(GRIDS):
+        found = synthetic(random)
+        rates = optimum.optima(found, "base_lr", 0.0)
+        told = (critical.critical(found).b_crit, rates.exponent, rates.by_akima)
+        for i, (one, truth) in enumerate(zip(told, (B_CRIT, ALPHA, ALPHA), strict=True)):
+            covered[i] += one.low <= truth <= one.high
+    assert ((covered >= 90) & (covered <= 99)).all(), covered
+
+
+def test_the_interval_of_a_mean_is_students():
+    """The bootstrap's spread, mended, gives exactly Student's interval of a mean."""
+    values = np.array([1.0, 2.0, 4.0, 7.0])
+    drawn = values[seed_draws(4)].mean(1)
+    found = interval(values.mean(), drawn, 4)
+    reach = 3.182446305284263 * values.std(ddof=1) / 2
+    assert found.high - found.value == pytest.approx(reach, rel=1e-9)
+    assert np.isnan(interval(1.0, np.ones(1), 1).low)
