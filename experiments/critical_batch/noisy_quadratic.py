@@ -111,7 +111,8 @@ def steps_to(q: Quadratic, lr: float, batch: float, target: float, most: float =
 def fewest_steps(q: Quadratic, batch: float, target: float, rates: Sequence[float]) -> float:
     """Over learning rates, the fewest updates to a target."""
     best = np.inf
-    for lr in sorted(rates, reverse=True):  # one that is slower than the best so far need not be followed to its end
+    # From large rates on: one slower than the best so far need not be followed to its end.
+    for lr in sorted(rates, reverse=True):
         best = min(best, steps_to(q, lr, batch, target, most=min(best, 2**24)))
     return best
 
