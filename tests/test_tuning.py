@@ -180,6 +180,25 @@ def test_what_a_law_gains_at_small_batch_sizes(gains, outcome):
     assert judged(tuning.law_helps, view(loss, **axes), "sde").verdict == OPEN
 
 
+@pytest.mark.parametrize(
+    ("stochastic", "nearest", "outcomes"),
+    [
+        ((0.01,) * 4, (0.3, 0.2, 0.1, 0.0), (HOLDS, HOLDS)),
+        ((0.03, 0.0, 0.0, 0.0), (0.1,) * 3 + (0.2,), (FAILS, FAILS)),
+    ],
+)
+def test_what_rounding_loses(stochastic, nearest, outcomes):
+    lost = {"none": (0.0,) * 4, "stochastic": stochastic, "nearest": nearest}
+
+    def loss(rounding, batch_size, base_lr):
+        return abs(np.log2(base_lr) + 5) + lost[rounding][SIZES.index(batch_size)]
+
+    axes = {"rounding": tuple(lost), "batch_size": SIZES, "base_lr": RATES}
+    grid = view(loss, noise=1e-4, **axes)
+    claims = (tuning.stochastic_rounding_suffices, tuning.nearest_rounding_hurts_small_batches)
+    assert tuple(judged(one, grid).verdict for one in claims) == outcomes
+
+
 @pytest.mark.parametrize(("sign", "outcome"), [(1, HOLDS), (-1, FAILS)])
 def test_gaps_between_optimizers(sign, outcome):
     def loss(rule, batch_size, base_lr):

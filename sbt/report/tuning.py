@@ -29,7 +29,7 @@ from sbt.schedules import POWERS, half_life_of_decay, rescaled_decay
 
 FEWEST_SEEDS = 3
 MOST_DRAWS = 2000
-OPTIMIZER, LAW = "rule", "scaling"
+OPTIMIZER, LAW, ROUNDING = "rule", "scaling", "rounding"
 B1, B2 = "rule__b1", "rule__b2"
 WIDE = (BATCH_SIZE, BASE_LR, B1, B2)
 MAREK = "Marek et al. 2025, arXiv:2507.07101"
@@ -253,6 +253,20 @@ def half_life_transfers(view: View, axis: str = B2, decay: float = 0.95) -> Verd
     return decided(view, words, found.low > 0, found.high < 0, f"by {found} against the best fixed")
 
 
+def lead(
+    chosen: xr.DataArray, judged: xr.DataArray, axis: str, value: Any, other: Any
+) -> np.ndarray:
+    """What one value of an axis gains on another at each batch size, all else tuned for each."""
+    found = []
+    for one in (value, other):
+        by, of = (
+            g.sel({axis: one}).transpose(BATCH_SIZE, ...).values.reshape(g.sizes[BATCH_SIZE], -1)
+            for g in (chosen, judged)
+        )
+        found.append(of[np.arange(len(of)), np.nanargmax(by, axis=1)])
+    return found[0] - found[1]
+
+
 @claim(axes=(*WIDE, LAW), source=f"{MAREK}, Fig. 5")
 def law_helps(
     view: View, law: str = "half_life", other: str = "fixed", margin: float = 0.02
@@ -268,18 +282,7 @@ def law_helps(
     if missing := {law, other} - set(view.ds[LAW].values.tolist()):
         return Verdict(words, OPEN, f"the grid has no law {', '.join(sorted(missing))}")
     sizes = _sizes(gains(view))
-
-    def lead(chosen: xr.DataArray, judged: xr.DataArray) -> np.ndarray:
-        found = []
-        for name in (law, other):
-            by, of = (
-                g.sel({LAW: name}).transpose(BATCH_SIZE, ...).values.reshape(sizes.size, -1)
-                for g in (chosen, judged)
-            )
-            found.append(of[np.arange(sizes.size), np.nanargmax(by, axis=1)])
-        return found[0] - found[1]
-
-    gained = held_out(view, lead)
+    gained = held_out(view, lambda by, of: lead(by, of, LAW, law, other))
     small, large = gained[int(np.argmin(sizes))], gained[int(np.argmax(sizes))]
     return decided(
         view,
@@ -288,6 +291,44 @@ def law_helps(
         small.high <= margin or large.low > margin,
         f"gained, by m: {_by(sizes, gained)}",
     )
+
+
+# --- rounding -------------------------------------------------------------------------------------
+
+
+@claim(axes=(*WIDE, ROUNDING), source=f"{MAREK}, Fig. 9")
+def stochastic_rounding_suffices(view: View, margin: float = 0.02) -> Verdict:
+    """Whether weights rounded to bfloat16 by chance are as good as weights that are not rounded.
+
+    They lose at most ``margin`` at every batch size, all else tuned for each.
+    """
+    words = f"Weights in bfloat16, rounded by chance, lose at most {margin:g} at every m"
+    if problem := _missing(view, BATCH_SIZE, ROUNDING):
+        return Verdict(words, OPEN, problem)
+    lost = held_out(view, lambda by, of: lead(by, of, ROUNDING, "none", "stochastic"))
+    holds, fails = (all(one.high <= margin for one in lost), any(one.low > margin for one in lost))
+    numbers = f"lost, by m: {_by(_sizes(gains(view)), lost)}"
+    return decided(view, words, holds, fails, numbers)
+
+
+@claim(axes=(*WIDE, ROUNDING), source=f"{MAREK}, Fig. 9")
+def nearest_rounding_hurts_small_batches(view: View) -> Verdict:
+    """Whether weights rounded to the nearest bfloat16 lose more at the smallest batch size.
+
+    Against weights that are not rounded, and than at the largest batch size.
+    """
+    words = "Rounding weights to the nearest bfloat16 costs more at the smallest m"
+    if problem := _missing(view, BATCH_SIZE, ROUNDING):
+        return Verdict(words, OPEN, problem)
+    sizes = _sizes(gains(view))
+
+    def lost(by: xr.DataArray, of: xr.DataArray) -> np.ndarray:
+        each = lead(by, of, ROUNDING, "none", "nearest")
+        return np.append(each, each[np.argmin(sizes)] - each[np.argmax(sizes)])
+
+    *each, more = held_out(view, lost)
+    numbers = f"lost, by m: {_by(sizes, each)}; at the smallest more by {more}"
+    return decided(view, words, more.low > 0, more.high <= 0, numbers)
 
 
 # --- basins, rates and optimizers -----------------------------------------------------------------
