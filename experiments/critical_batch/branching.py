@@ -55,6 +55,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.checkpoint.weights_every, config.checkpoint.rule_state = None, False
     config.measure.names, config.measure.at_start = ("noise_scale",), True
     config.measure.examples, config.measure.every = 64, 1
+    config.measure.noise_scale = {"micro_batch": 1, "count": 8, "repeats": 8}
     config.report.figure = "Merrill et al. 2025, section 3"
     config.report.caption, config.report.claims = CAPTION, CLAIMS
     config.sweep.start_epoch = tuple(range(1, EPOCHS + 1))
