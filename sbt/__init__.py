@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sbt.advice.advise import advise
     from sbt.config import default as default_config
     from sbt.data import from_arrays, from_examples
     from sbt.results import load
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "UserError",
+    "advise",
     "default_config",
     "from_arrays",
     "from_examples",
@@ -31,6 +33,7 @@ __all__ = [
 
 _WHERE = {
     "UserError": ("sbt.errors", "UserError"),
+    "advise": ("sbt.advice.advise", "advise"),
     "default_config": ("sbt.config", "default"),
     "from_arrays": ("sbt.data", "from_arrays"),
     "from_examples": ("sbt.data", "from_examples"),

@@ -72,6 +72,16 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     about = "directory of the report; else the work directory"
     report.add_argument("--out", metavar="DIR", help=about)
 
+    about = "Which batch size and learning rate to use, from a finished grid: writes advice.html."
+    advise = command(_advise, "DIR [--target X] [--devices N,N] [--next FILE]", about)
+    advise.add_argument("directory", metavar="DIR", help="work directory of the sweep")
+    about = "score to reach (an accuracy as a fraction); else one that every batch size reaches"
+    advise.add_argument("--target", metavar="X", type=float, help=about)
+    about = "budgets of devices to recommend for; else 8,64"
+    advise.add_argument("--devices", metavar="N,N", help=about)
+    about = "also write an experiment file of the runs that would tell more"
+    advise.add_argument("--next", metavar="FILE", help=about)
+
     about = "Training speed of lanes, against peers and against measured ceilings."
     add_options(command(_bench, "[--quick] [--models=NAME,NAME ...]", about))
 
@@ -243,6 +253,39 @@ def _report(arguments: argparse.Namespace) -> int:
         out = out or directories[arguments.directories[0]].resolve().parent / "comparison"
         with writing(out, "the comparison", "add --out=DIR, a directory that you may write to"):
             paths += write_comparison(labels, out, metas)
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _advise(arguments: argparse.Namespace) -> int:
+    from sbt.advice.advise import DEVICES, advise, next_experiment
+    from sbt.advice.page import text, write_advice
+    from sbt.files import write_text
+    from sbt.results import load
+    from sbt.workdir import read_meta
+
+    directory = directory_of(arguments.directory, "sbt advise")
+    devices: tuple[int, ...] = DEVICES
+    if arguments.devices is not None:
+        try:
+            devices = tuple(int(part) for part in arguments.devices.split(","))
+        except ValueError:
+            devices = ()
+        if not devices or min(devices) < 1:
+            problem = f"{arguments.devices!r} holds no whole numbers from 1 on"
+            raise UserError("--devices", problem, "write --devices=8,64")
+    found = advise(load(directory), arguments.target, devices, read_meta(directory))
+    following = None
+    if arguments.next is not None:
+        following = next_experiment(found, arguments.directory)
+    print(text(found), end="\n\n")
+    with writing(directory, "the advice"):
+        paths = write_advice(found, directory)
+    if following is not None:
+        path = Path(arguments.next)
+        with writing(path.parent, "the next experiment"):
+            paths.append(write_text(path, following))
     for path in paths:
         print(path)
     return 0

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from sbt.advice import critical, optimum, targets
+from sbt.advice.advise import advise, next_experiment, next_overrides
 from sbt.advice.intervals import interval, seed_draws
+from sbt.advice.page import write_advice
+from sbt.errors import UserError
 from sbt.report.view import checked
 
 HERE = Path(__file__).resolve().parent.parent / "experiments" / "critical_batch"
@@ -204,3 +207,74 @@ def test_the_interval_of_a_mean_is_students():
     reach = 3.182446305284263 * values.std(ddof=1) / 2
     assert found.high - found.value == pytest.approx(reach, rel=1e-9)
     assert np.isnan(interval(1.0, np.ones(1), 1).low)
+
+
+# --- the advice ----------------------------------------------------------------------------------
+
+
+def test_advice_on_the_noisy_quadratic(tmp_path):
+    found = advise(nq.grid(seeds=5, noise=0.05), target=0.05, devices=(16,))
+    assert found.critical.known and found.critical.fits
+    # S falls from 257 to 5 as m rises from 1 to 256: between E/S at the two ends.
+    assert 8 < found.critical.b_crit.low < found.critical.b_crit.high < 128
+    least, budget = found.recommendations
+    assert (least.batch_size, least.goal) == (1, "least examples")
+    assert budget.batch_size > 1 and least.base_lr == least.rate  # lr_scaling none
+    assert least.neighbours["m = 4"] == pytest.approx(
+        found.reached.fewest[1] / found.reached.fewest[0]
+    )
+    assert "McCandlish" in found.text and "Zhang" in found.text
+    assert "Times are not known" in " ".join(found.gaps)
+    assert found.table["device seconds"].isnull().all()
+    page, *pictures = write_advice(found, tmp_path)
+    assert page.name == "advice.html" and all(path.stat().st_size for path in pictures)
+
+
+def test_times_are_those_that_were_measured():
+    cohort = {"lanes_per_pass": 10, "micro_batch": 4}
+    meta = {"status": "done", "examples_lanes_per_s": 100.0, "cohorts": [cohort]}
+    found = advise(nq.grid(), 0.05, meta=meta)
+    np.testing.assert_allclose(found.table["device seconds"], found.reached.fewest / 100)
+    assert found.recommendations[1].goal == "least time here"
+    several = advise(nq.grid(), 0.05, meta=meta | {"cohorts": [cohort, cohort]})
+    assert all(one.goal != "least time here" for one in several.recommendations)
+
+
+def test_one_seed_has_no_intervals():
+    found = advise(nq.grid(), 0.05)
+    assert np.isnan(found.critical.b_crit.low) and np.isfinite(found.critical.b_crit.value)
+    assert "one seed, no intervals" in found.text and "[" not in found.text
+    assert found.wanted["seed"] == (0, 1, 2, 3, 4)
+
+
+def test_the_next_experiment_extends_the_grid():
+    found = advise(nq.grid(rates=(0.01, 0.02, 0.04)), 0.1)
+    assert "base_lr" in {axis for flags in found.reached.at_end for axis in flags}
+    assert max(found.wanted["base_lr"]) == pytest.approx(0.08)
+    text = next_experiment(found, "runs/mine")
+    assert "config.sweep.base_lr" in text and "runs/mine" in text
+    compile(text, "next.py", "exec")
+    assert any(one.startswith("--config.sweep.base_lr=(") for one in next_overrides(found))
+
+
+@pytest.mark.parametrize(
+    "change, target, problem",
+    [
+        ({}, 1e-9, "no batch size reaches"),
+        ({}, 10.0, "outside the curves"),
+        ({}, float("nan"), "is no score"),
+        ({"sizes": (4,)}, None, "one batch size"),
+    ],
+)
+def test_refusals(change, target, problem):
+    with pytest.raises(UserError, match=problem):
+        advise(nq.grid(**change), target)
+
+
+def test_an_unfinished_sweep_is_refused():
+    ds = nq.grid()
+    ds["finished"][0, 0, 0] = False
+    with pytest.raises(UserError, match="not finished"):
+        advise(ds, 0.05)
+    with pytest.raises(UserError, match="does not sweep the batch size"):
+        advise(nq.grid().isel(batch_size=0, drop=True), 0.05)

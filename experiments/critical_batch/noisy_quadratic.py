@@ -5,8 +5,8 @@ second moments of all weights follow linear recurrences, so that the expected lo
 update is a formula, and the fewest updates to a target at every batch size are known without
 training anything. :func:`grid` makes of it what ``sbt.run`` makes of a sweep:
 
-    from sbt.advice import advise
-    print(advise(grid(), target=0.05).text)
+    import sbt
+    print(sbt.advise(grid(), target=0.05).text)
 
 It shows what the paper claims: the best learning rate grows in proportion to the batch size until
 it meets the largest stable one, and from there larger batches bring little.

@@ -189,16 +189,18 @@ def critical(found: Reached, reference: float | None = None) -> Critical:
     drawn = found.over(seed_draws(seeds)).min(-1)  # (draws, sizes) examples
     fewest = found.fewest
     efficient = float(found.sizes[int(np.argmin(fewest))]) if reference is None else reference
-    curve = fit_hyperbola(found.sizes, fewest / found.sizes)
-    curves = fit_hyperbola(found.sizes, drawn / found.sizes)
+    # A bound is no point of a curve.
+    steps = np.where(found.resolved, 1.0, np.inf) / found.sizes
+    curve = fit_hyperbola(found.sizes, fewest * steps)
+    curves = fit_hyperbola(found.sizes, drawn * steps)
 
     def told(value: np.ndarray, over: np.ndarray) -> Interval:
         return interval(float(value), over, seeds, log=True)
 
     examples = tuple(told(fewest[i], drawn[:, i]) for i in range(len(fewest)))
-    steady = [i for i in range(len(fewest)) if np.isfinite(drawn[:, i]).all()]
+    steady = np.flatnonzero(found.resolved & np.isfinite(drawn).all(0))
     noise = np.nan
-    if seeds > 1 and steady:
+    if seeds > 1 and steady.size:
         noise = float(np.sqrt(np.mean(np.var(np.log(drawn[:, steady]), axis=0))))
     return Critical(
         curve,
@@ -208,6 +210,6 @@ def critical(found: Reached, reference: float | None = None) -> Critical:
         told(curve.s_min, curves.s_min),
         told(curve.e_min, curves.e_min),
         examples,
-        int(np.isfinite(fewest).sum()),
+        int(found.resolved.sum()),
         noise,
     )

@@ -188,7 +188,7 @@ class Optima:
         return np.isfinite([one.parabola for one in self.at])
 
 
-def optima(found: Reached, axis: str, power: float, *, forms: bool = False) -> Optima:
+def optima(found: Reached, axis: str, power: float | np.ndarray, *, forms: bool = False) -> Optima:
     """The best values of an axis: those that reach the target with fewest examples, all else tuned.
 
     Args:
@@ -207,7 +207,8 @@ def optima(found: Reached, axis: str, power: float, *, forms: bool = False) -> O
     def losses(medians: np.ndarray) -> np.ndarray:
         """(..., sizes, values) log2 of the examples."""
         best = np.stack([medians[..., group].min(-1) for group in groups], -1)
-        return np.log2(best)
+        # Where the best is a bound, cells beside it tie with it.
+        return np.where(found.resolved[:, None], np.log2(best), np.nan)
 
     shift = power * np.log2(found.sizes)
     loss = losses(found.medians)

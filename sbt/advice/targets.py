@@ -114,6 +114,11 @@ class Reached:
         share = self.early[np.arange(len(self.sizes)), at].mean(-1)
         return (self.best >= 0) & (share > 0.5)
 
+    @property
+    def resolved(self) -> np.ndarray:
+        """Of every batch size, whether its examples are a number, not a bound."""
+        return np.isfinite(self.fewest) & ~self.bounded
+
 
 def _median(values: np.ndarray) -> np.ndarray:
     """Over the last axis; between a number and infinity lies infinity."""
@@ -207,11 +212,13 @@ def _examples(view: View) -> np.ndarray:
 
 
 def default_target(view: View) -> Target:
-    """A score that every batch size reaches, with some room.
+    """A score that most batch sizes reach, with some room, and not at their first evaluation.
 
-    Of every batch size the cell is taken whose worst seed comes furthest; the target is ``margin``
-    of the report (``config.report.margin``) below the least of these. Batch sizes at which nothing
-    learned (less than half of what the best gains over a guess) are left out, and named.
+    Of every batch size the cell is taken whose worst seed comes furthest. What is ``margin`` of the
+    report (``config.report.margin``) below that is a candidate, and the one that most batch sizes
+    reach after their first evaluation is the target: before it nothing tells them apart. Batch
+    sizes at which nothing learned (less than half of what the best gains over a guess) make no
+    candidate.
 
     Raises:
       UserError: no run has a finite score.
@@ -219,8 +226,8 @@ def default_target(view: View) -> Target:
     gain = curves(view)
     gain = gain.where(~view.ds["diverged"].fillna(False).astype(bool))
     others = [d for d in gain.dims if d not in (BATCH_SIZE, SEED, EPOCH)]
-    furthest = gain.where(np.isfinite(gain)).max(EPOCH)
-    each = furthest.min(SEED, skipna=False).max(others).values
+    ends = gain.where(np.isfinite(gain)).max(EPOCH)
+    each = ends.min(SEED, skipna=False).max(others).values
     known = each[np.isfinite(each)]
     if not known.size:
         problem = "no cell has a finite score of all its seeds"
@@ -228,17 +235,20 @@ def default_target(view: View) -> Target:
     guess = view.score.gain(view.score.guess)
     floor = guess + LEARNED * (known.max() - guess) if np.isfinite(guess) else -np.inf
     counts = np.isfinite(each) & (each >= floor)
-    value = float(view.score.gain(each[counts].min() - view.margin))
-    sizes = gain[BATCH_SIZE].values
-    slowest = sizes[counts][int(np.argmin(each[counts]))]
+    tried = [
+        reached(view, float(view.score.gain(gain - view.margin)))
+        for gain in sorted(set(each[counts]))
+    ]
+    # Of equals the first is the easiest, which most batch sizes reach.
+    best = max(tried, key=lambda one: int(one.resolved.sum()))
+    resolved, total = int(best.resolved.sum()), len(best.sizes)
+    reach = int(np.isfinite(best.fewest).sum())
     why = (
-        f"{view.score.margin(view.margin)} short of what every batch size reaches with all seeds "
-        f"(m = {slowest:g} comes least far)"
+        f"chosen so that most batch sizes ({resolved} of {total}) reach it after their first "
+        f"evaluation; {reach} of {total} reach it at all, with "
+        f"{view.score.margin(view.margin)} to spare where it is hardest"
     )
-    if not counts.all():
-        left = ", ".join(f"{m:g}" for m in sizes[~counts])
-        why += f"; left out, since nothing learned there: m = {left}"
-    return Target(value, why)
+    return Target(best.target, why)
 
 
 def check_target(view: View, target: float, found: Reached) -> None:
