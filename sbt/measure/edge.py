@@ -362,7 +362,7 @@ def gradient_noise_interaction_of(run: Subject, *, batches: Annotated[int, SAMPL
         key=run.key,
         where=run.where,
     )
-    words = "curvature along gradients of batches, over the squared gradient"
+    words = "gradient-noise interaction"
     return {
         "gradient_noise_interaction": Labelled(found.value, (), "", words),
         "gradient_noise_interaction_error": Labelled(
@@ -393,5 +393,5 @@ def preconditioned_sharpness_of(run: Subject, *, order: Annotated[int, STEPS] = 
         where=run.where,
         key=run.key,
     )
-    words = "largest eigenvalue of the Hessian, preconditioned by the rule"
+    words = "preconditioned sharpness"
     return {"preconditioned_sharpness": Labelled(value, (), "", words)}
