@@ -169,7 +169,7 @@ class Advice:
     @property
     def text(self) -> str:
         """The paragraph that can be quoted."""
-        told = [self._to_target(), self._critical(), self._rates()]
+        told = [self._to_target(), self._critical(), self._rates(), *self._others()]
         told += [f"For {one}." for one in self.recommendations]
         if first := self.recommendations[0].wrong:
             told.append(f"To be wrong about the first costs: {first}.")
@@ -231,6 +231,18 @@ class Advice:
             text += f"; by AIC the best form is {best}"
             text += f", not told from {', '.join(near)}" if near else ""
         return f"{text}."
+
+    def _others(self) -> list[str]:
+        """How the best values of other axes move."""
+        found = []
+        for one in self.others:
+            if np.isfinite(one.exponent.value):
+                values = self.view.ds[one.axis].values.astype(float)
+                of = "half-life of " * is_decay(one.axis, values)
+                unit = " in examples" * bool(of)
+                name = one.axis.replace("__", ".")
+                found.append(f"The best {of}{name}{unit} moves as m^{_plain(one.exponent)}.")
+        return found
 
     def figure(self) -> Drawing:
         """Updates and examples to the target, and the best learning rates, against m."""
