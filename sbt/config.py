@@ -29,6 +29,7 @@ from sbt.nn.conv import IMPLEMENTATIONS
 from sbt.optim import ROUNDINGS, RULES, foreign
 from sbt.ranges import COUNT, FRACTION, NON_NEGATIVE, POSITIVE, Range
 from sbt.schedules import BATCH_SCHEDULES, LAWS, MOMENTUM_SCHEDULES, NOISE, SCALINGS, SCHEDULES
+from sbt.search import SEARCHES
 from sbt.tasks import TASKS
 from sbt.train.objective import OBJECTIVES, SAMPLES
 
@@ -47,6 +48,7 @@ SECTIONS: dict[str, Registry] = {
     "noise": NOISE,
     "objective": OBJECTIVES,
     "sample": SAMPLES,
+    "search": SEARCHES,
 }
 OPEN_SECTIONS = (*SECTIONS, "data", "sweep", "follow")
 
@@ -120,6 +122,7 @@ FIELDS: dict[str, Field] = {
     "noise.name": _text("none", "Sato & Iiduka's schedules of η, m and β; and their fields"),
     "objective.name": _text("standard", "or adversarial, stability; and their fields"),
     "sample.name": _text("all", "leaves out the smallest losses (loss) or any (random)"),
+    "search.name": _text("grid", "which runs of the sweep begin and which stop; and its fields"),
     "skip_impossible": _switch(False, "leaves grid points with b > m out, or refuses the grid"),
     "evaluate.every": _whole(1, "epochs between evaluations; the last is always evaluated"),
     "evaluate.batch": _whole(None, "examples per evaluation step; None: by platform"),

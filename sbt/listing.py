@@ -145,6 +145,7 @@ _TITLES = {
     "batch_schedule": "Batch sizes over time (config.batch_schedule.name)",
     "task": "What is learned (config.task.name)",
     "scaling": "How decays and rate follow the batch size (config.scaling.name)",
+    "search": "Which runs of a sweep begin and which stop (config.search.name)",
     "sample": "Which examples of a batch count (config.sample.name)",
 }
 # Name on the command line -> heading, and what stands under it.

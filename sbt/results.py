@@ -42,6 +42,7 @@ class Recorder:
         :data:`VALIDATION_SCORE` of every run.
       last_epochs: the reported score is the median over the evaluations in so many last epochs.
       attrs: kept with the dataset.
+      searched: whether a search chooses among the runs, so that some stop and some never begin.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Recorder:
         curves: Mapping[str, Mapping[str, Any]],
         last_epochs: int,
         attrs: Mapping[str, Any],
+        searched: bool = False,
     ):
         self.axes = {name: tuple(values) for name, values in axes.items()}
         self.score = score
@@ -62,6 +64,8 @@ class Recorder:
         self.diverged_epoch = np.full(shape, np.nan)
         self.epochs_done = np.zeros(shape, np.int32)
         self.finished = np.zeros(shape, bool)
+        self.searched = searched
+        self.stopped_epoch = np.full(shape, np.nan)
         self.diverged_score = np.full(shape, score.diverged)
         self.measured = Measured({name: len(values) for name, values in self.axes.items()})
 
@@ -99,6 +103,22 @@ class Recorder:
         self.epochs_done[index] = epoch + 1
         self.finished[index] = last
 
+    def stop(self, index: tuple[int, ...], epoch: int) -> None:
+        """Notes that a search has stopped a run after so many epochs: it has no score."""
+        self.stopped_epoch[index] = epoch
+
+    def cut(self, index: tuple[int, ...], epoch: int) -> None:
+        """Leaves of a run what it had when it was stopped after so many epochs."""
+        for values in self.curves.values():
+            values[index][epoch:] = np.nan
+        self.epochs_done[index], self.finished[index] = epoch, False
+        self.stopped_epoch[index] = epoch
+
+    def forget(self, index: tuple[int, ...]) -> None:
+        """Leaves nothing of a run: it has not begun."""
+        self.cut(index, 0)
+        self.stopped_epoch[index] = self.diverged_epoch[index] = np.nan
+
     def restore(self, dataset: xr.Dataset) -> None:
         """Takes over what an earlier dataset of the same grid holds."""
         for name, values in self.curves.items():
@@ -107,6 +127,8 @@ class Recorder:
         self.epochs_done[...] = dataset["epochs_done"].values
         self.finished[...] = dataset["finished"].values
         self.measured.restore(dataset)
+        if "stopped_epoch" in dataset:
+            self.stopped_epoch[...] = dataset["stopped_epoch"].values
         diverged = np.isfinite(self.diverged_epoch)
         reported = dataset[self.score.name].values
         self.diverged_score[...] = np.where(diverged, reported, self.diverged_score)
@@ -129,6 +151,9 @@ class Recorder:
         )
         data["epochs_done"] = (dims, self.epochs_done.copy())
         data["finished"] = (dims, self.finished.copy())
+        if self.searched:
+            words = "epochs after which the search stopped the run"
+            data["stopped_epoch"] = (dims, self.stopped_epoch.copy(), {"long_name": words})
         epochs = self.curves[curve(TEST, LOSS)].shape[-1]
         measured, labels = self.measured.variables(epochs)
         coords: dict[str, Any] = {name: _coordinate(values) for name, values in self.axes.items()}

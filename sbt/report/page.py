@@ -231,6 +231,10 @@ def _status(view: View, meta: Mapping[str, Any]) -> Markup:
     words = rich(_progress(view))
     if status in DONE:
         rest = " The others are not part of the grid." if missing else ""
+        if "stopped_epoch" in view.ds:
+            stopped = int(view.ds["stopped_epoch"].notnull().sum())
+            never = int((view.ds["epochs_done"] == 0).sum())
+            rest = f" The search stopped {stopped} before their end, and began {never} not at all."
         return tag("div", words, rest, class_="status")
     if not status and not missing:
         return tag("div", words, class_="status")

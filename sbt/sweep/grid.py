@@ -16,7 +16,9 @@ from sbt.errors import UserError, shown
 MOST_RUNS = 10**6
 # What a sweep has once, for all of its runs.
 _OF_ALL_RUNS = ("name", "skip_impossible", "parallel.data", "start", "start_rule")
-_SECTIONS_OF_ALL_RUNS = ("sweep", "follow", "engine", "measure", "checkpoint", "report")
+_SECTIONS_OF_ALL_RUNS = (
+    "sweep", "follow", "search", "engine", "measure", "checkpoint", "report",
+)  # fmt: skip
 
 
 def axes_of(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
@@ -94,6 +96,8 @@ def _locate(config: ConfigDict, axis: str, where: str) -> str:
 def _leaf_fields(config: ConfigDict) -> Iterator[tuple[str, str]]:
     """(path, leaf name) of what may be swept inside sections."""
     for section, registry in configs.SECTIONS.items():
+        if section in _SECTIONS_OF_ALL_RUNS:
+            continue
         for name in registry.configured(config[section]).fields:
             yield f"{section}.{name}", name
     for section in ("data", "evaluate"):

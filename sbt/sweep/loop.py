@@ -13,6 +13,8 @@ from sbt.checkpoint import Checkpoint, pack, save_weights, unpack
 from sbt.measure.registry import Labelled, online_in
 from sbt.parallel import hosts
 from sbt.parallel.mesh import fetch, put, take
+from sbt.results import TEST, VALIDATION, curve
+from sbt.search import Log, Told
 from sbt.sweep.arrangement import name_of
 from sbt.sweep.fit import Fitted
 from sbt.sweep.lanes import make_lanes
@@ -42,6 +44,7 @@ class Loop:
       waiting: positions of the runs in the cohort; those that find no lane wait for one.
       observer: measures the runs, if there is something to measure.
       saved: a checkpoint of some of the runs that wait, to go on from.
+      log: of the search that says which runs wait, and which stop; None: all of ``waiting``.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Loop:
         waiting: list[int],
         observer: Observer | None = None,
         saved: Checkpoint | None = None,
+        log: Log | None = None,
     ):
         self.records, self.number, self.fitted, self.observer = records, number, fitted, observer
         self.engine, self.cohort = fitted.engine, fitted.engine.placed.cohort
@@ -59,6 +63,9 @@ class Loop:
         self.task = self.engine.placed.problem.task
         self.tested = self.engine.placed.problem.tested
         lanes, rows = self.engine.lanes, self.engine.placed.rows
+        self.log = log
+        if log is not None and saved is None:
+            waiting = log.ask(lanes)
         in_flight = self.engine.in_flight
         self.saved, slots = saved, None
         if saved is not None:
@@ -104,6 +111,8 @@ class Loop:
                 # Before the results can say that these runs are so far.
                 self._keep_weights(state, epoch + 1, lanes, self.slots.members)
                 self._record(state, epoch, lanes)
+            if ended and self.log is not None:
+                self._search(self.log, state, ended)
             slots.members[done] = -1
             if ended:
                 state = self._refill(state)
@@ -117,6 +126,10 @@ class Loop:
             if stop:
                 records.progress.note(f"stopped at epoch {self._epochs():.2f}")
                 raise Interrupted
+        if self.log is not None:
+            self.log.end()
+            left = len(self.cohort.runs) - len(self.log.begun)
+            records.work_done += float(left) * self.cohort.total_examples
         records.write("running")
 
     @staticmethod
@@ -147,6 +160,34 @@ class Loop:
 
     # --- epochs ----------------------------------------------------------------------------------
 
+    def _search(self, log: Log, state: TrainState, ended: Mapping[int, np.ndarray]) -> None:
+        """Tells the search of runs that were evaluated, stops some, and asks for others.
+
+        All of this follows from the ticks that the runs have done, never from the clock.
+        """
+        slots, recorder, score = self.slots, self.records.recorder, self.task.score
+        split = next((s for s in self.tested if s == VALIDATION), TEST)
+        curves = recorder.curves[curve(split, score.name)]
+        news = []
+        for epoch, lanes in ended.items():
+            for member in slots.members[lanes].tolist():
+                index = self.cohort.runs[member].index
+                if np.isfinite(recorder.diverged_epoch[index]):
+                    news.append(Told(member, epoch + 1, -np.inf))
+                elif self._evaluated(epoch):
+                    gain = float(score.gain(curves[(*index, epoch)]))
+                    news.append(Told(member, epoch + 1, gain if np.isfinite(gain) else -np.inf))
+        stopped = log.tell(sorted(news))
+        placed = np.isin(slots.members, stopped)
+        left = self.cohort.ticks - slots.ticks[placed]
+        self.records.work_done += float(np.sum(left)) * self.cohort.tick
+        slots.members[placed] = -1
+        for member in stopped:
+            recorder.stop(self.cohort.runs[member].index, log.stopped[member])
+        stuck = slots.live & (fetch(state.diverged_at) >= 0) & slots.begins()
+        free = int(np.sum(~slots.live | slots.finished() | stuck))
+        slots.waiting += log.ask(free - len(slots.waiting))
+
     def _refill(self, state: TrainState) -> TrainState:
         """At the end of an epoch: runs that wait take the lanes of those that are over."""
         members, epochs = self.slots.members.copy(), self.slots.epoch()
@@ -154,6 +195,8 @@ class Loop:
         if len(given_up):
             self._keep_weights(state, self.cohort.config.epochs, given_up, members)
             self._fill_in(state, given_up, members, epochs)
+            if self.log is not None:
+                self.log.leave(members[given_up].tolist())
         if not len(given_up) and not len(taken):
             return state
         self.lanes = make_lanes(self.cohort, self.slots.members)
@@ -288,6 +331,8 @@ class Loop:
                 for (name, partial), own in zip(self.partial.items(), state.observed, strict=True)
             ],
         }
+        if self.log is not None:
+            position["search"] = self.log.events
         self.records.save(pack(kept), position)
 
     def _restore(self, fresh: TrainState, saved: Checkpoint) -> TrainState:

@@ -101,6 +101,8 @@ def _previews(sweep: Sweep, note: Callable[[str], None]) -> list[CohortPreview]:
     previews = []
     for remark in sweep.remarks:
         note(remark)
+    if (search := sweep.config.search.name) != "grid":
+        note(f"{search} chooses among {sweep.runs} runs: what follows is the most that it can cost")
     for number, cohort in enumerate(sweep.cohorts):
         sizes = tuple(sorted(set(cohort.batch_sizes)))
         named = ", ".join(map(str, sizes))

@@ -10,11 +10,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import xarray as xr
 
 from sbt import config as configs
 from sbt import implied, results, workdir
-from sbt.checkpoint import Checkpoints
+from sbt.checkpoint import Checkpoint, Checkpoints
 from sbt.parallel import hosts
+from sbt.search import SEARCHES, Log
 from sbt.sweep.arrangement import Arrangement
 from sbt.sweep.extend import in_grid
 from sbt.sweep.fit import peak_memory
@@ -37,6 +39,7 @@ class Records:
       directory: where they are written, or None.
       checkpoints: in that directory.
       meta: contents of ``meta.json``.
+      logs: of the searches, by number of their cohort.
       stop: set to ask for a stop at the next opportunity.
       work_done: examples times lanes, those of earlier calls included.
       examples: examples times lanes trained by this call ...
@@ -50,6 +53,7 @@ class Records:
     directory: Path | None
     checkpoints: Checkpoints | None
     meta: dict[str, Any]
+    logs: dict[int, Log] = dataclasses.field(default_factory=dict)
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
     work_done: float = 0.0
     examples: float = 0.0
@@ -60,12 +64,13 @@ class Records:
     _status: Status | None = None
     _compared: int = -1
     _found: tuple[str, str] | None = None
+    _kept_events: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def write(self, status: str) -> None:
         """Results and meta data to disk."""
         if self.directory is None or not hosts.writes():
             return
-        results.write(self.recorder.dataset(), self.directory)
+        results.write(self.dataset(), self.directory)
         now = self._written = time.monotonic()
         self.meta["wall_seconds"] += now - self._started
         self._started = now
@@ -77,6 +82,40 @@ class Records:
             "memory_peak_bytes": peak_memory(),
         }
         workdir.write_meta(self.directory, self.meta)
+
+    def dataset(self) -> xr.Dataset:
+        """The results so far, with the events of every search."""
+        found = self.recorder.dataset()
+        if self.logs:
+            events = {str(number): log.events for number, log in self.logs.items()}
+            found.attrs["search"] = json.dumps(events)
+        return found
+
+    def search(self, number: int, saved: Checkpoint | None) -> Log | None:
+        """The search of a cohort, where it was at a checkpoint; None for all runs of the grid.
+
+        What the results hold beyond the checkpoint is trained again, and the same comes of it: the
+        search decides by what it was told, and it was told of all lanes together.
+        """
+        cohort = self.sweep.cohorts[number]
+        choice = SEARCHES.configured(self.sweep.config.search)
+        if choice.name == "grid":
+            return None
+        events = saved.position["search"] if saved else []
+        kept = self._kept_events.get(str(number), [])
+        if kept and kept[-1] == ["ended"]:
+            events = kept
+        made = choice([run.settings for run in cohort.runs], cohort.config.epochs)
+        log = self.logs[number] = Log(made, cohort.config.epochs, events)
+        begun, pending = set(log.begun), set(log.pending)
+        for i, run in enumerate(cohort.runs):
+            if i in log.stopped:
+                self.recorder.cut(run.index, log.stopped[i])
+            elif i not in begun or (i in pending and not saved):
+                self.recorder.forget(run.index)
+            else:
+                self.recorder.stopped_epoch[run.index] = np.nan
+        return log
 
     def write_due(self) -> None:
         """Writes the results, if the last time is long enough ago.
@@ -158,6 +197,7 @@ def open_records(
         score=problems[0].task.score,
         curves=_curves(problems),
         last_epochs=config.report.last_epochs,
+        searched=config.search.name != "grid",
         attrs={
             "name": config.name,
             "config": configs.to_json(config),
@@ -168,12 +208,13 @@ def open_records(
             **({"implied": json.dumps(implied.as_json(laws))} if laws else {}),
         },
     )
-    directory, checkpoints, earlier = None, None, {}
+    directory, checkpoints, earlier, events = None, None, {}, {}
     if kept is not None:
         directory = kept.directory
         earlier = workdir.read_meta(directory, progress.note)
         if kept.results is not None:
             recorder.restore(in_grid(kept.results, sweep.grid))
+            events = json.loads(kept.results.attrs.get("search", "{}"))
         checkpoints = Checkpoints(
             directory / "checkpoints", keep=config.checkpoint.keep, warn=progress.note
         )
@@ -191,7 +232,9 @@ def open_records(
     if sweep.parts["module"] is not None:
         name = sweep.parts["module"]["name"]
         progress.note(f"  model: {name} (module=), in place of {config.model.name!r} of the config")
-    return Records(sweep, arrangement, recorder, progress, directory, checkpoints, meta)
+    return Records(
+        sweep, arrangement, recorder, progress, directory, checkpoints, meta, _kept_events=events
+    )
 
 
 def _curves(problems: Sequence[Problem]) -> dict[str, dict[str, str]]:

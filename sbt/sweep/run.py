@@ -127,6 +127,10 @@ def _finished(sweep: Sweep, kept: directories.Kept) -> tuple[list[str], bool]:
     """
     if kept.results is None:
         return [], False
+    if sweep.config.search.name != "grid":  # which leaves runs out
+        ended = directories.read_meta(kept.directory, lambda text: None).get("status") == "done"
+        before = configs.from_json(kept.results.attrs["config"])
+        return [], ended and extend.said(before) == extend.said(sweep.config)
     done = extend.in_grid(kept.results, sweep.grid)["epochs_done"].values
     if any(done[run.index] < c.config.epochs for c in sweep.cohorts for run in c.runs):
         return [], False
@@ -164,7 +168,7 @@ def _train(sweep: Sweep, kept: directories.Kept | None, progress: Progress) -> x
     if records.checkpoints:
         records.checkpoints.clear()
         records.checkpoints.close()
-    return records.recorder.dataset()
+    return records.dataset()
 
 
 def _unfit(saved: Checkpoint, records: Records) -> str | None:
@@ -192,11 +196,18 @@ def _unfit(saved: Checkpoint, records: Records) -> str | None:
 
 def _train_cohort(records: Records, number: int, saved: Checkpoint | None) -> None:
     sweep, cohort = records.sweep, records.sweep.cohorts[number]
-    waiting = records.waiting(number)
+    log = records.search(number, saved)
+    if log is None:
+        waiting = records.waiting(number)
+    else:
+        waiting = [] if log.ended else log.pending or list(range(len(cohort.runs)))
     records.work_done += (len(cohort.runs) - len(waiting)) * cohort.total_examples
+    if log is not None and not log.ended:
+        rest = set(range(len(cohort.runs))) - set(log.begun) - set(waiting)
+        records.work_done -= len(rest) * cohort.total_examples
     if not waiting:
         return
-    if saved and not set(saved.position["runs"]) & set(waiting):
+    if log is None and saved and not set(saved.position["runs"]) & set(waiting):
         saved = None  # what it holds has gone on to its end
     records.progress.note(
         f"cohort {number + 1}/{len(sweep.cohorts)}: {len(waiting)} runs, micro-batch "
@@ -205,7 +216,8 @@ def _train_cohort(records: Records, number: int, saved: Checkpoint | None) -> No
     placed = sweep.place(cohort)
     resumed = set(saved.position["runs"]) & set(waiting) if saved else ()
     kept = records.arrangement.setup(number)
-    fitted = fit(placed, runs=len(waiting), least=len(resumed), kept=kept)
+    count = len(cohort.runs if log is not None else waiting)
+    fitted = fit(placed, runs=count, least=len(resumed), kept=kept)
     engine = fitted.engine
     if fitted.changed:
         records.progress.note(f"  {fitted.changed}: from here on bits may differ (only rounding)")
@@ -232,7 +244,7 @@ def _train_cohort(records: Records, number: int, saved: Checkpoint | None) -> No
         f"{engine.lanes} lanes at a time, {engine.bytes_per_device / 2**20:.0f} MiB per device"
     )
     with contextlib.closing(engine):
-        Loop(records, number, fitted, waiting, observer, saved).train()
+        Loop(records, number, fitted, waiting, observer, saved, log).train()
 
 
 @contextlib.contextmanager

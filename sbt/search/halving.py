@@ -1,0 +1,79 @@
+"""Asynchronous successive halving: most runs stop early, the best of each rung go on."""
+
+import math
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from sbt.ranges import COUNT, Range
+from sbt.search.base import SEARCHES, Told
+
+
+@SEARCHES.register("halving", source="Li et al. 2020 (arXiv:1810.05934), Algorithm 2")
+class Halving:
+    """Runs go on past a rung if they are in the best 1/factor of those that have reached it.
+
+    Rungs lie after ``first · factorᵏ`` epochs. The paper pauses what is not promoted, and may take
+    it up again; a lane cannot pause, so that what is not promoted when it reaches a rung stops. Of
+    n cells that have reached one, ⌈n/factor⌉ are promoted (the paper rounds down, and would begin
+    with none). The paper leaves repetitions open: here a *cell*, all runs that differ in their seed
+    alone, is ranked by the median of its seeds and stops as a whole, once its last seed has reached
+    the rung.
+
+    Args:
+      runs: settings of each.
+      epochs: length of a run.
+      factor: η of the paper.
+      first: epochs until the first rung.
+      seed: of the order in which cells begin.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Mapping[str, Any]],
+        epochs: int,
+        factor: Annotated[int, Range(2, 64)] = 3,
+        first: Annotated[int, COUNT] = 1,
+        seed: Annotated[int, Range(0, 2**32 - 1)] = 0,
+    ):
+        cells: dict[Any, list[int]] = {}
+        for number, settings in enumerate(runs):
+            own = tuple(sorted((p, repr(v)) for p, v in settings.items() if p != "seed"))
+            cells.setdefault(own, []).append(number)
+        self._cells = list(cells.values())
+        self._cell = {run: i for i, cell in enumerate(self._cells) for run in cell}
+        order = list(range(len(self._cells)))
+        random.Random(seed).shuffle(order)
+        self._left = [run for i in order for run in self._cells[i]]
+        self._factor, self._rungs = factor, []
+        while first < epochs:
+            self._rungs.append(first)
+            first *= factor
+        # Of each rung: the gain of each run that has reached it, and the gain of each whole cell.
+        self._reached: list[dict[int, float]] = [{} for _ in self._rungs]
+        self._ranked: list[dict[int, float]] = [{} for _ in self._rungs]
+        self._stopped: set[int] = set()
+
+    def ask(self, free: int) -> list[int]:
+        begun, self._left = self._left[:free], self._left[free:]
+        return begun
+
+    def tell(self, news: Sequence[Told]) -> list[int]:
+        new: list[set[int]] = [set() for _ in self._rungs]
+        for run, epoch, gain in news:
+            for rung, reached in zip(self._rungs, self._reached, strict=True):
+                if epoch >= rung or gain == -math.inf:
+                    reached.setdefault(run, gain)
+        for at, (reached, ranked) in enumerate(zip(self._reached, self._ranked, strict=True)):
+            for i in {self._cell[run] for run, _, _ in news}:
+                if i not in ranked and all(run in reached for run in self._cells[i]):
+                    ranked[i] = statistics.median(reached[run] for run in self._cells[i])
+                    new[at].add(i)
+        lost: set[int] = set()
+        for fresh, ranked in zip(new, self._ranked, strict=True):
+            best = sorted(ranked, key=lambda i: (-ranked[i], i))
+            lost |= fresh - set(best[: math.ceil(len(best) / self._factor)])
+        lost -= self._stopped
+        self._stopped |= lost
+        return sorted(run for i in lost for run in self._cells[i])
