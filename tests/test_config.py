@@ -142,6 +142,10 @@ def test_the_name_of_a_section(section):
         tells(section, lambda text=text: apply_overrides({}, [f"--config.{section}={text}"]))
 
 
+# Without it a sample rule does nothing, and is refused for that.
+BESIDE = {"sample": {"fraction": 0.3}}
+
+
 def walk_own_fields(every):
     """``every``: of all pairs of a field and a value, one in so many."""
     seen = set()
@@ -150,7 +154,7 @@ def walk_own_fields(every):
         seen.add((section, field))
         for position, value in enumerate(HOSTILE):
             if new or (position + number) % every == 0:
-                config = {section: {"name": name, field: value}}
+                config = {section: {"name": name, **BESIDE.get(section, {}), field: value}}
                 tells(f"{section}.{field}", lambda config=config: checked(config))
         for position, text in enumerate(TEXTS):
             if (position + number) % every == 0:

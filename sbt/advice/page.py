@@ -76,7 +76,7 @@ def write_advice(advice: Advice, directory: Path | str) -> list[Path]:
     """Writes ``advice.html`` and its figure; every file atomically."""
     directory, drawing = Path(directory), advice.figure()
     head, *body = rows(advice)
-    made = [tag("li", rich(str(one)), tag("br"), tag("small", one.wrong))
+    made = [tag("li", rich(str(one)), tag("br"), tag("small", rich(one.wrong)))
             for one in advice.recommendations]  # fmt: skip
     gaps = [tag("li", rich(gap)) for gap in advice.gaps]
     target = advice.view.score.text(advice.target.value)
