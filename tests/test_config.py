@@ -142,8 +142,8 @@ def test_the_name_of_a_section(section):
         tells(section, lambda text=text: apply_overrides({}, [f"--config.{section}={text}"]))
 
 
-# Without it a sample rule does nothing, and is refused for that.
-BESIDE = {"sample": {"fraction": 0.3}}
+# Without a fraction a sample rule does nothing, and is refused for that.
+BESIDE = {("sample", rule): {"fraction": 0.3} for rule in ("loss", "random")}
 
 
 def walk_own_fields(every):
@@ -154,12 +154,14 @@ def walk_own_fields(every):
         seen.add((section, field))
         for position, value in enumerate(HOSTILE):
             if new or (position + number) % every == 0:
-                config = {section: {"name": name, **BESIDE.get(section, {}), field: value}}
+                config = {section: {"name": name, **BESIDE.get((section, name), {}), field: value}}
                 tells(f"{section}.{field}", lambda config=config: checked(config))
         for position, text in enumerate(TEXTS):
             if (position + number) % every == 0:
+                beside = BESIDE.get((section, name), {})
                 overrides = [
                     f"--config.{section}.name={name}",
+                    *(f"--config.{section}.{key}={given}" for key, given in beside.items()),
                     f"--config.{section}.{field}={text}",
                 ]
                 tells(
