@@ -69,7 +69,8 @@ def tells(field, call, start="config"):
     except UserError as error:
         message = f"{error.field}: {error.problem} {error.remedy}"
         assert error.field.removeprefix("--").startswith(start), message
-        assert field.split(".")[-1] in error.field or error.field in f"config.{field}", message
+        named = field.split(".")[-1] in error.field or error.field in f"config.{field}"
+        assert named or f"config.{field} " in error.remedy, message
         assert error.problem and len(error.remedy) > 5 and len(message) < 3000, message
         for jargon in ("literal", "malformed", "override", "NoneType", "unhashable"):
             assert jargon not in message, message
