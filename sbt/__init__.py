@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sbt.config import default as default_config
     from sbt.data import from_arrays, from_examples
     from sbt.results import load
+    from sbt.search import octaves
     from sbt.sweep.afterwards import measure_runs
     from sbt.sweep.run import run
     from sbt.sweep.weights import load_weights
@@ -28,6 +29,7 @@ __all__ = [
     "load",
     "load_weights",
     "measure_runs",
+    "octaves",
     "run",
 ]
 
@@ -40,6 +42,7 @@ _WHERE = {
     "load": ("sbt.results", "load"),
     "load_weights": ("sbt.sweep.weights", "load_weights"),
     "measure_runs": ("sbt.sweep.afterwards", "measure_runs"),
+    "octaves": ("sbt.search", "octaves"),
     "run": ("sbt.sweep.run", "run"),
 }
 

@@ -9,7 +9,7 @@ from lanes import compiling
 from sweeps import Watch, one_device, shorten_windows
 
 from sbt.errors import UserError
-from sbt.search import SEARCHES, Log, Told
+from sbt.search import SEARCHES, Log, Told, octaves
 from sbt.sweep.run import Interrupted, run
 
 EPOCHS = 9
@@ -152,3 +152,85 @@ def test_a_log_replays_to_the_same_search():
     fresh = choice([{"base_lr": float(i)} for i in range(6)], 9)
     again = Log(fresh, 9, json.loads(json.dumps(log.events)))
     assert (again.events, again.stopped, again.pending) == (log.events, log.stopped, log.pending)
+
+
+# --- the limits of reliable training, without training --------------------------------------------
+
+
+def simulate(search, runs, outcome, lanes, log=None, most=10_000):
+    """Epoch by epoch: what begins on free lanes, what it is told. Returns the log."""
+    log = log or Log(search, EPOCHS)
+    lane = dict.fromkeys(range(lanes))
+    ages: dict[int, int] = {}
+    for _ in range(most):
+        free = [i for i, run in lane.items() if run is None]
+        for i, run_ in zip(free, log.ask(len(free)), strict=False):
+            lane[i], ages[run_] = run_, 0
+        busy = {i: r for i, r in lane.items() if r is not None}
+        if not busy:
+            return log
+        news = []
+        for run_ in busy.values():
+            ages[run_] += 1
+            news.append(Told(run_, ages[run_], outcome(runs[run_], ages[run_])))
+        stopped = log.tell(news)
+        gone = {run_ for run_, epoch, gain in news if epoch >= EPOCHS or gain == -np.inf}
+        log.leave([run_ for run_, _, gain in news if gain == -np.inf])
+        lane = {i: None if r in gone | set(stopped) else r for i, r in lane.items()}
+    raise AssertionError("the search does not end")
+
+
+def points(rates, sizes=(2, 8), seeds=(0, 1, 2)):
+    return [{"batch_size": m, "base_lr": r, "seed": s} for m in sizes for r in rates for s in seeds]
+
+
+def reliable_rates(log, runs, m):
+    """Rates of which every seed was trained to its end without diverging."""
+    ended = {}
+    for name, *rest in log.events:
+        for run_, epoch, gain in rest[0] if name == "told" else ():
+            ended[run_] = gain is not None and epoch >= EPOCHS
+    rates = {p["base_lr"] for p in runs if p["batch_size"] == m}
+    seeds = {r: [i for i, p in enumerate(runs) if p["base_lr"] == r and p["batch_size"] == m]
+             for r in rates}  # fmt: skip
+    return [r for r in sorted(rates) if all(ended.get(i, False) for i in seeds[r])]
+
+
+@pytest.mark.parametrize("lanes", [1, 5, 64])
+@pytest.mark.parametrize("seed", range(4))
+def test_bisection_finds_the_limit_of_every_batch_size(lanes, seed):
+    """At an eighth of an octave, with a seventh of the runs, whatever lanes there are."""
+    rates = octaves(2**-8, 1, 8)
+    runs, rng = points(rates), np.random.default_rng(seed)
+    limits = {m: rng.uniform(2**-9, 2) for m in (2, 8)}
+    # One seed bears a little less than the others: the limit is its.
+    outcome = lambda p, age: (  # noqa: E731
+        -np.inf if p["base_lr"] * (1 + 0.3 * (p["seed"] == 1)) > limits[p["batch_size"]] and age > 2
+        else age / EPOCHS
+    )  # fmt: skip
+    search = SEARCHES.configured({"name": "stable_limit"})(runs, EPOCHS)
+    log = simulate(search, runs, outcome, lanes)
+    for m, limit in limits.items():
+        wanted = [r for r in rates if 1.3 * r <= limit]
+        assert reliable_rates(log, runs, m)[-1:] == wanted[-1:]
+    assert len(log.begun) <= len(runs) / 7
+    again = Log(SEARCHES.configured({"name": "stable_limit"})(runs, EPOCHS), EPOCHS, log.events)
+    assert again.events == log.events and again.stopped == log.stopped
+
+
+def test_both_ends_of_what_learns():
+    """Small rates learn too little: reliable is what ends within a margin of the best."""
+    rates = octaves(2**-8, 1, 4)
+    runs = points(rates)
+    gain = lambda r: -abs(np.log2(r) + 4) / 10  # noqa: E731
+    outcome = lambda p, age: -np.inf if p["base_lr"] > 0.2 else gain(p["base_lr"])  # noqa: E731
+    named = {"name": "stable_limit", "ends": "both", "margin": 0.25}
+    log = simulate(SEARCHES.configured(named)(runs, EPOCHS), runs, outcome, 12)
+    good = [r for r in rates if r <= 0.2 and gain(r) >= -0.25]
+    found = [r for r in reliable_rates(log, runs, 2) if gain(r) >= -0.25]
+    assert (found[0], found[-1]) == (good[0], good[-1])
+
+
+def test_a_limit_needs_learning_rates():
+    with pytest.raises(UserError, match="base_lr, which is not swept"):
+        run(CONFIG | {"search": {"name": "stable_limit"}, "sweep": {"seed": (0, 1)}})

@@ -2,7 +2,9 @@
 
 from sbt.search import grid as _grid  # noqa: F401  registers
 from sbt.search import halving as _halving  # noqa: F401  registers
+from sbt.search import stable_limit as _stable_limit  # noqa: F401  registers
 from sbt.search.base import SEARCHES, Search, Told
 from sbt.search.log import Log
+from sbt.search.stable_limit import octaves
 
-__all__ = ["SEARCHES", "Log", "Search", "Told"]
+__all__ = ["SEARCHES", "Log", "Search", "Told", "octaves"]
