@@ -133,6 +133,25 @@ def equal(directory, other):
     assert distance(keep(b), keep(d)) < 1e-5
 
 
+IMPORTS = """
+import importlib, pkgutil
+import sbt
+from jax._src import xla_bridge
+
+for module in pkgutil.walk_packages(sbt.__path__, "sbt."):
+    if "torch" not in module.name:
+        importlib.import_module(module.name)
+        assert not xla_bridge.backends_are_initialized(), module.name
+"""
+
+
+def test_importing_starts_no_device():
+    """Several processes must be told of each other before."""
+    command = [sys.executable, "-c", IMPORTS]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     directory = tmp_path_factory.mktemp("alone")

@@ -20,6 +20,7 @@ References:
   <https://arxiv.org/abs/2207.14484>`_, 2022
 """
 
+import functools
 import math
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
@@ -217,9 +218,17 @@ def gradient_noise_interaction(
 # Rules of whose steps a mean of squared gradients says only a part.
 _OTHERWISE = ("adamax", "adamaxw", "lamb")
 _ADAM = optax.ScaleByAdamState
-# That of a bias correction has no public name.
-_RMS = (optax.ScaleByRmsState, type(optax.scale_by_rms(bias_correction=True).init(())))
 _NUMBER = int | float | jax.Array
+
+
+@functools.cache
+def _rms() -> tuple[type, ...]:
+    """States of RMSProp: that of a bias correction has no public name.
+
+    Not on import: making one starts the devices, which several processes must first be told of.
+    """
+    with jax.ensure_compile_time_eval():
+        return optax.ScaleByRmsState, type(optax.scale_by_rms(bias_correction=True).init(()))
 
 
 def preconditioner(rule: Rule, params: Any) -> Any:
@@ -236,7 +245,7 @@ def preconditioner(rule: Rule, params: Any) -> Any:
       UserError: the rule has no such mean for every weight, several, or not these hyperparameters.
     """
     field, remedy = "config.rule.name", "measure it of Adam, AdamW or RMSProp"
-    holds = (_ADAM, *_RMS)
+    holds = (_ADAM, *_rms())
     leaves = jax.tree.leaves(rule.state, is_leaf=lambda node: isinstance(node, holds))
     found = [node for node in leaves if isinstance(node, holds)]
     if len(found) != 1 or rule.name.rpartition(".")[2] in _OTHERWISE:
@@ -253,7 +262,7 @@ def preconditioner(rule: Rule, params: Any) -> Any:
         problem = f"{rule.name!r} has no number {' or '.join(map(repr, missing))}"
         raise UserError(field, problem, "give the function of the rule keywords of these names")
     eps, root = rule.values["eps"], rule.values.get("eps_root", 0.0)
-    if isinstance(state, _RMS) and rule.values.get("eps_in_sqrt", True):
+    if isinstance(state, _rms()) and rule.values.get("eps_in_sqrt", True):
         eps, root = 0.0, eps
     count = state.count if "count" in state._fields else None  # tuples have another
 
