@@ -261,8 +261,8 @@ def advise(
 
     Args:
       ds: results of ``sbt.run`` or ``sbt.load``.
-      target: the score to reach, in its own units (an accuracy as a fraction); by default one that
-        every batch size reaches, see :func:`sbt.advice.targets.default_target`.
+      target: the score to reach, in its own units (an accuracy as a fraction); by default
+        :func:`sbt.advice.targets.default_target` chooses one.
       devices: budgets to recommend for.
       meta: ``meta.json`` of the work directory, for times; without it there are none.
 
