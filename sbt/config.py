@@ -120,7 +120,7 @@ FIELDS: dict[str, Field] = {
     "batch_schedule.name": _text("constant", "changes m during training; and its fields"),
     "momentum_schedule.name": _text("constant", "onecycle: low while η is high; and its fields"),
     "noise.name": _text("none", "Sato & Iiduka's schedules of η, m and β; and their fields"),
-    "objective.name": _text("standard", "or adversarial, stability; and their fields"),
+    "objective.name": _text("standard", "or adversarial, stability, label_smoothing; and fields"),
     "sample.name": _text("all", "leaves out the smallest losses (loss) or any (random)"),
     "search.name": _text("grid", "which runs of the sweep begin and which stop; and its fields"),
     "skip_impossible": _switch(False, "leaves grid points with b > m out, or refuses the grid"),

@@ -21,6 +21,7 @@ Decay = Annotated[Scalar, BELOW_ONE]  # momentum, and the rate of a moving avera
 NonNegative = Annotated[Scalar, NON_NEGATIVE]
 Positive = Annotated[Scalar, POSITIVE]
 Fraction = Annotated[Scalar, FRACTION]
+BelowOne = Annotated[Scalar, BELOW_ONE]
 AtLeastOne = Annotated[Scalar, Range(1)]
 HalfAtMost = Annotated[Scalar, Range(0, 0.5, open_low=True)]
 Schedule = Callable[[Any], Any]

@@ -174,3 +174,32 @@ def stability(
         return value + term, aux
 
     return wrapped
+
+
+@OBJECTIVES.register(
+    "label_smoothing",
+    source="Szegedy et al. 2016, arXiv 1512.00567, section 7",
+    needs=(CLASSES,),
+)
+def label_smoothing(loss: Loss, smoothing: base.BelowOne = 0.1) -> Loss:
+    r"""Label smoothing: targets that leave every class some probability.
+
+    .. math:: L_i = -\sum_k q_{ik} \log p_{ik}, \qquad
+              q_{ik} = (1 - \epsilon)\,[k = y_i] + \epsilon / K
+
+    that is, :math:`1 - \epsilon` of the loss and :math:`\epsilon` of the cross entropy with the
+    uniform distribution over the K classes. What is told of the test split stays the plain loss;
+    the training loss is the smoothed one, which is never below the entropy of :math:`q_i`.
+
+    Args:
+      loss: of a batch, in nats.
+      smoothing: :math:`\epsilon`; the paper's is 0.1, for 1000 classes. 0 is the plain loss.
+    """
+
+    def wrapped(forward: Forward, batch: Batch) -> tuple[jax.Array, tuple[Any, Any]]:
+        value, aux = loss(forward, batch)
+        uniform = -jnp.mean(jax.nn.log_softmax(base.widen(aux[0]))).astype(value.dtype)
+        share = jnp.asarray(smoothing).astype(value.dtype)
+        return (1 - share) * value + share * uniform, aux
+
+    return wrapped
