@@ -1,17 +1,22 @@
 """Advice on known answers: formulas, published tables, the exact noisy quadratic."""
 
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from lanes import compiling
+from sweeps import one_device
 
+from sbt import cli
 from sbt.advice import critical, optimum, targets
 from sbt.advice.advise import advise, next_experiment, next_overrides
 from sbt.advice.intervals import interval, seed_draws
 from sbt.advice.page import write_advice
 from sbt.errors import UserError
 from sbt.report.view import checked
+from sbt.sweep.run import run
 
 HERE = Path(__file__).resolve().parent.parent / "experiments" / "critical_batch"
 sys.path.insert(0, str(HERE))
@@ -183,7 +188,8 @@ def synthetic(random):
     noise = 0.1 * random.normal(size=SEEDS) + 0.1 * random.normal(size=shape)
     examples = np.exp(log_steps[..., None] + noise) * m[:, None, None]
     cells = tuple({"base_lr": 2.0**v} for v in x)
-    return targets.Reached(0.0, examples, np.zeros(shape, bool), m, cells)
+    whole = np.full(shape, np.inf)
+    return targets.Reached(0.0, examples, np.zeros(shape, bool), whole, m, cells)
 
 
 def test_intervals_cover_the_truth():
@@ -278,3 +284,78 @@ def test_an_unfinished_sweep_is_refused():
         advise(ds, 0.05)
     with pytest.raises(UserError, match="does not sweep the batch size"):
         advise(nq.grid().isel(batch_size=0, drop=True), 0.05)
+
+
+# --- searches ------------------------------------------------------------------------------------
+
+
+def searched(cut, name="halving"):
+    """A grid of the noisy quadratic in which a search ended runs: ``cut`` is where, in examples."""
+    ds = nq.grid(rates=(0.02, 0.04, 0.08), sizes=(1, 4, 16))
+    config = json.loads(ds.attrs["config"]) | {"search": {"name": name}}
+    stopped = np.full(ds["finished"].shape, np.nan)
+    for at, examples in cut.items():
+        stopped[at] = examples if examples else np.nan
+        ds["epochs_done"].values[at], ds["finished"].values[at] = examples, False
+        ds["loss"].values[at] = np.nan
+        for curve in ("train_loss", "test_loss"):
+            ds[curve].values[at] = np.where(ds["epoch"] > examples, np.nan, ds[curve].values[at])
+    ds["stopped_epoch"] = (ds["finished"].dims, stopped)
+    ds.attrs["config"] = json.dumps(config)
+    return ds
+
+
+def test_what_a_search_stopped_is_no_failure():
+    """It counts up to where it was trained, and is open from there on, not censored for ever."""
+    target, whole = 0.06, targets.reached(checked(searched({})), 0.06)
+    assert np.isinf(whole.until).all() and not whole.open.any()
+    far = float(whole.medians[0].max())  # the slowest cell of m = 1 that reaches it ...
+    assert np.isfinite(far)
+    slow, best = int(whole.medians[0].argmax()), int(whole.best[0])
+    late, soon = int(2 * far), int(whole.fewest[0]) // 4
+
+    after = targets.reached(checked(searched({(0, slow, 0): late})), target)
+    np.testing.assert_array_equal(after.examples, whole.examples)  # ... had done so when it stopped
+
+    middle = int((whole.fewest[0] + far) / 2)
+    settled = targets.reached(checked(searched({(0, slow, 0): middle})), target)
+    assert np.isinf(settled.examples[0, slow, 0]) and settled.until[0, slow, 0] == middle
+    assert not settled.open.any()  # it has lost already
+
+    open_ = targets.reached(checked(searched({(0, slow, 0): soon, (1, 0, 0): 0})), target)
+    np.testing.assert_array_equal(np.argwhere(open_.open), [[0, slow], [1, 0]])
+    assert open_.best[0] == best and not open_.unknown.any()
+
+    gone = advise(searched({(0, i, 0): soon for i in range(3)}), target)
+    assert gone.reached.unknown.tolist() == [True, False, False]
+    assert np.isnan(gone.table["examples"][0]) and "not known" in gone.table["remarks"][0]
+    assert "m = 1 was stopped before it could" in gone.text and "never" not in gone.text
+    assert gone.recommendations[0].batch_size != 1
+    assert any("stopped 3 runs and never began 0" in gap for gap in gone.gaps)
+    assert np.isnan(gone.recommendations[0].neighbours["m = 1"])
+    assert "m = 1 is not known" in gone.recommendations[0].wrong
+
+
+def test_advice_on_a_real_search(tmp_path, capsys):
+    """Through the command: halving leaves most runs out, and the page says so."""
+    config = {
+        "name": "halved",
+        "data": {"name": "digits", "train_size": 256, "test_size": 128},
+        "model": {"name": "mlp", "hidden": (16,)},
+        "epochs": 9,
+        "search": {"name": "halving"},
+        "sweep": {
+            "batch_size": (4, 16, 64),
+            "base_lr": tuple(2.0**k for k in range(-12, -2, 2)),
+            "seed": (0, 1),
+        },
+    }
+    with one_device(), compiling(quickly=True):
+        ds = run(config, tmp_path, progress=False)
+    left = ~ds["finished"].values
+    assert 0.3 < left.mean() < 0.9
+    assert cli.main(["advise", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert f"halving trained {(~left).sum()} of {left.size} runs to their end" in printed
+    assert "halving stopped" in printed and "could still be the fastest" in printed
+    assert "halving stopped" in (tmp_path / "advice.html").read_text()

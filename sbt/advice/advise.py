@@ -16,6 +16,7 @@ from sbt.advice.targets import (
     Target,
     check_target,
     default_target,
+    left_out,
     reached,
     words,
 )
@@ -29,6 +30,7 @@ from sbt.text import duration
 DEVICES = (8, 64)
 ENOUGH_SEEDS = 5
 HERE = "least time here"
+OPEN = "not known: stopped before it was reached"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Recommendation:
       updates, examples: to the target; the examples with their interval.
       cost: in words, relative to what it is best for.
       neighbours: by name, times the cost at the neighbours on the grid, all else as it is or, for
-        another batch size, tuned; infinite where the target is not reached.
+        another batch size, tuned; infinite where the target is not reached, NaN where a search
+        stopped before that could be told.
     """
 
     goal: str
@@ -93,9 +96,12 @@ class Recommendation:
     @property
     def wrong(self) -> str:
         """What it costs to be wrong, in words."""
-        told = [f"{name} ×{v:.2f}" if np.isfinite(v) else f"{name} never reaches it"
-                for name, v in self.neighbours.items()]  # fmt: skip
-        return ", ".join(told)
+        return ", ".join(
+            f"{name} ×{times:.2f}"
+            if np.isfinite(times)
+            else f"{name} {'is not known' if np.isnan(times) else 'never reaches it'}"
+            for name, times in self.neighbours.items()
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +134,10 @@ class Advice:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row for every batch size; see the columns' names. Censored numbers are infinite."""
+        """A row for every batch size; see the columns' names.
+
+        Censored numbers are infinite, those that a search left open NaN.
+        """
         found, slopes = (
             self.reached,
             [np.nan, *local_slopes(self.reached.sizes, self.reached.updates)],
@@ -138,16 +147,17 @@ class Advice:
         for i, m in enumerate(found.sizes):
             cell = found.cells[found.best[i]] if found.best[i] >= 0 else {}
             low, high = (intervals[i].low, intervals[i].high) if intervals else (np.nan, np.nan)
+            fewest = np.nan if found.unknown[i] else found.fewest[i]
             rate = cell.get(BASE_LR, np.nan)
-            seconds = found.fewest[i] / self.machine.rate if self.machine.rate else np.nan
+            seconds = fewest / self.machine.rate if self.machine.rate else np.nan
             flags = [f"best {axis} at the grid's end" for axis in found.at_end[i]]
-            flags += ["never reached"] if found.best[i] < 0 else []
+            flags += [] if found.best[i] >= 0 else [OPEN if found.unknown[i] else "never reached"]
             flags += ["at the first evaluation already"] if found.bounded[i] else []
             rows.append(
                 {
                     "batch size": int(m),
-                    "updates": found.updates[i],
-                    "examples": found.fewest[i],
+                    "updates": fewest / m,
+                    "examples": fewest,
                     "low": low,
                     "high": high,
                     "base LR": rate,
@@ -179,10 +189,13 @@ class Advice:
         found, score = self.reached, self.view.score
         fast = np.isfinite(found.fewest)
         i = int(np.argmin(found.fewest))
-        seeds = f"median of {found.seeds} seeds" if found.seeds > 1 else "one seed, no intervals"
-        missed = ", ".join(f"{m:g}" for m in found.sizes[~fast])
+        how = f"median of {found.seeds} seeds" if found.seeds > 1 else "one seed, no intervals"
+        left = left_out(self.view).values
+        if left.any():
+            name, whole = self.view.setting("search.name"), left.size - left.sum()
+            how += f"; {name} trained {whole} of {left.size} runs to their end"
         text = (
-            f"To {score.text(self.target.value)} {score.long_name} ({seeds}) "
+            f"To {score.text(self.target.value)} {score.long_name} ({how}) "
             f"m = {found.sizes[i]:g} needs fewest examples, "
             f"{'at most ' * bool(found.bounded[i])}{_number(found.fewest[i])}"
         )
@@ -193,7 +206,13 @@ class Advice:
                 f"times as many, in {_number(found.updates[last])} updates instead of "
                 f"{_number(found.updates[i])}"
             )
-        return text + (f"; m = {missed} never reaches it." if missed else ".")
+        for some, what in (
+            (~fast & ~found.unknown, "never reaches it"),
+            (found.unknown, "was stopped before it could"),
+        ):
+            if some.any():
+                text += f"; m = {_sizes(found.sizes[some])} {what}"
+        return f"{text}."
 
     def _critical(self) -> str:
         one = self.critical
@@ -305,10 +324,9 @@ def _check(view: View, meta: Mapping[str, Any] | None) -> None:
         problem = f"the grid has one batch size ({only:g}): nothing to compare"
         raise UserError(f"config.sweep.{BATCH_SIZE}", problem, "sweep three or more")
     status = str((meta or {}).get("status", "done"))
-    begun = view.ds["epochs_done"].values > 0
-    open_runs = int((begun & ~view.ds["finished"].values.astype(bool)).sum())
-    if status != "done" or open_runs or bool(view.reported.isnull().all()):
-        missing = int(view.reported.isnull().sum())
+    missing = int((~view.ds["finished"].astype(bool) & ~left_out(view)).sum())
+    if status != "done" or missing or bool(view.reported.isnull().all()):
+        missing = missing or int(view.reported.isnull().sum())
         problem = f"{missing} of {view.reported.size} runs have not finished"
         raise UserError("the sweep", problem, "finish it first: the same sbt run resumes it")
     name = view.setting("batch_schedule.name", "constant")
@@ -368,7 +386,7 @@ def _one(
 ) -> Recommendation:
     cell, place = found.cells[found.best[at]], found.best[at]
     near: dict[str, float] = {
-        f"m = {found.sizes[j]:g}": float(costs[j] / costs[at])
+        f"m = {found.sizes[j]:g}": np.nan if found.unknown[j] else float(costs[j] / costs[at])
         for j in (at - 1, at + 1)
         if 0 <= j < len(found.sizes)
     }
@@ -382,8 +400,10 @@ def _one(
         here = line.index((base, place))
         for j in (here - 1, here + 1):
             if 0 <= j < len(line):
-                times = found.medians[at, line[j][1]] / found.medians[at, place]
-                near[f"base LR {label(BASE_LR, line[j][0])}"] = float(times)
+                other = line[j][1]
+                times = float(found.medians[at, other] / found.medians[at, place])
+                hidden = found.open[at, other] and np.isinf(times)
+                near[f"base LR {label(BASE_LR, line[j][0])}"] = np.nan if hidden else times
     m = found.sizes[at]
     value = Interval(float(found.fewest[at]), np.nan, np.nan)
     return Recommendation(
@@ -424,10 +444,21 @@ def _gaps(
             known = [int(s) for s in np.ravel(view.ds[SEED].values)]
         more = [s for s in range(max(known) + 1 + ENOUGH_SEEDS) if s not in known]
         wanted[SEED] = tuple([*known, *more[: ENOUGH_SEEDS - len(known)]])
+    if left := int(left_out(view).sum()):
+        begun = int((left_out(view) & (view.ds["epochs_done"] > 0)).sum())
+        gap = f"{view.setting('search.name')} stopped {begun} runs and never began {left - begun}"
+        if found.open.any():
+            named = _sizes(sizes[found.open.any(-1)])
+            gap += (
+                f", among them {int(found.open.sum())} cells (at m = {named}) that could still be the "
+                "fastest: examples are at most those told, and the best base LR is the best of "
+                "what was trained"
+            )
+        gaps.append(f"{gap}.")
     ends = {axis for flags in found.at_end for axis in flags}
     for axis in sorted(ends):
         at = [i for i, flags in enumerate(found.at_end) if axis in flags]
-        named = ", ".join(f"{sizes[i]:g}" for i in at)
+        named = _sizes(sizes[at])
         gaps.append(f"The best {axis} stands at the grid's end at m = {named}: a bound.")
         if axis == BASE_LR:
             values = sorted({float(cell[axis]) for cell in found.cells})
@@ -453,7 +484,7 @@ def _gaps(
     if smaller or larger:
         wanted[BATCH_SIZE] = tuple([*smaller, *map(int, sizes), *larger])
     if found.bounded.any():
-        named = ", ".join(f"{m:g}" for m in sizes[found.bounded])
+        named = _sizes(sizes[found.bounded])
         gaps.append(f"m = {named} reaches it by the first evaluation: examples are a bound there.")
     schedule = view.setting("schedule.name", "constant")
     if schedule != "constant":
@@ -528,6 +559,10 @@ def _number(value: float) -> str:
     if abs(value) < 100:
         return f"{value:.3g}"
     return f"{float(f'{value:.3g}'):,.0f}"
+
+
+def _sizes(sizes: np.ndarray) -> str:
+    return ", ".join(f"{m:g}" for m in sizes)
 
 
 def _interval(one: Interval) -> str:

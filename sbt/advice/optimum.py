@@ -158,6 +158,11 @@ def compare_forms(m: np.ndarray, positions: np.ndarray) -> dict[str, float]:
     }
 
 
+def _beside(at: int, marks: np.ndarray) -> bool:
+    """Whether a neighbour of a position is marked."""
+    return bool(marks[max(at - 1, 0) : at].any() or marks[at + 1 : at + 2].any())
+
+
 @dataclass(frozen=True)
 class Optima:
     """Of an axis, where the best value lies at every batch size, and how it moves.
@@ -171,7 +176,8 @@ class Optima:
       exponent: α of value ∝ m^α, by parabolas.
       by_akima: the same by Akima's spline.
       forms: see :func:`compare_forms`; empty for other axes than the learning rate.
-      widths: octaves within which the target takes at most 20 % more examples, all else tuned.
+      widths: octaves within which the target takes at most 20 % more examples, all else tuned; NaN
+        where a search stopped what lies beside the best before that could be told.
     """
 
     axis: str
@@ -218,11 +224,12 @@ def optima(found: Reached, axis: str, power: float | np.ndarray, *, forms: bool 
     drawn = losses(found.over(seed_draws(found.seeds)))
 
     huge = 1e6  # octaves more: just beyond what is good
+    cut = np.stack([found.open[:, group].any(-1) for group in groups], -1)
     widths = [
         basin(x, -np.where(np.isfinite(row), row, huge), float(np.log2(TOLERANCE)))
-        if np.isfinite(row).any()
+        if np.isfinite(row).any() and not _beside(int(np.nanargmin(row)), hidden)
         else np.nan
-        for row in loss
+        for row, hidden in zip(loss, cut, strict=True)
     ]
     return Optima(
         axis,

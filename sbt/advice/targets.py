@@ -8,6 +8,10 @@ the first evaluation of a run reaches the target nothing lies before it, and it 
 
 A run that never reaches the target, or diverges before it or after, is *censored*: it took longer
 than any number (infinity here). So is a cell that half of its seeds or fewer reach, by the median.
+
+A run that a search stopped, or never began, counts as far as it was trained. Where it has not
+reached the target by then it is censored there: it takes longer than that, and nothing says how
+much. A cell of such runs is *open* where it could still be the fastest.
 """
 
 from collections.abc import Mapping
@@ -45,12 +49,15 @@ class Reached:
         examples until the target is reached; infinite where it is not.
       early: of the same shape: whether the first evaluation already reached it, so that the number
         is only an upper bound.
+      until: of the same shape: examples that a run was trained where a search ended it early, 0 if
+        it never began; infinite of all others, which nothing more could make faster.
       cells: the values of the other hyperparameters of each cell.
     """
 
     target: float
     examples: np.ndarray
     early: np.ndarray
+    until: np.ndarray
     sizes: np.ndarray
     cells: tuple[dict[str, Any], ...]
 
@@ -62,6 +69,19 @@ class Reached:
     def medians(self) -> np.ndarray:
         """Of every batch size and cell, over all seeds."""
         return self.over(np.arange(self.seeds)[None])[0]
+
+    @cached_property
+    def open(self) -> np.ndarray:
+        """Of every batch size and cell, whether it could still need fewest examples.
+
+        That is so where it would with all that a search stopped reaching the target right then.
+        """
+        return _median(np.minimum(self.examples, self.until)) < self.fewest[:, None]
+
+    @property
+    def unknown(self) -> np.ndarray:
+        """Of every batch size, whether nothing reached the target, and what was stopped could."""
+        return ~np.isfinite(self.fewest) & self.open.any(-1)
 
     def over(self, draws: np.ndarray) -> np.ndarray:
         """Medians over seeds drawn, ``(draws, sizes, cells)``: the same seeds everywhere."""
@@ -167,7 +187,8 @@ def reached(view: View, target: float) -> Reached:
     Raises:
       UserError: the grid has no batch sizes, or the results do not say how long an epoch is.
     """
-    gain, examples = curves(view), _examples(view)
+    gain, epoch = curves(view), _epoch(view)
+    examples = view.ds[EPOCH].values.astype(float) * epoch
     axes = [str(d) for d in gain.dims if d not in (BATCH_SIZE, SEED, EPOCH)]
     gain = gain.transpose(BATCH_SIZE, *axes, SEED, EPOCH)
     shape = gain.shape
@@ -175,9 +196,13 @@ def reached(view: View, target: float) -> Reached:
     goal = view.score.gain(target)
     found = [crossing(examples, row, goal) for row in rows]
     wide = (shape[0], -1, shape[-2])
-    diverged = view.ds["diverged"].fillna(False).astype(bool)
-    diverged = diverged if SEED in diverged.dims else diverged.expand_dims(SEED)
-    gone = diverged.transpose(BATCH_SIZE, *axes, SEED).values.reshape(wide)
+
+    def runs(values: xr.DataArray) -> np.ndarray:
+        seeded = values if SEED in values.dims else values.expand_dims(SEED)
+        return seeded.transpose(BATCH_SIZE, *axes, SEED).values.reshape(wide)
+
+    gone = runs(view.ds["diverged"].fillna(False).astype(bool))
+    done = runs(view.ds["epochs_done"].astype(float)) * epoch
     grid = np.meshgrid(*(gain[axis].values for axis in axes), indexing="ij")
     flat = [values.ravel().tolist() for values in grid]
     cells = tuple(dict(zip(axes, point, strict=True)) for point in zip(*flat, strict=True))
@@ -186,6 +211,7 @@ def reached(view: View, target: float) -> Reached:
         float(target),
         np.where(gone, np.inf, times),
         np.asarray([early for _, early in found]).reshape(wide),
+        np.where(runs(left_out(view)) & ~gone, done, np.inf),
         gain[BATCH_SIZE].values.astype(float),
         cells or ({},),
     )
@@ -202,13 +228,19 @@ def curves(view: View) -> xr.DataArray:
     return found if SEED in found.dims else found.expand_dims(SEED)
 
 
-def _examples(view: View) -> np.ndarray:
-    """Examples seen at every evaluation."""
+def left_out(view: View) -> xr.DataArray:
+    """Which runs of a finished sweep were not trained to their end: a search ended them."""
+    ended = view.ds["finished"].astype(bool)
+    return ~ended if "stopped_epoch" in view.ds else xr.zeros_like(ended)
+
+
+def _epoch(view: View) -> float:
+    """Examples of an epoch."""
     size = view.ds.attrs.get("train_examples") or view.setting("data.train_size")
     if not size:
         problem = "does not say how many examples an epoch has (attribute train_examples)"
         raise UserError("results.nc", problem, "run the sweep again with this version")
-    return view.ds[EPOCH].values.astype(float) * float(size)
+    return float(size)
 
 
 def default_target(view: View) -> Target:
