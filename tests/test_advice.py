@@ -329,7 +329,7 @@ def test_what_a_search_stopped_is_no_failure():
     gone = advise(searched({(0, i, 0): soon for i in range(3)}), target)
     assert gone.reached.unknown.tolist() == [True, False, False]
     assert np.isnan(gone.table["examples"][0]) and "not known" in gone.table["remarks"][0]
-    assert "m = 1 was stopped before it could" in gone.text and "never" not in gone.text
+    assert "m = 1: stopped before it could be reached" in gone.text and "never" not in gone.text
     assert gone.recommendations[0].batch_size != 1
     assert any("stopped 3 runs and never began 0" in gap for gap in gone.gaps)
     assert np.isnan(gone.recommendations[0].neighbours["m = 1"])
@@ -343,6 +343,7 @@ def test_advice_on_a_real_search(tmp_path, capsys):
         "data": {"name": "digits", "train_size": 256, "test_size": 128},
         "model": {"name": "mlp", "hidden": (16,)},
         "epochs": 9,
+        "checkpoint": {"minutes": 1e6},
         "search": {"name": "halving"},
         "sweep": {
             "batch_size": (4, 16, 64),

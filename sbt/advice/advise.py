@@ -207,11 +207,11 @@ class Advice:
                 f"{_number(found.updates[i])}"
             )
         for some, what in (
-            (~fast & ~found.unknown, "never reaches it"),
-            (found.unknown, "was stopped before it could"),
+            (~fast & ~found.unknown, "never"),
+            (found.unknown, "stopped before it could be"),
         ):
             if some.any():
-                text += f"; m = {_sizes(found.sizes[some])} {what}"
+                text += f"; m = {_sizes(found.sizes[some])}: {what} reached"
         return f"{text}."
 
     def _critical(self) -> str:
@@ -448,11 +448,11 @@ def _gaps(
         begun = int((left_out(view) & (view.ds["epochs_done"] > 0)).sum())
         gap = f"{view.setting('search.name')} stopped {begun} runs and never began {left - begun}"
         if found.open.any():
-            named = _sizes(sizes[found.open.any(-1)])
+            named, count = _sizes(sizes[found.open.any(-1)]), int(found.open.sum())
             gap += (
-                f", among them {int(found.open.sum())} cells (at m = {named}) that could still be the "
-                "fastest: examples are at most those told, and the best base LR is the best of "
-                "what was trained"
+                f", among them {count} cells (at m = {named}) that could still be the fastest: "
+                "examples are at most those told, and the best base LR is the best of what was "
+                "trained"
             )
         gaps.append(f"{gap}.")
     ends = {axis for flags in found.at_end for axis in flags}
