@@ -8,7 +8,8 @@ import xarray as xr
 
 from sbt.config import to_json
 from sbt.report import FAILS, HOLDS, OPEN, View, tuning
-from sbt.report.tuning import basin, best_positions, bootstrap, draws, half_life, rescaled
+from sbt.report.seeds import bootstrap, draws
+from sbt.report.tuning import basin, best_positions, half_life, rescaled
 from sbt.tasks.score import Score
 
 SIZES = (1, 4, 16, 64)

@@ -22,8 +22,9 @@ from sbt.advice.targets import (
 )
 from sbt.errors import UserError
 from sbt.report.scales import label
+from sbt.report.seeds import Interval
 from sbt.report.style import Drawing
-from sbt.report.tuning import Interval, is_decay, powers
+from sbt.report.tuning import is_decay, powers
 from sbt.report.view import BASE_LR, BATCH_SIZE, SEED, View, checked
 from sbt.text import duration
 

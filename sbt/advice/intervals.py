@@ -13,7 +13,7 @@ batch size and in every cell: seeds are paired, and what one changes everywhere 
 import numpy as np
 from scipy import stats
 
-from sbt.report.tuning import Interval, draws
+from sbt.report.seeds import Interval, draws
 
 MOST_DRAWS = 400  # a standard deviation of so many is known to 4 %
 LEAST_KNOWN = 0.9  # of the draws must have the number, else its interval is not known

@@ -17,7 +17,8 @@ from scipy.interpolate import Akima1DInterpolator
 
 from sbt.advice.intervals import interval, seed_draws
 from sbt.advice.targets import Reached
-from sbt.report.tuning import Interval, basin, best_positions, octaves
+from sbt.report.seeds import Interval
+from sbt.report.tuning import basin, best_positions, octaves
 
 POINTS = 5
 FINE = 25  # points of the spline between neighbours

@@ -5,6 +5,7 @@
 caption. A claim of your own is a function decorated with ``claim``.
 """
 
+from sbt.report import statements as statements
 from sbt.report.claims import (
     FAILS,
     HOLDS,
@@ -26,8 +27,8 @@ from sbt.report.figures import (
 )
 from sbt.report.measured import measured_figures
 from sbt.report.page import write_comparison, write_report
+from sbt.report.seeds import Interval, bootstrap
 from sbt.report.style import Drawing
-from sbt.report.tuning import Interval, bootstrap
 from sbt.report.view import View, spread
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "score_vs",
     "spread",
     "stable_range_summary",
+    "statements",
     "sweep_figure",
     "verdicts",
     "write_comparison",

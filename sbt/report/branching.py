@@ -13,8 +13,9 @@ import xarray as xr
 
 from sbt.report import scales, style
 from sbt.report.claims import OPEN, Verdict, claim
+from sbt.report.seeds import bootstrap, decided, gains
 from sbt.report.style import Drawing
-from sbt.report.tuning import bootstrap, decided, gains, rank_correlation
+from sbt.report.tuning import rank_correlation
 from sbt.report.view import BATCH_SIZE, SEED, View
 
 START = "start_epoch"

@@ -82,6 +82,9 @@ class Protocol:
       batch_size, base_lr: the values swept; empty: any.
       score: what ranks its runs. Runs that are ranked by something else are about another matter,
         not less of the same.
+      momentum: of the rule.
+      seeds: trials of every run; 0: not told.
+      settings: pairs of any field of the config and its value, such as ``("model.width", 512)``.
     """
 
     data: str = "cifar10"
@@ -93,6 +96,9 @@ class Protocol:
     batch_size: tuple[float, ...] = ()
     base_lr: tuple[float, ...] = ()
     score: str = "accuracy"
+    momentum: float = 0.0
+    seeds: int = 0
+    settings: tuple[tuple[str, Any], ...] = ()
 
 
 def make_protocol(pairs: Iterable[Any]) -> Protocol:
@@ -143,6 +149,8 @@ def scope_of(view: View, *protocols: Protocol) -> tuple[str, bool]:
     protocol = next((p for p in protocols if p.data == data), next(iter(protocols), None))
     less = _reductions(view, protocol) if protocol else []
     seeds = "one seed" if view.seeds == 1 else f"{view.seeds} seeds"
+    if protocol and view.seeds < protocol.seeds:
+        less.append(f"{view.seeds} of {protocol.seeds} seeds")
     return "; ".join([*less, seeds]), bool(less)
 
 
@@ -157,13 +165,17 @@ def _reductions(view: View, protocol: Protocol) -> list[str]:
     momentum = view.ds.coords.get("momentum", view.setting("rule.momentum", 0.0))
     if rule and rule != protocol.rule:
         less.append(f"rule {rule} instead of {protocol.rule}")
-    elif np.ndim(momentum) == 0 and float(momentum):
+    elif np.ndim(momentum) == 0 and float(momentum) != protocol.momentum:
         less.append(f"momentum {float(momentum):g}")
     if train := view.setting("data.train_size"):
         less.append(f"{int(train)} training examples")
     test = view.setting("data.test_size")
     if test and int(test) < protocol.test_examples:
         less.append(f"{int(test)} test examples")
+    for path, wanted in protocol.settings:
+        have = view.setting(path)
+        if have != (tuple(wanted) if isinstance(wanted, list) else wanted):
+            less.append(f"{path} {shown(have)} instead of {shown(wanted)}")
     ran = view.ds.sizes.get(EPOCH) or view.setting("epochs")
     if ran and ran < protocol.epochs:
         less.append(f"{int(ran)} of {protocol.epochs} epochs")
@@ -210,13 +222,14 @@ class Claim:
     Attributes:
       judge: takes the view and the claim's arguments; returns one verdict or several, of which
         ``claim``, ``verdict`` and ``numbers`` count.
-      axes: those that it looks along; a grid with further axes is judged slice by slice.
+      axes: those that it looks along; a grid with further axes is judged slice by slice. None: it
+        sees the grid as a whole.
       source: who states it; empty: whom the results name (``config.report.figure``).
       protocols: of the source, one for each data set.
     """
 
     judge: Judge
-    axes: tuple[str, ...] = SWEEP
+    axes: tuple[str, ...] | None = SWEEP
     source: str = ""
     protocols: tuple[Protocol, ...] = ()
 
@@ -235,7 +248,8 @@ class Claim:
         A function that raises decides nothing, and its verdict says what it raised.
         """
         given = inspect.BoundArguments(self.signature, dict(arguments))
-        view = view.bare(*self.axes).with_axis(BATCH_SIZE)
+        if self.axes is not None:
+            view = view.bare(*self.axes).with_axis(BATCH_SIZE)
         try:
             with user_code(name := self.judge.__name__):
                 found = self.judge(view, *given.args, **given.kwargs)
@@ -319,7 +333,7 @@ def verdicts(view: View) -> list[Verdict]:
     carried = [known(stated) for stated in _carried(view) if _name_of(stated) in CLAIMS]
     for axes, group in groupby([*map(known, everywhere), *carried], lambda one: one[0].axes):
         together = list(group)
-        for subject, part in view.slices(axes):
+        for subject, part in (("", view),) if axes is None else view.slices(axes):
             for one, arguments in together:
                 found += one.judged(part, arguments, subject)
     return found

@@ -1,108 +1,25 @@
 """Claims about tuning: how hyperparameters and their tolerances move with the batch size.
 
-A verdict falls when the 95 % interval of a number lies on one side of the border, and is open when
-the border is inside. Numbers are paired: all cells of a seed count together, so that what a seed
-changes everywhere drops out. There are two kinds.
-
-- What a choice loses. The best of several noisy cells looks better than it is, so for each seed
-  cells are chosen by the others and compared on that seed (:func:`held_out`); the interval is
-  Student's, over seeds.
-- Where an optimum lies and how wide it is, of the mean over seeds (:func:`bootstrap`); the interval
-  is that of the number over seeds drawn with replacement.
-
-Fewer than three seeds decide nothing. A run that diverged counts as a guess where scores have one,
-so that differences stay finite.
+Intervals and verdicts are those of :mod:`sbt.report.seeds`: what a choice loses is held out, where
+an optimum lies and how wide it is comes from the mean over seeds. A run that diverged counts as a
+guess where scores have one, so that differences stay finite.
 """
 
-import itertools
-from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from collections.abc import Hashable
+from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy import stats
 
-from sbt.report.claims import FAILS, HOLDS, OPEN, Verdict, claim
+from sbt.report.claims import OPEN, Verdict, claim
+from sbt.report.seeds import Interval, bootstrap, decided, gains, held_out
 from sbt.report.view import BASE_LR, BATCH_SIZE, SEED, View
-from sbt.results import VALIDATION_SCORE
 from sbt.schedules import POWERS, half_life_of_decay, rescaled_decay
 
-FEWEST_SEEDS = 3
-MOST_DRAWS = 2000
 OPTIMIZER, LAW, ROUNDING = "rule", "scaling", "rounding"
 B1, B2 = "rule__b1", "rule__b2"
 WIDE = (BATCH_SIZE, BASE_LR, B1, B2)
 MAREK = "Marek et al. 2025, arXiv:2507.07101"
-
-
-class Interval(NamedTuple):
-    """A number of a grid, and its 95 % interval over seeds."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
-
-
-def gains(view: View) -> xr.DataArray:
-    """The score of every run, signed so that more is better, by which cells are chosen.
-
-    What is worse than a guess counts as one; NaN marks runs that have not finished.
-    """
-    chosen = view.ds[VALIDATION_SCORE] if view.validated else view.reported
-    found = view.score.gain(chosen if SEED in chosen.dims else chosen.expand_dims(SEED))
-    guess = view.score.gain(view.score.guess)
-    return found if np.isnan(guess) else found.clip(min=guess)
-
-
-def draws(seeds: int) -> np.ndarray:
-    """Lists of seeds with replacement, ``(draws, seeds)``: all, or ``MOST_DRAWS`` random ones."""
-    if seeds**seeds <= MOST_DRAWS:
-        return np.asarray(list(itertools.product(range(seeds), repeat=seeds)))
-    return np.random.default_rng(0).integers(0, seeds, (MOST_DRAWS, seeds))
-
-
-def bootstrap(view: View, number: Callable[[xr.DataArray], float]) -> Interval:
-    """A number of the mean gains of a grid's cells, with its interval over draws of the seeds."""
-    runs = gains(view)
-    found = [number(runs.isel({SEED: one}).mean(SEED)) for one in draws(runs.sizes[SEED])]
-    low, high = np.nanquantile(found, (0.025, 0.975)) if np.isfinite(found).any() else (np.nan,) * 2
-    return Interval(number(runs.mean(SEED)), float(low), float(high))
-
-
-def held_out(
-    view: View, numbers: Callable[[xr.DataArray, xr.DataArray], np.ndarray]
-) -> list[Interval]:
-    """Numbers of ``(chosen, judged)``, the gains of cells to choose by and to compare.
-
-    Of each seed: chosen by the mean over the others, judged by itself. The interval is infinite
-    where there are not two seeds.
-    """
-    runs = gains(view)
-    seeds = range(runs.sizes[SEED])
-    if len(seeds) < 2:
-        mean = runs.mean(SEED)
-        return [Interval(float(v), -np.inf, np.inf) for v in numbers(mean, mean)]
-    found = []
-    for seed in seeds:
-        others = [other for other in seeds if other != seed]
-        found.append(numbers(runs.isel({SEED: others}).mean(SEED), runs.isel({SEED: seed})))
-    values = np.asarray(found, float)
-    reach = stats.t.ppf(0.975, len(seeds) - 1) * values.std(0, ddof=1) / np.sqrt(len(seeds))
-    return [
-        Interval(float(v), float(v - r), float(v + r))
-        for v, r in zip(values.mean(0), reach, strict=True)
-    ]
-
-
-def decided(view: View, words: str, holds: bool, fails: bool, numbers: str) -> Verdict:
-    """The verdict of an interval, from seeds enough."""
-    if view.seeds < FEWEST_SEEDS:
-        numbers += f"; {view.seeds} of at least {FEWEST_SEEDS} seeds"
-        return Verdict(words, OPEN, numbers)
-    return Verdict(words, HOLDS if holds else FAILS if fails else OPEN, numbers)
 
 
 def tuned(gain: xr.DataArray, *keep: Hashable) -> xr.DataArray:
