@@ -180,6 +180,14 @@ def test_a_tuned_axis_is_chosen_by_the_other_seeds():
     assert chosen.dims == ("seed",)
 
 
+def test_two_variables_of_one_place():
+    grid = view(power(1.0))
+    both = View(grid.ds.assign(y=3 * grid.ds.x))
+    named = {"more": {"variable": "y"}, "less": {}, "at": {"batch_size": 8}}
+    assert outcome(statements.ratio_at_least, both, **named, factor=2.9).verdict == HOLDS
+    assert outcome(statements.ratio_at_least, both, **named, factor=3.1).verdict == FAILS
+
+
 def test_epochs():
     """The last one counts; with "all", every one."""
     axes = {"batch_size": (2, 8), "epoch": (1, 2, 3)}

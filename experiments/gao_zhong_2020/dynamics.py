@@ -5,9 +5,9 @@ pairs of batch size and learning rate, 512 with 0.005 and 8192 with 0.05 (``:pai
 two, where a figure is about several batch sizes). Not printed, chosen here:
 no momentum, no weight decay, no augmentation, per-channel normalisation, a learning rate of 0.01 at
 every batch size (so that what changes with the batch size is the gradient), PyTorch's
-initialisation, one seed; 200 epochs where a figure shows training ("first 100 epochs" occurs in the
-text). Batch sizes above 50,000, the size of the training set (figure 3 goes to 60,000), are left
-out.
+initialisation, three seeds; 200 epochs where a figure shows training ("first 100 epochs" occurs in
+the text). Batch sizes above 50,000, the size of the training set (figure 3 goes to 60,000), are
+left out.
 
 ``:small`` is for two CPU cores and minutes: the first images of the set, and the reduced AlexNet of
 Masters & Luschi (2018), 472,794 parameters instead of 23,272,266, also with two fully connected
@@ -28,7 +28,19 @@ BATCH_SIZES = (*(2**k for k in range(5, 16)), 49152)  # 32 ... 32768, and what t
 PAIRS = {512: 0.005, 8192: 0.05}  # batch size: learning rate, as printed
 SMALL_BATCH_SIZES = (16, 64, 256, 1024)
 SMALL_EXAMPLES = 1024
+SEEDS = (0, 1, 2)
 FIRST_FC, SECOND_FC = "Dense_0/kernel", "Dense_1/kernel"
+
+
+def hold_against(config: ConfigDict, claims: Sequence[Any]) -> None:
+    """Puts into a config what its results are held against: before ``small`` cuts it down."""
+    config.report.claims = tuple(claims)
+    config.report.protocol = (
+        ("data", config.data.name),
+        ("model", (config.model.name,)),
+        ("epochs", config.epochs),
+        ("last_epochs", 1),
+    )
 
 
 def dynamics(
@@ -36,6 +48,7 @@ def dynamics(
     variant: str,
     caption: str,
     measure: Mapping[str, Any],
+    claims: Sequence[Any] = (),
     *,
     epochs: int = 1,
     batch_sizes: Sequence[int] = BATCH_SIZES,
@@ -51,6 +64,7 @@ def dynamics(
         learning rate; for figures of several batch sizes) or ``small``.
       caption: what the paper says that the figure shows.
       measure: fields of ``config.measure``.
+      claims: the caption, as functions that judge the results.
       epochs: of training.
       batch_sizes: to sweep.
       small: fields of ``config.measure`` that ``small`` changes.
@@ -69,9 +83,10 @@ def dynamics(
     config.lr_scaling = "none"
     config.base_lr = 0.01
     config.sweep.batch_size = tuple(batch_sizes)
-    config.sweep.seed = (0,)
+    config.sweep.seed = SEEDS
     config.evaluate.every = 10
     config.measure.update(ConfigDict(dict(measure)))
+    hold_against(config, claims)
     if variant == "small":
         config.data.train_size, config.data.test_size = SMALL_EXAMPLES, 500
         config.model = {"name": small_model}

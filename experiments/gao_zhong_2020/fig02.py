@@ -19,8 +19,20 @@ products over 512 images) took 8 minutes on two CPU cores that ten processes sha
 from dynamics import dynamics
 from ml_collections import ConfigDict
 
+from sbt.report.statements import spans
+
 VARIANTS = ("", "dropout", "small")
 CAPTION = "the average curvature radius of the weight and bias tensors spans orders of magnitude"
+
+CLAIMS = (
+    spans(
+        "Curvature radii span two orders of magnitude or more, after an epoch",
+        "curvature_radius",
+        along="layer",
+        factor=100,
+        at={"radius_form": "parabola"},
+    ),
+)
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -31,4 +43,4 @@ def get_config(variant: str = "") -> ConfigDict:
         "curvature_radius": {"samples": 100},
     }
     small = {"examples": 512, "curvature_radius": {"samples": 20}}
-    return dynamics("fig02", variant, CAPTION, measure, batch_sizes=(512,), small=small)
+    return dynamics("fig02", variant, CAPTION, measure, CLAIMS, batch_sizes=(512,), small=small)

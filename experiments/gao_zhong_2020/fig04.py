@@ -12,15 +12,35 @@ momentum it is ``gradient_magnitude``, mean |g|. See ``dynamics.py`` for what is
 batches of 32, 128 and 512, took 3 minutes on two CPU cores that ten processes shared.
 """
 
-from dynamics import dynamics
+from dynamics import FIRST_FC, dynamics
 from ml_collections import ConfigDict
 
+from sbt.report.statements import falls, slope_in
+
+FIRST_EPOCH = {"epoch": "first"}
 VARIANTS = ("", "pairs", "dropout", "small")
 CAPTION = "the stride E|Δw|/lr in the first epoch shrinks as the batch grows"
+
+CLAIMS = (
+    falls(
+        "In the first epoch the stride E|Δw|/lr falls as the batch grows",
+        "normalised_stride",
+        along="batch_size",
+        at={**FIRST_EPOCH, "layer": FIRST_FC},
+    ),
+    slope_in(
+        "It falls like 1/√m",
+        "normalised_stride",
+        along="batch_size",
+        low=-0.55,
+        high=-0.45,
+        at={**FIRST_EPOCH, "layer": FIRST_FC},
+    ),
+)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's network and data, ``pairs``, ``dropout`` or ``small``."""
     return dynamics(
-        "fig04", variant, CAPTION, {"names": ("strides",)}, small_model="alexnet_dropout"
+        "fig04", variant, CAPTION, {"names": ("strides",)}, CLAIMS, small_model="alexnet_dropout"
     )

@@ -17,13 +17,24 @@ cores that ten processes shared.
 from dynamics import dynamics
 from ml_collections import ConfigDict
 
+from sbt.report.statements import falls
+
 VARIANTS = ("", "pairs", "dropout", "small")
 CAPTION = (
     "the area under the strides of training, the space that is searched, shrinks as the batch grows"
+)
+
+CLAIMS = (
+    falls(
+        "In every epoch the path is shorter, the larger the batch: so is the area",
+        "path_length",
+        along="batch_size",
+        at={"layer": "all", "epoch": "all"},
+    ),
 )
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's network and data, ``pairs``, ``dropout`` or ``small``."""
     epochs = 10 if variant == "small" else 200
-    return dynamics("fig05", variant, CAPTION, {"names": ("strides",)}, epochs=epochs)
+    return dynamics("fig05", variant, CAPTION, {"names": ("strides",)}, CLAIMS, epochs=epochs)

@@ -16,12 +16,32 @@ batches of 32, 128 and 512, took 3 minutes on two CPU cores that ten processes s
 from dynamics import dynamics
 from ml_collections import ConfigDict
 
+from sbt.report.statements import falls, slope_in
+
+PLACE = {"epoch": "first", "layer": "all"}
 VARIANTS = ("", "pairs", "dropout", "small")
 CAPTION = "the loss stride E(ΔL)/lr in the first epoch falls as the batch grows"
+
+CLAIMS = (
+    falls(
+        "In the first epoch the loss stride E(ΔL)/lr falls as the batch grows",
+        "gradient_mean_square",
+        along="batch_size",
+        at=PLACE,
+    ),
+    slope_in(
+        "It falls like 1/m, as gradients without a mean would",
+        "gradient_mean_square",
+        along="batch_size",
+        low=-1.1,
+        high=-0.9,
+        at=PLACE,
+    ),
+)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's network and data, ``pairs``, ``dropout`` or ``small``."""
     return dynamics(
-        "fig07", variant, CAPTION, {"names": ("strides",)}, small_model="alexnet_dropout"
+        "fig07", variant, CAPTION, {"names": ("strides",)}, CLAIMS, small_model="alexnet_dropout"
     )

@@ -17,11 +17,23 @@ cores that ten processes shared.
 from dynamics import dynamics
 from ml_collections import ConfigDict
 
+from sbt.report.statements import best_lies_among
+
 VARIANTS = ("", "pairs", "dropout", "small")
 CAPTION = "medium batch sizes have the smoothest loss curves"
+
+CLAIMS = (
+    best_lies_among(
+        "The loss fluctuates least at a batch size between the smallest and the largest",
+        "batch_loss_fluctuation",
+        along="batch_size",
+        values="inner",
+        best="lowest",
+    ),
+)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's network and data, ``pairs``, ``dropout`` or ``small``."""
     epochs = 10 if variant == "small" else 200
-    return dynamics("fig08", variant, CAPTION, {"names": ("fluctuation",)}, epochs=epochs)
+    return dynamics("fig08", variant, CAPTION, {"names": ("fluctuation",)}, CLAIMS, epochs=epochs)

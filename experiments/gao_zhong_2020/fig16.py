@@ -26,9 +26,30 @@ from ml_collections import ConfigDict
 
 from sbt.config import default
 from sbt.errors import UserError
+from sbt.report.statements import gap_grows, nearly_equal
 
 VARIANTS = ("", "small")
 CAPTION = "MCLR trains as accurately as LARS at m = 1024, and degrades faster beyond m = 8192"
+TUNED = {"tune": "base_lr", "best": "highest"}
+CLAIMS = (
+    nearly_equal(
+        "At m = 1024 both end with the same training accuracy, within a point",
+        "train_accuracy",
+        one={"rule": "mclr"},
+        other={"rule": "lars"},
+        margin=0.01,
+        at={"batch_size": 1024},
+        **TUNED,
+    ),
+    gap_grows(
+        "MCLR falls behind LARS as the batch grows",
+        "train_accuracy",
+        more={"rule": "lars"},
+        less={"rule": "mclr"},
+        along="batch_size",
+        **TUNED,
+    ),
+)
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -36,7 +57,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config = default()
     config.name = "gao_zhong_2020-fig16"
     config.report.figure = "Gao & Zhong 2020, Fig. 16"
-    config.report.caption = CAPTION
+    config.report.caption, config.report.claims = CAPTION, CLAIMS
+    config.report.protocol = (
+        ("model", ("resnet18",)),
+        ("rule", "mclr"),
+        ("momentum", 0.9),
+        ("epochs", 100),
+        ("seeds", 3),
+    )
     config.data.name = "cifar10"
     config.data.augment = "crop_flip"
     config.model = {"name": "resnet18", "norm": "batch"}

@@ -17,19 +17,32 @@ from keskar import (
     REDUCED,
     VARIANTS,  # noqa: F401 (what get_config takes)
     main,
+    published,
     study,
     trained,
 )
 from ml_collections import ConfigDict
 
+from sbt.report.statements import falls, rises
+
 BATCH_SIZES = (100, 200, 300, 400, 500, 600, 800, 1000, 1500, 2000, 3000, 4000, 5000)
 REDUCED_BATCH_SIZES = {"small": (128, 256, 600, 2000, 6000), "digits": (32, 72, 144, 288)}
+SOLUTIONS = {"space": "full"}
 CAPTION = "test accuracy falls and sharpness rises with the batch size, past batches of about 500"
+CLAIMS = (
+    falls("Test accuracy falls with the batch size", "test_accuracy", along="batch_size"),
+    rises(
+        "Sharpness rises with the batch size, at both ε",
+        "sharpness",
+        along="batch_size",
+        at=SOLUTIONS,
+    ),
+)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """C1 with the paper's budget, another of its nets, ``small`` or ``digits``."""
-    config = study("fig04", variant, "Fig. 4", CAPTION, net="c1")
+    config = study("fig04", variant, "Fig. 4", CAPTION, CLAIMS, net="c1")
     config.sweep.batch_size = REDUCED_BATCH_SIZES.get(variant, BATCH_SIZES)
     if variant not in REDUCED:
         config.sweep.seed = (0,)
@@ -41,7 +54,9 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def finish(config: ConfigDict, workdir: Path) -> None:
     """Trains what is not trained yet and draws."""
-    print(*drawings.against_batch_size(trained(config, workdir)[1]).save(workdir, ("png",)))
+    config, ds = trained(config, workdir)
+    paper = published()["fig4"].get(config.model.name)
+    print(*drawings.against_batch_size(ds, paper=paper).save(workdir, ("png",)))
 
 
 if __name__ == "__main__":

@@ -23,19 +23,34 @@ import fig05_iterates
 from keskar import (
     VARIANTS,  # noqa: F401 (what get_config takes)
     main,
+    published,
     study,
     trained,
 )
 from ml_collections import ConfigDict
 
 import sbt
+from sbt.report.statements import falls, rises
 
 CAPTION = "after a few epochs of small batches, large ones end as accurate and as flat as they"
+CLAIMS = (
+    falls(
+        "The later small batches hand over, the flatter large ones end, at both ε",
+        "sharpness",
+        along="start_epoch",
+        at={"space": "full"},
+    ),
+    rises(
+        "The later small batches hand over, the more accurate large ones end",
+        "test_accuracy",
+        along="start_epoch",
+    ),
+)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """C1 with the paper's budget, another of its nets, ``small`` or ``digits``."""
-    config = study("fig05_warm_start", variant, "Fig. 5", CAPTION, net="c1")
+    config = study("fig05_warm_start", variant, "Fig. 5", CAPTION, CLAIMS, net="c1")
     config.start = f"runs/{fig05_iterates.get_config(variant).name}"
     config.batch_size = max(config.sweep.batch_size)
     config.sweep.batch_size, config.sweep.seed = None, (0,)
@@ -50,7 +65,8 @@ def get_config(variant: str = "") -> ConfigDict:
 def finish(config: ConfigDict, workdir: Path) -> None:
     """Trains what is not trained yet and draws."""
     config, ds = trained(config, workdir)
-    print(*drawings.warm_start(ds, sbt.load(config.start)).save(workdir, ("png",)))
+    paper = published()["fig5"].get(config.model.name)
+    print(*drawings.warm_start(ds, sbt.load(config.start), paper=paper).save(workdir, ("png",)))
 
 
 if __name__ == "__main__":

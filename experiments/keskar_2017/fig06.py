@@ -18,17 +18,35 @@ import drawings
 from keskar import (
     VARIANTS,  # noqa: F401 (what get_config takes)
     main,
+    published,
     study,
     trained,
 )
 from ml_collections import ConfigDict
 
+from sbt.report.statements import falls, rises
+
 CAPTION = "as the loss falls, the large-batch run grows sharper and the small-batch one flatter"
+FULL = {"space": "full", "epsilon": 1e-3}
+CLAIMS = (
+    rises(
+        "The large-batch run grows sharper in training",
+        "sharpness",
+        along="measured_epoch",
+        at={"batch_size": "last", **FULL},
+    ),
+    falls(
+        "The small-batch run grows flatter in training",
+        "sharpness",
+        along="measured_epoch",
+        at={"batch_size": "first", **FULL},
+    ),
+)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """C1 with the paper's budget, another of its nets, ``small`` or ``digits``."""
-    config = study("fig06", variant, "Fig. 6", CAPTION, net="c1")
+    config = study("fig06", variant, "Fig. 6", CAPTION, CLAIMS, net="c1")
     config.sweep.seed = (0,)
     config.measure.names = ("sharpness",)
     config.measure.sharpness.spaces = ("full",)
@@ -37,7 +55,9 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def finish(config: ConfigDict, workdir: Path) -> None:
     """Trains what is not trained yet and draws."""
-    print(*drawings.sharpness_and_loss(trained(config, workdir)[1]).save(workdir, ("png",)))
+    config, ds = trained(config, workdir)
+    paper = published()["fig6"].get(config.model.name)
+    print(*drawings.sharpness_and_loss(ds, paper=paper).save(workdir, ("png",)))
 
 
 if __name__ == "__main__":

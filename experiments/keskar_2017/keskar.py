@@ -16,9 +16,11 @@ released code), two trials, and the sharpness of the first 5000 training images 
 ``:digits`` is the same net on scikit-learn's digits (1440 images) with batches of 32 and 144.
 """
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 from ml_collections import ConfigDict
@@ -42,7 +44,14 @@ REDUCED_WIDTH, REDUCED_EPOCHS, REDUCED_TRIALS = 128, 20, 2
 
 
 def study(
-    figure: str, variant: str, where: str, caption: str, *, net: str = "f1", epochs: int = EPOCHS
+    figure: str,
+    variant: str,
+    where: str,
+    caption: str,
+    claims: Sequence[Any] = (),
+    *,
+    net: str = "f1",
+    epochs: int = EPOCHS,
 ) -> ConfigDict:
     """The config of one figure or table.
 
@@ -50,6 +59,7 @@ def study(
       figure: its name, ``fig04``.
       variant: ``""``, ``small``, ``digits``, or a network: ``f1``, ``c1`` ... ``c4``.
       where, caption: where the paper shows it, and what it says of it.
+      claims: the same, as functions that judge the results.
       net: the network of the variant ``""``.
       epochs: of the paper's budget.
     """
@@ -76,6 +86,16 @@ def study(
     config.checkpoint.final_weights = True
     config.sweep.batch_size = batch_pair(config.data.name)
     config.sweep.seed = tuple(range(TRIALS))
+    config.report.claims = tuple(claims)
+    config.report.protocol = (
+        ("data", DATA[name]),
+        ("model", (name,)),
+        ("rule", "adam"),
+        ("epochs", epochs),
+        ("last_epochs", 1),
+        ("seeds", TRIALS),
+        ("settings", (*(("model.width", 512),) * (name == "f1"), ("measure.examples", None))),
+    )
     if reduced:
         config.model.width = REDUCED_WIDTH
         config.epochs = min(epochs, REDUCED_EPOCHS)
@@ -132,6 +152,11 @@ def trained(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, xr.Dataset]:
     if read_meta(workdir).get("status") == "done" and (stored := stored_config(workdir)):
         return stored, sbt.load(workdir)
     return config, sbt.run(config, workdir, progress=for_console())
+
+
+def published() -> dict[str, Any]:
+    """What the paper prints, and what its figures show, as numbers."""
+    return json.loads(Path(__file__).with_name("published.json").read_text())
 
 
 def write(dataset: xr.Dataset, path: Path) -> None:

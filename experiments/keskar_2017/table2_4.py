@@ -20,33 +20,87 @@ at 98.5 %, a mean over an epoch with dropout).
 """
 
 from pathlib import Path
+from typing import Any
 
 import drawings
 from keskar import (
     VARIANTS,  # noqa: F401 (what get_config takes)
     main,
+    published,
     study,
     trained,
 )
 from ml_collections import ConfigDict
 from solutions import make_network, training_accuracy
 
+from sbt.report.statements import exceeds, ratio_at_least
+
 CAPTION = "small batches generalise better, and large ones end in minima 9 to 225 times as sharp"
+SMALL, LARGE = {"batch_size": "first"}, {"batch_size": "last"}
+CLAIMS = (
+    exceeds("Small batches generalise better", "test_accuracy", more=SMALL, less=LARGE),
+    ratio_at_least(
+        "Large batches end at least 9 times as sharp (full space, ε = 1e-3)",
+        "sharpness",
+        factor=9,
+        more=LARGE,
+        less=SMALL,
+        at={"space": "full", "epsilon": 1e-3},
+    ),
+    ratio_at_least(
+        "Large batches end sharper in both spaces, at both ε",
+        "sharpness",
+        more=LARGE,
+        less=SMALL,
+    ),
+    ratio_at_least(
+        "Halving ε lowers the sharpness of the full space 1.5 times or more",
+        "sharpness",
+        factor=1.5,
+        more={"epsilon": 1e-3},
+        less={"epsilon": 5e-4},
+        at={"space": "full"},
+    ),
+    ratio_at_least(
+        "Small batches end at least 3 times as far from the start",
+        "distance_from_start",
+        factor=3,
+        more=SMALL,
+        less=LARGE,
+    ),
+)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """F1 with the paper's budget, another of its nets, ``small`` or ``digits``."""
-    config = study("table2_4", variant, "Tables 2 to 4", CAPTION)
+    config = study("table2_4", variant, "Tables 2 to 4", CAPTION, CLAIMS)
     config.measure.names = ("sharpness", "distance")
     config.measure.every = config.epochs  # only the solutions
     return config
+
+
+def published_rows(net: str) -> dict[str, tuple[Any, Any]]:
+    """The paper's small and large batch of every row of the table, as printed."""
+    tables = published()["tables"]
+    rows = {
+        "training accuracy": ("2", "train_{}"),
+        "test accuracy": ("2", "test_{}"),
+        "full, ε = 0.001": ("3", "{}_1e-3"),
+        "full, ε = 0.0005": ("3", "{}_5e-4"),
+        "subspace, ε = 0.001": ("4", "{}_1e-3"),
+        "subspace, ε = 0.0005": ("4", "{}_5e-4"),
+    }
+    return {
+        words: tuple(tables[table][net][key.format(size)] for size in ("small", "large"))
+        for words, (table, key) in rows.items()
+    }
 
 
 def finish(config: ConfigDict, workdir: Path) -> None:
     """Trains what is not trained yet and prints the table."""
     config, ds = trained(config, workdir)
     accuracy = training_accuracy(make_network(config), workdir, ds)
-    text = drawings.table(ds, accuracy)
+    text = drawings.table(ds, accuracy, published_rows(config.model.name))
     (workdir / "table2_4.txt").write_text(text + "\n")
     print(text)
 

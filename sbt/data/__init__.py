@@ -1,7 +1,9 @@
 """Examples: where they come from, in which order, and how they look when a step sees them."""
 
 from sbt.data.augment import augment_keys, normalize, pad_crop_flip, standardize_each
+from sbt.data.cosines import cosines
 from sbt.data.dataset import Dataset, from_arrays, from_examples
+from sbt.data.least_squares import least_squares
 from sbt.data.markov import markov_entropy
 from sbt.data.order import epoch_order, purpose_key, stream_window
 from sbt.data.pipeline import Arrays, Split, eval_batches, make_pipeline
@@ -18,10 +20,12 @@ __all__ = [
     "TokenFile",
     "Wanted",
     "augment_keys",
+    "cosines",
     "epoch_order",
     "eval_batches",
     "from_arrays",
     "from_examples",
+    "least_squares",
     "load",
     "make_pipeline",
     "markov_entropy",

@@ -9,9 +9,10 @@
 The first argument is the claim as its source makes it; the others say which numbers decide it. A
 *place* maps dimensions of the variable to values of theirs, ``"first"``, ``"last"``, or ``"all"``:
 the claim must hold at each. Dimensions that no place names are ``"all"``, except epochs, of which
-the last counts. ``tune`` names an axis, such as ``base_lr``, at whose ``best`` value (``"highest"``
-or ``"lowest"``) the variable is compared; each seed's by the others, see :mod:`sbt.report.seeds`,
-which also says when an interval decides.
+the last counts. Under ``"variable"`` a place may name another variable. ``tune`` names an axis,
+such as ``base_lr``, at whose ``best`` value (``"highest"`` or ``"lowest"``) the variable is
+compared; each seed's by the others, see :mod:`sbt.report.seeds`, which also says when an interval
+decides.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +31,7 @@ from sbt.report.view import EPOCH, SEED, View, where_best
 
 Place = Mapping[str, Any]
 FIRST, LAST, ALL = "first", "last", "all"
+VARIABLE = "variable"
 EPOCHS = (EPOCH, "measured_epoch")
 MOST_TOLD = 8  # numbers in a verdict
 
@@ -62,6 +64,8 @@ def numbers(
     Raises:
       Unfit: what is named is not in the results, or runs have no number there.
     """
+    place = dict(place)
+    variable = place.pop(VARIABLE, variable)
     if variable not in view.ds:
         known = [str(name) for name in view.ds.data_vars]
         raise Unfit(f"the results hold no {shown(variable)}; {nearest(variable, known)}")

@@ -1,0 +1,113 @@
+"""What the synthetic problems of Dang, Babanezhad & Vaswani (2024), arXiv 2401.06738, share.
+
+Least squares in 20 dimensions with 10,000 examples, of which 8000 are trained on; condition numbers
+κ and target noise r; every method at the step size that theory gives it, and a fixed number of
+updates. What is told is the squared norm of the full gradient. Here the loss is divided by L = 10κ,
+so that the step 1/L is 1 (see ``sbt.data.least_squares``), and norms are the paper's over L: ratios
+between methods are the same. The paper draws new data for each of its three runs; here seeds share
+the data and differ in the first weights and the order of the examples. Batches are drawn without
+replacement within an epoch, as in the paper.
+
+``:small`` is the same with 800 examples: minutes on two CPU cores.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from sbt.config import default
+from sbt.errors import UserError
+
+PAPER = "Dang et al. 2024"
+EXAMPLES, SMALL_EXAMPLES = 8000, 800
+# Step sizes over 1/L: theory's.
+STEPS = {
+    "sgd": 1.0,
+    "accelerated_shb": 1.0,
+    "multistage_shb": 1.0,
+    "mix_shb": 0.5,
+    "exponential_shb": 0.5,
+}
+SGD, SHB = {"rule": "sgd"}, {"rule": "accelerated_shb"}
+
+
+class Linear(nn.Module):
+    """The inner product with one vector of weights, from a standard normal start."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        return x @ self.param("w", nn.initializers.normal(1.0), (x.shape[-1],))
+
+
+def half_square(outputs: jax.Array, examples: Mapping[str, jax.Array]) -> jax.Array:
+    """The loss of an example, whose Hessian is that of the problem."""
+    return jnp.square(outputs - examples["target"]) / 2
+
+
+def quadratics(
+    figure: str,
+    variant: str,
+    where: str,
+    caption: str,
+    claims: Sequence[Any],
+    *,
+    rules: Sequence[str],
+    updates: int,
+    fractions: Sequence[float],
+    condition_numbers: Sequence[float],
+    noises: Sequence[float] = (0.0,),
+) -> ConfigDict:
+    """The config of one family of problems.
+
+    Args:
+      figure: name of the file.
+      variant: ``""`` (the paper's size) or ``small``.
+      where, caption, claims: what the paper says, and where.
+      rules: keys of :data:`STEPS`.
+      updates: of every run.
+      fractions: batch sizes over the training set.
+      condition_numbers, noises: of the problems.
+    """
+    if variant not in ("", "small"):
+        raise UserError(f"{figure}.py:{variant}", "there is no such variant", "use :small, or none")
+    examples = SMALL_EXAMPLES if variant else EXAMPLES
+    config = default()
+    config.name = f"dang_2024-{figure}" + "-small" * bool(variant)
+    config.report.figure, config.report.caption = f"{PAPER}, {where}", caption
+    config.report.claims = tuple(claims)
+    config.report.last_epochs = 1
+    config.report.protocol = (
+        ("data", "least_squares"),
+        ("model", ("Linear (own module)",)),
+        ("epochs", 1),
+        ("last_epochs", 1),
+        ("test_examples", 0),
+        ("score", "loss"),
+        ("seeds", 3),
+        ("settings", (("data.train_size", None),)),
+    )
+    config.data.name = "least_squares"
+    config.data.condition_number, config.data.noise = 128.0, 0.0  # or the axes below
+    config.data.train_size, config.data.test_size = (examples, examples) if variant else (None, 8)
+    config.lr_scaling = "none"
+    sizes = {round(share * examples): round(share * updates) for share in fractions}
+    config.sweep.rule = tuple(rules)
+    config.sweep.data__condition_number = tuple(map(float, condition_numbers))
+    config.sweep.data__noise = tuple(noises)
+    config.sweep.batch_size = tuple(sizes)
+    config.sweep.seed = (0, 1, 2)
+    config.follow.base_lr = ("rule", tuple((rule, STEPS[rule]) for rule in rules))
+    config.follow.rule__condition_number = (
+        "data__condition_number",
+        tuple((float(kappa), float(kappa)) for kappa in condition_numbers),
+    )
+    config.epochs = max(sizes.values())
+    if len(sizes) > 1:
+        config.follow.epochs = ("batch_size", tuple(sizes.items()))
+    config.evaluate.every = config.epochs
+    config.measure.names, config.measure.every = ("gradient_moments",), config.epochs
+    return config
