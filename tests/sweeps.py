@@ -61,6 +61,8 @@ class Watch(Silent):
         self.notes.append(text)
 
     def update(self, status):
+        if status.doing:
+            return
         self.seen.append((round(status.epoch, 2), status.lanes))
         due = len(self.seen) == self.windows or 0 < status.lanes <= self.lanes
         due = due or (self.epochs is not None and status.epoch >= self.epochs)

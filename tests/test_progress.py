@@ -52,6 +52,19 @@ def test_the_bar_is_full_only_at_the_end():
     assert "?" in panel(status(left=float("nan")), 80)[0]
 
 
+def test_what_has_no_known_end_is_never_nearly_over():
+    """An evaluation of many lanes takes minutes after the last update."""
+    first, *_ = panel(status(done=1.0, left=0.0, doing="evaluating"), 80)
+    assert first.endswith("─  99 %  evaluating")
+    file = io.StringIO()
+    lines = Lines(Console(file=file, width=80), interval=0.0)
+    for now in (status(done=1.0, doing="evaluating"), status(done=1.0), status(done=1.0)):
+        lines.update(now)
+    assert [line[:20] for line in file.getvalue().splitlines()] == [
+        "[ 99 %] evaluating  ", "[100 %] 3 min left  ",
+    ]  # fmt: skip
+
+
 def test_long_words_of_the_best_cell_are_shortened_first():
     where = "schedule__warmup_of_the_rate 0.25, case a_name_that_says_very_much_about_the_case"
     assert panel(status(best=("97.0 %", where)), 60)[2] == (

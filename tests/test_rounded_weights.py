@@ -10,11 +10,13 @@ import optax
 import pytest
 import reference
 from lanes import CLASSES, dataset, trainer, unit
+from sweeps import Watch, same, shorten_windows
 
 import sbt
 from sbt import optim
 from sbt.data import purpose_key
 from sbt.errors import UserError
+from sbt.sweep.run import Interrupted, run
 
 RATE, UPDATES = 2.0**-9, 30
 RUNS = [{"batch_size": m, "base_lr": RATE, "seed": seed} for m, seed in ((4, 0), (8, 1), (2, 0))]
@@ -150,6 +152,25 @@ def test_rounding_is_an_axis_and_the_rest_stays_to_the_bit(tmp_path):
     moved = {n: told["test_loss"].sel(rounding=n).diff("epoch").values for n in axes["rounding"]}
     assert (moved["stochastic"] != 0).all()
     assert np.abs(moved["nearest"]).max() < 0.3 * np.abs(moved["none"]).min()
+
+
+@pytest.mark.parametrize("name", ["stochastic", "nearest"])
+def test_an_interrupted_sweep_is_the_same_to_the_bit(name, tmp_path, monkeypatch):
+    """The draws of the rounding go on where they were, in the middle of an epoch as well."""
+    kept = {"final_weights": True, "minutes": 1e6}
+    axes = {"batch_size": (4, 8), "seed": range(2)}
+    config = {**CONFIG, "rounding": {"name": name}, "sweep": axes, "checkpoint": kept}
+    config |= {"parallel": {"data": 1}}
+    whole = sbt.run(config, tmp_path / "whole")
+    shorten_windows(monkeypatch, 3)
+    for windows in (2, 5):
+        with pytest.raises(Interrupted):
+            run(config, tmp_path / "parts", progress=Watch(windows))
+    same(sbt.run(config, tmp_path / "parts"), whole)
+    for m in axes["batch_size"]:
+        point = {"batch_size": m, "seed": 1}
+        found, other = (sbt.load_weights(tmp_path / d, **point).params for d in ("whole", "parts"))
+        jax.tree.map(np.testing.assert_array_equal, found, other)
 
 
 class Half(nn.Module):

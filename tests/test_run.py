@@ -136,6 +136,10 @@ def test_what_a_sweep_returns_and_keeps(whole):
     assert meta["device_kind"] and meta["devices"] == jax.device_count()
     assert meta["examples_lanes_per_s"] > 0
     assert 0 < meta["compile_seconds"] < meta["wall_seconds"]
+    spent = meta["spent"]
+    assert min(spent[f"{what}_seconds"] for what in ("train", "evaluate", "write")) > 0
+    assert spent["measure_seconds"] == 0
+    assert sum(spent.values()) + meta["compile_seconds"] < meta["wall_seconds"]
 
 
 def plain(dataset, point, module):

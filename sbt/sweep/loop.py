@@ -212,12 +212,12 @@ class Loop:
         return state
 
     def _record(self, state: TrainState, epoch: int, lanes: np.ndarray) -> None:
-        """One host round trip: the metrics of an epoch, of the lanes that are at its end."""
-        due = self._evaluated(epoch)
-        evaluation = self.engine.evaluate(state, self.lanes) if due else None
-        sums, diverged_at, consumed, evaluation = fetch(
-            (state.sums, state.diverged_at, state.examples, evaluation)
-        )
+        """The metrics of an epoch, of the lanes that are at its end."""
+        evaluation = None
+        if self._evaluated(epoch):
+            with self.records.timed("evaluate"):
+                evaluation = fetch(self.engine.evaluate(state, self.lanes))
+        sums, diverged_at, consumed = fetch((state.sums, state.diverged_at, state.examples))
         for lane in lanes:
             seen = max(float(sums.examples[lane]), 1.0)
             means = {"loss": sums.loss, **sums.metrics}
@@ -303,7 +303,8 @@ class Loop:
         used = np.zeros(self.engine.lanes, bool)
         used[lanes] = [epochs == 0 or not diverged[index] <= epochs for index in indices]
         rule = state.opt_state, state.examples
-        found = self.observer(*weights, self.lanes, used, rule)
+        with self.records.timed("measure"):
+            found = self.observer(*weights, self.lanes, used, rule)
         found = {
             name: dataclasses.replace(labelled, value=np.asarray(labelled.value)[lanes])
             for name, labelled in found.items()

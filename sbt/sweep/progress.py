@@ -37,6 +37,7 @@ class Status:
       diverged: runs that diverged so far.
       done: fraction of the whole sweep.
       left: seconds, estimated.
+      doing: what the lanes do in place of training, such as "evaluating"; it has no known end.
     """
 
     cohort: int
@@ -49,10 +50,15 @@ class Status:
     diverged: int
     done: float
     left: float
+    doing: str = ""
 
     def line(self) -> str:
         """One line of text, of any length."""
-        return f"{roughly(self.left)} left  {'  '.join((*self.facts(), self.best_words()))}"
+        return f"{self.time()}  {'  '.join((*self.facts(), self.best_words()))}"
+
+    def time(self) -> str:
+        """How long it goes on, in words, or what stands in the way of knowing it."""
+        return self.doing or f"{roughly(self.left)} left"
 
     def facts(self) -> tuple[str, ...]:
         """Where it stands, in words, the most important first."""
@@ -71,10 +77,13 @@ class Status:
             where = fitted(where, columns - width(f"{words} at "))
         return f"{words} at {where}" if where else words
 
+    def share(self) -> float:
+        """``done`` as it is shown: all only where nothing is left."""
+        return min(max(self.done, 0.0), 0.99 if self.doing else 1.0)
+
     def percentage(self) -> str:
-        """``done`` in words: 100 % only where nothing is left."""
-        done = min(max(self.done, 0.0), 1.0)
-        return f"{math.floor(100 * done + 1e-9):3d} %"
+        """The share in words, rounded down."""
+        return f"{math.floor(100 * self.share() + 1e-9):3d} %"
 
 
 def panel(status: Status, columns: int) -> list[str]:
@@ -85,9 +94,9 @@ def panel(status: Status, columns: int) -> list[str]:
     words shortened.
     """
     columns = max(columns, NARROWEST)
-    times = f"{status.percentage()}  {roughly(status.left)} left"
+    times = f"{status.percentage()}  {status.time()}"
     length = max(0, min(BAR, columns - width(times) - 1))
-    filled = math.floor(length * min(max(status.done, 0.0), 1.0))
+    filled = math.floor(length * status.share())
     facts = list(status.facts())
     while width("  ".join(facts)) > columns:
         facts.pop()
@@ -132,15 +141,18 @@ class Lines:
 
     def __init__(self, console: Console, interval: float = 5.0):
         self._console, self._interval, self._last = console, interval, -1e9
+        self._shown = ""
 
     def note(self, text: str) -> None:
         _print(self._console, text)
 
     def update(self, status: Status) -> None:
         now = time.monotonic()
-        if now - self._last >= self._interval or status.done >= 1.0:
-            self._last = now
-            self.note(f"[{status.percentage()}] {status.line()}")
+        if now - self._last >= self._interval or (status.done >= 1.0 and not status.doing):
+            self._last, before = now, self._shown
+            self._shown = f"[{status.percentage()}] {status.line()}"
+            if self._shown != before:
+                self.note(self._shown)
 
     def close(self) -> None:
         pass

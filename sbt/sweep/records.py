@@ -1,10 +1,11 @@
 """What a sweep writes down while it runs. The one mutable thing; all below it is functional."""
 
+import contextlib
 import dataclasses
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from sbt.sweep.prepare import Sweep
 from sbt.sweep.problem import Problem
 from sbt.sweep.progress import Progress, Status, describe
 
+# What the time of a sweep goes into, and what the display says meanwhile.
+DOING = {"train": "", "evaluate": "evaluating", "measure": "measuring", "write": ""}
 WRITE_SECONDS = 10.0  # at least, between two times that the results are written as they grow
 
 
@@ -42,8 +45,8 @@ class Records:
       logs: of the searches, by number of their cohort.
       stop: set to ask for a stop at the next opportunity.
       work_done: examples times lanes, those of earlier calls included.
-      examples: examples times lanes trained by this call ...
-      train_seconds: ... in this time.
+      examples: examples times lanes trained by this call.
+      seconds: of this call, by what they went into, see :meth:`timed`.
     """
 
     sweep: Sweep
@@ -57,28 +60,34 @@ class Records:
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
     work_done: float = 0.0
     examples: float = 0.0
-    train_seconds: float = 0.0
+    seconds: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(DOING, 0.0))
     _started: float = dataclasses.field(default_factory=time.monotonic)
     _saved: float = dataclasses.field(default_factory=time.monotonic)
     _written: float = dataclasses.field(default_factory=time.monotonic)
     _status: Status | None = None
+    _spent: dict[str, float] = dataclasses.field(default_factory=dict)  # by earlier calls
     _compared: int = -1
     _found: tuple[str, str] | None = None
     _kept_events: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        spent = self.meta.get("spent", {})
+        self._spent = {what: spent.get(f"{what}_seconds", 0.0) for what in DOING}
 
     def write(self, status: str) -> None:
         """Results and meta data to disk."""
         if self.directory is None or not hosts.writes():
             return
-        results.write(self.dataset(), self.directory)
+        with self.timed("write"):
+            results.write(self.dataset(), self.directory)
         now = self._written = time.monotonic()
         self.meta["wall_seconds"] += now - self._started
         self._started = now
-        rate = self.examples / self.train_seconds if self.train_seconds else None
+        train = self.seconds["train"]
         self.meta |= {
             "status": status,
-            "examples_lanes_per_s": rate,
-            "train_seconds": self.train_seconds,
+            "examples_lanes_per_s": self.examples / train if train else None,
+            "spent": {f"{k}_seconds": self._spent[k] + s for k, s in self.seconds.items()},
             "memory_peak_bytes": peak_memory(),
         }
         workdir.write_meta(self.directory, self.meta)
@@ -151,11 +160,21 @@ class Records:
         """Notes that so many examples times lanes were trained in so many seconds."""
         self.work_done += work
         self.examples += work
-        self.train_seconds += seconds
+        self.seconds["train"] += seconds
+
+    @contextlib.contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Counts the time of a block that does not train, a key of ``DOING``, and shows it."""
+        if self._status is not None and DOING[what]:
+            self.progress.update(dataclasses.replace(self._status, doing=DOING[what]))
+        began = time.monotonic()
+        yield
+        self.seconds[what] += time.monotonic() - began
 
     def show(self, number: int, epoch: float, lanes: int, rate: float) -> None:
         """Tells the progress display where the sweep stands."""
         left = self.sweep.work - self.work_done
+        spent = sum(self.seconds.values())  # evaluations and all else go on as they did
         self._status = Status(
             cohort=number + 1,
             cohorts=len(self.sweep.cohorts),
@@ -166,13 +185,13 @@ class Records:
             best=self._best(),
             diverged=int(np.isfinite(self.recorder.diverged_epoch).sum()),
             done=self.work_done / self.sweep.work,
-            left=left * self.train_seconds / max(self.examples, 1.0),
+            left=left * spent / max(self.examples, 1.0),
         )
         self.progress.update(self._status)
 
     def show_end(self) -> None:
         """Tells the display what the last evaluations found: it was last told before them."""
-        if self._status is not None and self._status.best != self._best():
+        if self._status is not None:
             self.progress.update(dataclasses.replace(self._status, best=self._best()))
 
     def _best(self) -> tuple[str, str] | None:
