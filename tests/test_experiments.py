@@ -86,7 +86,7 @@ def with_start(config, variant, directory):
 @pytest.mark.parametrize("file, variant", cases(toy.every_variant(), QUICK))
 def test_runs_at_toy_scale(file, variant, data, tmp_path, capsys):
     config = with_start(toy.shrink(toy.load(file, variant)), variant, tmp_path / "start")
-    ds = sbt.run(config, tmp_path)
+    ds = sbt.run(config, tmp_path, **toy.parts(file))
     trained = (
         ds["finished"] | ds[ds.attrs["score"]].isnull()
     )  # points that do not exist are neither
@@ -123,7 +123,7 @@ def test_plans_at_full_size(file, variant, monkeypatch):
     original = problem.make_pipeline
     monkeypatch.setattr(problem, "load", load)
     monkeypatch.setattr(problem, "make_pipeline", make_pipeline)
-    sweep = prepare(config, Parts())
+    sweep = prepare(config, Parts(**toy.parts(file)))
     possible = toy.runs(config)
     assert 0 < sweep.runs <= possible
     assert sweep.runs == possible or config.skip_impossible

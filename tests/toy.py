@@ -58,6 +58,12 @@ def load(file, variant):
     return sbt.experiment.load_config(str(EXPERIMENTS / file) + f":{variant}" * bool(variant))
 
 
+def parts(file):
+    """What a file with a net of its own brings besides its config."""
+    found = sbt.experiment.load_experiment(str(EXPERIMENTS / file)).parts
+    return found if "module" in found else {}
+
+
 # --- data ----------------------------------------------------------------------------------------
 
 

@@ -5,37 +5,48 @@
 
 Dang, Babanezhad & Vaswani (2024), section 6: without noise in the targets, stochastic heavy ball
 (SHB) with α = 1/L and β = (1 - √(αμ)/2)² converges like exp(-T/√κ) once the batch is large, 0.9 n
-say, where SGD does like exp(-T/κ); with a tenth of the examples it gains nothing, cycles or
-diverges. κ = 64, 128, 256; 2000 updates; 3 seeds. See ``quadratics.py`` for the rest.
+say, where SGD does like exp(-T/κ); with a tenth of the examples it cycles or diverges. κ = 64, 128,
+256; 2000 updates; 3 seeds. (At b = 0.1 n, where a batch's Hessian may be ten times the whole one,
+1/L is too long a step for SGD as well: what the small batch takes is the step, and with it the
+acceleration.) See ``quadratics.py`` for the rest.
 """
+
+from typing import Any
 
 import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
-from quadratics import SGD, SHB, Linear, half_square, quadratics
+from quadratics import EXAMPLES, SGD, SHB, SMALL_EXAMPLES, Linear, half_square, quadratics
 
-from sbt.report.statements import ratio_at_least
+from sbt.report.statements import lies_in, ratio_at_least
 
 VARIANTS = ("", "small")
 CAPTION = "with large batches heavy ball is accelerated, with small ones it is not"
-FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
-CLAIMS = (
-    ratio_at_least(
-        "With all examples SHB ends with a gradient at least ten times smaller than SGD's",
-        "gradient_square",
-        factor=100,
-        more=SGD,
-        less=SHB,
-        at={"batch_size": "last"},
-    ),
-    ratio_at_least(
-        "With a tenth of the examples SHB ends with no smaller gradient than SGD",
-        "gradient_square",
-        more=SHB,
-        less=SGD,
-        at={"batch_size": "first"},
-    ),
-)
+FRACTIONS = (0.1, 0.9, 1.0)
+
+
+def claims(examples: int) -> tuple[Any, ...]:
+    """What the paper says, of so many training examples."""
+    whole, most = {"batch_size": examples}, {"batch_size": round(0.9 * examples)}
+    return (
+        *(
+            ratio_at_least(
+                f"With {share} SHB ends with a gradient at least ten times smaller than SGD's",
+                "gradient_square",
+                factor=100,
+                more=SGD,
+                less=SHB,
+                at=place,
+            )
+            for share, place in (("all examples", whole), ("nine tenths of them", most))
+        ),
+        lies_in(
+            "With a tenth of the examples in a batch SHB diverges",
+            "diverged",
+            low=1.0,
+            at={**SHB, "batch_size": "first"},
+        ),
+    )
 
 
 def module() -> nn.Module:
@@ -55,7 +66,7 @@ def get_config(variant: str = "") -> ConfigDict:
         variant,
         "interpolation",
         CAPTION,
-        CLAIMS,
+        claims(SMALL_EXAMPLES if variant else EXAMPLES),
         rules=("sgd", "accelerated_shb"),
         updates=2000,
         fractions=FRACTIONS,

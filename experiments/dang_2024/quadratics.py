@@ -106,6 +106,7 @@ def quadratics(
         tuple((float(kappa), float(kappa)) for kappa in condition_numbers),
     )
     config.epochs = max(sizes.values())
+    config.follow.micro_batch = ("batch_size", tuple((m, m) for m in sizes))
     if len(sizes) > 1:
         config.follow.epochs = ("batch_size", tuple(sizes.items()))
     config.evaluate.every = config.epochs

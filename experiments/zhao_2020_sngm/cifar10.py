@@ -1,6 +1,7 @@
 """SNGM and its baselines on CIFAR-10 against the batch size, with and without warm-up.
 
-    sbt run experiments/zhao_2020_sngm/cifar10.py
+    sbt run experiments/zhao_2020_sngm/cifar10.py             (ResNet-20)
+    sbt run experiments/zhao_2020_sngm/cifar10.py:resnet56    (or :vgg16)
     sbt report runs/zhao_2020_sngm/cifar10
 
 Zhao, Shi, Xie & Li, *Stochastic Normalized Gradient Descent with Momentum for Large-Batch
@@ -28,27 +29,88 @@ program per method: for accelerators. ``:small`` is a net of three convolutions 
 on 1024 images for 10 epochs, with workers of 32, minutes on two CPU cores. It shows tendencies.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from sbt.config import default
 from sbt.errors import UserError
+from sbt.report.statements import exceeds, nearly_equal
 
 METHODS = {"MSGD": "sgd", "LARS": "lars", "LAMB": "lamb", "CLARS": "clars",
            "EXTRAP-SGD": "extrap_sgd", "SNGM": "sngm"}  # fmt: skip
 EPOCHS, WARMUP_EPOCHS = 160, 5
 WORKER_BATCH = 128
-VARIANTS = ("", "small")
+NETS = {"": "resnet20", "resnet56": "resnet56", "vgg16": "vgg16", "small": "resnet20"}
+VARIANTS = tuple(NETS)
 CAPTION = "SNGM keeps its accuracy at large batch sizes, without warm-up"
+TUNED = {"tune": "base_lr", "best": "highest"}
+COLD, WARM = {"schedule__warmup": "first"}, {"schedule__warmup": "last"}
+MSGD, SNGM = {"rule": "sgd"}, {"rule": "sngm"}
+POINT = 0.01
+
+
+def claims(large: int) -> tuple[Any, ...]:
+    """What the paper says of a large batch, each method at its best learning rate."""
+    small, large = {"batch_size": "first"}, {"batch_size": large}
+    return (
+        exceeds(
+            "SNGM with large batches, without warm-up, is within a point of MSGD with small ones",
+            "accuracy",
+            more={**SNGM, **large},
+            less={**MSGD, **small},
+            at=COLD,
+            margin=-POINT,
+            **TUNED,
+        ),
+        exceeds(
+            "MSGD loses a point or more with large batches",
+            "accuracy",
+            more={**MSGD, **small},
+            less={**MSGD, **large},
+            at=COLD,
+            margin=POINT,
+            **TUNED,
+        ),
+        exceeds(
+            "With large batches, without warm-up, SNGM is more accurate than LARS",
+            "accuracy",
+            more=SNGM,
+            less={"rule": "lars"},
+            at={**COLD, **large},
+            **TUNED,
+        ),
+        nearly_equal(
+            "Warm-up does not help SNGM with large batches, within a point",
+            "accuracy",
+            one=WARM,
+            other=COLD,
+            margin=POINT,
+            at={**SNGM, **large},
+            **TUNED,
+        ),
+    )
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The grid for accelerators, or ``small``."""
+    """The grid for accelerators, of ResNet-20 or another net, or ``small``."""
     config = default()
-    config.name = "zhao_2020_sngm-cifar10"
+    config.name = "zhao_2020_sngm-cifar10" + f"-{variant}" * (variant in ("resnet56", "vgg16"))
+    if variant not in NETS:
+        known = ", ".join(f":{name}" for name in VARIANTS[1:])
+        raise UserError(f"cifar10.py:{variant}", "there is no such variant", f"use {known} or none")
     config.report.figure, config.report.caption = "Zhao et al. 2020 (SNGM)", CAPTION
+    config.report.claims = claims(256 if variant == "small" else 4096)
+    config.report.protocol = (
+        ("model", (NETS[variant],)),
+        ("rule", "sngm"),
+        ("momentum", 0.9),
+        ("epochs", EPOCHS),
+        ("seeds", 3),
+    )
     config.data.name = "cifar10"
     config.data.augment = "crop_flip"
-    config.model = {"name": "resnet20", "norm": "batch"}
+    config.model = {"name": NETS[variant], "norm": "batch"}
     config.epochs = EPOCHS
     config.bn_batch = WORKER_BATCH
     config.batch_size = WORKER_BATCH
@@ -61,7 +123,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sweep.base_lr = tuple(2.0**k for k in range(-7, 2))  # 2^-7 ... 2
     config.sweep.seed = (0, 1, 2)
     config.follow.rule__momentum = ("rule", tuple((r, 0.9) for r in rules if r != "lamb"))
-    config.follow.rule__weight_decay = ("rule", tuple((r, 1e-4) for r in rules))
+    decay = 5e-4 if variant == "vgg16" else 1e-4  # the paper's is for the ResNets
+    config.follow.rule__weight_decay = ("rule", tuple((r, decay) for r in rules))
     config.follow.rule__trust_coefficient = ("rule", (("lars", 1.0), ("clars", 1.0)))
     # MSGD drops its learning rate at 50 % and 75 %, the default of "steps".
     schedules = {rule: "steps" if rule == "sgd" else "poly" for rule in rules}
@@ -76,11 +139,9 @@ def get_config(variant: str = "") -> ConfigDict:
         config.sweep.schedule__warmup = (0.0, 0.1)
         config.sweep.batch_size = (32, 256)
         config.sweep.base_lr = (2.0**-9, 2.0**-7, 2.0**-5, 2.0**-3)
-        config.sweep.seed = (0,)
+        config.sweep.seed = (0, 1, 2)
         config.report.last_epochs = 2
-    elif variant:
-        raise UserError(f"cifar10.py:{variant}", "there is no such variant", "use :small, or none")
-    worker = WORKER_BATCH if not variant else min(config.sweep.batch_size)
+    worker = min(config.sweep.batch_size)
     extrapolation = tuple((m, worker / m) for m in config.sweep.batch_size)
     config.follow.rule__extrapolation = ("batch_size", extrapolation)
     return config
