@@ -73,7 +73,8 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     report.add_argument("--out", metavar="DIR", help=about)
 
     about = "Which batch size and learning rate to use, from a finished grid: writes advice.html."
-    advise = command(_advise, "DIR [--target X] [--devices N,N] [--next FILE]", about)
+    usage = "DIR [--target X] [--devices N,N] [--next FILE] [--no-measure]"
+    advise = command(_advise, usage, about)
     advise.add_argument("directory", metavar="DIR", help="work directory of the sweep")
     about = "score to reach (an accuracy as a fraction); else one that every batch size reaches"
     advise.add_argument("--target", metavar="X", type=float, help=about)
@@ -81,6 +82,10 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     advise.add_argument("--devices", metavar="N,N", help=about)
     about = "also write an experiment file of the runs that would tell more"
     advise.add_argument("--next", metavar="FILE", help=about)
+    about = "do not time a run by itself, a second or two per batch size; what is kept is used"
+    advise.add_argument("--no-measure", action="store_true", help=about)
+    about = "the experiment file that was run, where it has a module, data set or rule of its own"
+    advise.add_argument("--experiment", metavar="FILE", help=about)
 
     about = "Training speed of lanes, against peers and against measured ceilings."
     add_options(command(_bench, "[--quick] [--models=NAME,NAME ...]", about))
@@ -259,8 +264,10 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _advise(arguments: argparse.Namespace) -> int:
-    from sbt.advice.advise import DEVICES, advise, next_experiment
+    from sbt.advice.advise import DEVICES, advise
+    from sbt.advice.following import next_experiment
     from sbt.advice.page import text, write_advice
+    from sbt.advice.speeds import points
     from sbt.files import write_text
     from sbt.results import load
     from sbt.workdir import read_meta
@@ -275,7 +282,11 @@ def _advise(arguments: argparse.Namespace) -> int:
         if not devices or min(devices) < 1:
             problem = f"{arguments.devices!r} holds no whole numbers from 1 on"
             raise UserError("--devices", problem, "write --devices=8,64")
-    found = advise(load(directory), arguments.target, devices, read_meta(directory))
+    results, meta = load(directory), read_meta(directory)
+    found = advise(results, arguments.target, devices, meta)
+    if not arguments.no_measure:
+        meta = _timed(directory, points(found.reached), arguments.experiment) or meta
+        found = advise(results, arguments.target, devices, meta)
     following = None
     if arguments.next is not None:
         following = next_experiment(found, arguments.directory)
@@ -289,6 +300,22 @@ def _advise(arguments: argparse.Namespace) -> int:
     for path in paths:
         print(path)
     return 0
+
+
+def _timed(
+    directory: Path, points: Sequence[dict[str, Any]], experiment: str | None
+) -> dict[str, Any]:
+    """The meta data of a directory with the speed of a run by itself; nothing where it has none."""
+    from sbt.experiment import load_experiment
+    from sbt.sweep.alone import time_alone
+
+    with _telling() as note:
+        try:
+            parts = load_experiment(experiment).parts if experiment else {}
+            return time_alone(directory, points, **parts, note=note)
+        except UserError as error:
+            note(f"a run by itself was not timed: {error}")
+            return {}
 
 
 def _measure(arguments: argparse.Namespace) -> int:

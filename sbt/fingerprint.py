@@ -36,6 +36,17 @@ _MOST_TEXT = 1 << 14
 # --- data ----------------------------------------------------------------------------------------
 
 
+def own_parts(parts: Mapping[str, Any]) -> list[str]:
+    """What of a sweep no config holds, by the names of ``sbt.run``'s arguments.
+
+    Args:
+      parts: the fingerprint of what the sweep trains.
+    """
+    found = [name for name in ("module", "rule", "loss", "schedule") if parts.get(name)]
+    data = (parts.get("data") or {}).values()
+    return [*found, *(["dataset"] if any(one.get("own") for one in data) else [])]
+
+
 def of_data(datasets: Mapping[str, Dataset], *, own: bool) -> dict[str, Any]:
     """Of every data set of a sweep, by name and sizes.
 

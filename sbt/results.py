@@ -156,7 +156,7 @@ class Recorder:
             data["stopped_epoch"] = (dims, self.stopped_epoch.copy(), {"long_name": words})
         epochs = self.curves[curve(TEST, LOSS)].shape[-1]
         measured, labels = self.measured.variables(epochs)
-        coords: dict[str, Any] = {name: _coordinate(values) for name, values in self.axes.items()}
+        coords: dict[str, Any] = {name: coordinate(values) for name, values in self.axes.items()}
         coords |= labels | {"epoch": np.arange(1, epochs + 1)}
         return xr.Dataset(data | measured, coords, dict(self.attrs))
 
@@ -334,7 +334,8 @@ def _latest(curves: xr.DataArray) -> xr.DataArray:
     return curves.isel(epoch=last).drop_vars("epoch", errors="ignore")
 
 
-def _coordinate(values: tuple[Any, ...]) -> np.ndarray:
+def coordinate(values: tuple[Any, ...]) -> np.ndarray:
+    """The values of an axis as results have them: numbers, or text."""
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return np.asarray(values)
     return np.asarray([str(v) for v in values])

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from lanes import compiling
 from sweeps import one_device
 
 from sbt import cli
-from sbt.advice import critical, optimum, targets
-from sbt.advice.advise import advise, next_experiment, next_overrides
+from sbt.advice import critical, gaps, optimum, targets
+from sbt.advice.advise import advise
+from sbt.advice.following import next_experiment, next_overrides
 from sbt.advice.intervals import interval, seed_draws
-from sbt.advice.page import write_advice
+from sbt.advice.page import text, times, write_advice
 from sbt.errors import UserError
 from sbt.report.view import checked
 from sbt.sweep.run import run
@@ -230,8 +232,8 @@ def test_advice_on_the_noisy_quadratic(tmp_path):
         found.reached.fewest[1] / found.reached.fewest[0]
     )
     assert "McCandlish" in found.text and "Zhang" in found.text
-    assert "Times are not known" in " ".join(found.gaps)
-    assert found.table["device seconds"].isnull().all()
+    assert "nor was that of lanes kept" in " ".join(found.gaps)
+    assert found.table[["seconds alone", "seconds in lanes"]].isnull().all(axis=None)
     page, *pictures = write_advice(found, tmp_path)
     assert page.name == "advice.html" and all(path.stat().st_size for path in pictures)
 
@@ -240,10 +242,27 @@ def test_times_are_those_that_were_measured():
     cohort = {"lanes_per_pass": 10, "micro_batch": 4}
     meta = {"status": "done", "examples_lanes_per_s": 100.0, "cohorts": [cohort]}
     found = advise(nq.grid(), 0.05, meta=meta)
-    np.testing.assert_allclose(found.table["device seconds"], found.reached.fewest / 100)
-    assert found.recommendations[1].goal == "least time here"
-    several = advise(nq.grid(), 0.05, meta=meta | {"cohorts": [cohort, cohort]})
-    assert all(one.goal != "least time here" for one in several.recommendations)
+    np.testing.assert_allclose(found.table["seconds in lanes"], found.reached.fewest / 100)
+    here = found.recommendations[1]
+    assert here.goal == "least time here" and "10 at once" in here.cost
+    assert "by itself was not measured." in " ".join(found.gaps)
+
+    # Of several programs, each its own; a run by itself overrules them.
+    small = {"batch_sizes": [1, 4, 16], "examples": 300.0, "train_seconds": 3.0}
+    large = {"batch_sizes": [64, 256], "examples": 4000.0, "train_seconds": 2.0}
+    other = {"batch_sizes": [64], "fixed": {"base_lr": -1.0}, "examples": 1, "train_seconds": 1}
+    runs = [{"batch_size": m, "fixed": {}, "examples_per_s": 50.0 * m} for m in nq.SIZES]
+    alone = {"device": "a toaster", "runs": runs}
+    meta |= {"cohorts": [cohort | small, cohort | large, cohort | other], "alone": alone}
+    found = advise(nq.grid(), 0.05, devices=(4,), meta=meta)
+    rates = np.array([100, 100, 100, 2000, 2000])
+    np.testing.assert_allclose(found.table["seconds in lanes"], found.reached.fewest / rates)
+    # Every update takes 1/50 s, so that the largest batch is fastest ...
+    np.testing.assert_allclose(found.table["seconds alone"], found.reached.updates / 50)
+    _, here, four = found.recommendations
+    assert here.batch_size == 256 and "a toaster" in here.cost and "a toaster" in times(found)
+    # ... and four devices are no faster than one.
+    assert four.batch_size == 256 and "1 times as fast as one device at best, if exch" in four.cost
 
 
 def test_one_seed_has_no_intervals():
@@ -257,10 +276,58 @@ def test_the_next_experiment_extends_the_grid():
     found = advise(nq.grid(rates=(0.01, 0.02, 0.04)), 0.1)
     assert "base_lr" in {axis for flags in found.reached.at_end for axis in flags}
     assert max(found.wanted["base_lr"]) == pytest.approx(0.08)
-    text = next_experiment(found, "runs/mine")
-    assert "config.sweep.base_lr" in text and "runs/mine" in text
-    compile(text, "next.py", "exec")
+    source = next_experiment(found, "runs/mine")
+    assert "config.sweep.base_lr" in source and "runs/mine" in source
+    compile(source, "next.py", "exec")
     assert any(one.startswith("--config.sweep.base_lr=(") for one in next_overrides(found))
+
+
+def test_the_next_experiment_looks_closer_where_the_optimum_is_not_known():
+    """Where seeds disagree (m = 4, of the noisier), and beside what never reaches the target."""
+    rates = tuple(2.0**k for k in range(-8, 1))
+    for noise, named in ((0.001, "1, 2"), (0.8, "1, 2, 4")):
+        found = advise(nq.grid(rates=rates, seeds=5, noise=noise, sizes=(1, 2, 4, 8)), 0.3)
+        assert found.rates.inside.tolist() == [False, False, True, False]
+        (gap,) = (one for one in found.gaps if "inside the grid" in one)
+        assert f"a factor of 1.4 at m = {named}." in gap
+        more = set(found.wanted["base_lr"]) - set(rates)
+        assert more == {2**-2.5, 2**-1.5, 2**-0.5, 2.0}  # beside 1/4 and 1/2, and beyond the end
+
+
+def test_the_ends_of_other_axes():
+    assert gaps.beyond("rule__momentum", [0.0, 0.5, 0.9], [0.0]) == []  # nothing lies below 0
+    assert gaps.beyond("data__noise", [0.25, 0.5, 1.0], [0.25, 1.0]) == [0.125]  # nor above 1
+    assert gaps.beyond("width", [8, 16, 32], [32]) == [64]
+    (decay,) = gaps.beyond("rule__b2", [0.5, 0.5**0.5], [0.5**0.5])
+    assert decay == pytest.approx(0.5**0.25)  # half-lives of 1, 2 and 4 updates
+    assert gaps.between("rule__b2", [0.5, 0.5**0.25], [0.0]) == [pytest.approx(0.5**0.5)]
+    assert gaps.between("base_lr", [1.0, 2**0.5, 2.0], [0.5]) == []  # close enough
+
+
+def two_rules(slower=2.0):
+    """The noisy quadratic under two names, the second of which takes so many times as long."""
+    ds = nq.grid(seeds=3, noise=0.05)
+    other = ds.assign_coords(epoch=ds["epoch"] * slower)
+    epochs = np.union1d(ds["epoch"], other["epoch"])
+    both = [one.reindex(epoch=epochs) for one in (ds, other)]
+    found = xr.concat(both, xr.DataArray(["quick", "slow"], dims="rule", name="rule"))
+    return found.assign_attrs(ds.attrs)
+
+
+def test_an_axis_without_an_order_is_told_by_value():
+    found = advise(two_rules(), 0.05)
+    quick, slow = found.choices
+    assert (quick.value, slow.value) == ("quick", "slow")
+    np.testing.assert_allclose(slow.reached.fewest, 2 * quick.reached.fewest)
+    assert slow.times.low == pytest.approx(2) and slow.times.high == pytest.approx(2)  # paired
+    alone = advise(nq.grid(seeds=3, noise=0.05), 0.05)
+    assert quick.curve.b_crit == alone.critical.b_crit
+    assert slow.curve.b_crit.value == pytest.approx(quick.curve.b_crit.value)  # both slower alike
+    assert list(quick.best_at) == list(nq.SIZES) and not slow.best_at.size
+    assert "quick is best at m = 1, 4, 16, 64, 256" in found.text
+    assert "slow needs 2.00 [2.00, 2.00] times as many" in found.text
+    assert set(found.table["rule"]) == {"quick"}
+    assert "rule slow" in text(found)
 
 
 @pytest.mark.parametrize(
@@ -353,10 +420,18 @@ def test_advice_on_a_real_search(tmp_path, capsys):
     }
     with one_device(), compiling(quickly=True):
         ds = run(config, tmp_path, progress=False)
-    left = ~ds["finished"].values
+        assert cli.main(["advise", str(tmp_path)]) == 0
+    left, printed = ~ds["finished"].values, capsys.readouterr().out
     assert 0.3 < left.mean() < 0.9
-    assert cli.main(["advise", str(tmp_path)]) == 0
-    printed = capsys.readouterr().out
     assert f"halving trained {(~left).sum()} of {left.size} runs to their end" in printed
     assert "halving stopped" in printed and "could still be the fastest" in printed
     assert "halving stopped" in (tmp_path / "advice.html").read_text()
+    # Each batch size that reaches the target was timed by itself, and that is kept.
+    kept = json.loads((tmp_path / "meta.json").read_text())["alone"]
+    assert {one["batch_size"] for one in kept["runs"]} <= {4, 16, 64}
+    assert all(one["examples_per_s"] > 0 for one in kept["runs"])
+    assert all(one["micro_batch"] == min(one["batch_size"], 32) for one in kept["runs"])
+    assert f"of a run by itself on {kept['device']}" in printed and "time alone" in printed
+    assert cli.main(["advise", str(tmp_path)]) == 0  # compiles nothing
+    again = capsys.readouterr()
+    assert again.out == printed and "by itself" not in again.err

@@ -172,27 +172,38 @@ class Optima:
       axis: its name.
       at: of every batch size, in log2 of the value of the axis (of a decay: of its half-life in
         updates).
+      positions: the parabolas' minima with intervals over seeds, in the same unit.
       shift: what is added to these to give the positions that slopes are of: rates in mean form,
         half-lives in examples.
       exponent: α of value ∝ m^α, by parabolas.
       by_akima: the same by Akima's spline.
       forms: see :func:`compare_forms`; empty for other axes than the learning rate.
+      ends: the first and last position of the axis.
       widths: octaves within which the target takes at most 20 % more examples, all else tuned; NaN
         where a search stopped what lies beside the best before that could be told.
     """
 
     axis: str
     at: tuple[Optimum, ...]
+    positions: tuple[Interval, ...]
     shift: np.ndarray
     exponent: Interval
     by_akima: Interval
     forms: dict[str, float]
+    ends: tuple[float, float]
     widths: np.ndarray
 
     @property
     def inside(self) -> np.ndarray:
         """Of every batch size, whether the optimum lies within the grid."""
         return np.isfinite([one.parabola for one in self.at])
+
+    @property
+    def beside_failure(self) -> np.ndarray:
+        """Of every batch size, whether the best has neighbours, one of which has no number."""
+        return ~self.inside & np.asarray(
+            [self.ends[0] < one.cell < self.ends[1] for one in self.at]
+        )
 
 
 def optima(found: Reached, axis: str, power: float | np.ndarray, *, forms: bool = False) -> Optima:
@@ -223,6 +234,7 @@ def optima(found: Reached, axis: str, power: float | np.ndarray, *, forms: bool 
     parabolas = np.asarray([one.parabola for one in at]) + shift
     splines = np.asarray([one.akima for one in at]) + shift
     drawn = losses(found.over(seed_draws(found.seeds)))
+    minima = parabola(x, drawn)
 
     huge = 1e6  # octaves more: just beyond what is good
     cut = np.stack([found.open[:, group].any(-1) for group in groups], -1)
@@ -235,10 +247,11 @@ def optima(found: Reached, axis: str, power: float | np.ndarray, *, forms: bool 
     return Optima(
         axis,
         at,
+        tuple(interval(one.parabola, minima[:, i], found.seeds) for i, one in enumerate(at)),
         shift,
         interval(
             float(exponent(found.sizes, parabolas)),
-            exponent(found.sizes, parabola(x, drawn) + shift),
+            exponent(found.sizes, minima + shift),
             found.seeds,
         ),
         interval(
@@ -247,5 +260,6 @@ def optima(found: Reached, axis: str, power: float | np.ndarray, *, forms: bool 
             found.seeds,
         ),
         compare_forms(found.sizes, parabolas) if forms else {},
+        (float(x[0]), float(x[-1])),
         np.asarray(widths),
     )

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from sbt.advice.advise import Advice, next_overrides
+from sbt.advice import words
+from sbt.advice.advise import Advice
+from sbt.advice.following import next_overrides
 from sbt.files import write_text
 from sbt.report import markup
 from sbt.report.markup import rich, tag
@@ -23,7 +25,8 @@ COLUMNS = {
     "octaves": "basin [octaves]",
     "slope": "slope",
     "region": "region",
-    "device seconds": "device time [s]",
+    "seconds alone": "time alone",
+    "seconds in lanes": "time in lanes",
     "remarks": "remarks",
 }
 
@@ -33,7 +36,7 @@ def rows(advice: Advice) -> list[list[str]]:
     table = advice.table
     kept = [c for c in table if table[c].map(_says).any()]
     return [
-        [COLUMNS[c] for c in kept],
+        [COLUMNS.get(c, c.replace("__", ".")) for c in kept],
         *([_cell(c, row[c]) for c in kept] for _, row in table.iterrows()),
     ]
 
@@ -50,26 +53,77 @@ def _cell(column: str, value: Any) -> str:
         return ""
     if np.isinf(number):
         return "never"
+    if column in ("seconds alone", "seconds in lanes"):
+        return words.seconds(number)
     if column == "base LR":
         return label("base_lr", number)
     if column in ("updates", "examples", "low", "high", "batch size"):
         return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-    return f"{number:.2f}" if column in ("slope", "octaves") else f"{number:.3g}"
+    if column in COLUMNS:
+        return f"{number:.2f}" if column in ("slope", "octaves") else f"{number:.3g}"
+    return label(column, number)
+
+
+def choice_rows(advice: Advice) -> list[list[str]]:
+    """What each value of an axis without an order needs by itself; the first row names columns."""
+    found = []
+    for one in advice.choices:
+        part, curve, times = one.reached, one.curve, words.plain(one.times)
+        if np.isnan(one.times.value):
+            times = "not known"
+        least = np.isfinite(part.fewest).any() and int(np.argmin(part.fewest))
+        found.append(
+            [
+                f"{one.axis.replace('__', '.')} {one.value}",
+                words.number(part.fewest[least]) if least is not False else "never",
+                f"{part.sizes[least]:g}" if least is not False else "",
+                times,
+                words.size_interval(curve.b_crit, part.sizes) if curve and curve.known else "",
+                words.listed(one.best_at),
+            ]
+        )
+    head = ["", "fewest examples", "at m", "times the best", "B_crit", "best of all at m"]
+    return [head, *found] if found else []
+
+
+def times(advice: Advice) -> str:
+    """What the columns of times mean; empty where there are none."""
+    speeds, told = advice.speeds, []
+    if speeds.known:
+        told.append(f"Time alone: of one run by itself, on {speeds.device}.")
+    if np.isfinite(speeds.lanes).any():
+        told.append(
+            f"Time in lanes: its share of all lanes of its program, on {speeds.lanes_device}."
+        )
+    return " ".join([*told, "Evaluations and compiling are not counted."]) if told else ""
+
+
+def _aligned(table: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in table
+    )
 
 
 def text(advice: Advice) -> str:
     """What the command prints."""
-    table = rows(advice)
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ["  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in table]
     target = advice.view.score.text(advice.target.value)
-    parts = [f"target: {target} ({advice.target.why})", "\n".join(lines), advice.text]
+    parts = [f"target: {target} ({advice.target.why})", _aligned(rows(advice)), times(advice)]
+    parts = [*filter(None, [*parts, _aligned(choice_rows(advice))]), advice.text]
     if advice.gaps:
         parts.append("\n".join(["The grid cannot say:", *(f"  - {gap}" for gap in advice.gaps)]))
     if advice.wanted:
         asked = " ".join(f"'{one}'" for one in next_overrides(advice))
         parts.append(f"The runs that would: {asked}\n  (--next=FILE writes them as an experiment)")
     return "\n\n".join(parts)
+
+
+def _choices(advice: Advice) -> list[markup.Markup]:
+    if not (found := choice_rows(advice)):
+        return []
+    head, *body = found
+    table = tag("div", html_table(head, body), class_="scroll")
+    return [tag("h2", "Per value, everything else tuned for it"), table]
 
 
 def write_advice(advice: Advice, directory: Path | str) -> list[Path]:
@@ -87,6 +141,8 @@ def write_advice(advice: Advice, directory: Path | str) -> list[Path]:
         markup.figure(drawing, 1),
         tag("h2", "Per batch size"),
         tag("div", html_table(head, body), class_="scroll"),
+        *(tag("p", rich(said), class_="quiet") for said in filter(None, [times(advice)])),
+        *_choices(advice),
         tag("h2", "Recommendations, and what it costs to be wrong"),
         tag("ul", *made),
         tag("h2", "What the grid cannot say"),

@@ -83,6 +83,12 @@ class Reached:
         """Of every batch size, whether nothing reached the target, and what was stopped could."""
         return ~np.isfinite(self.fewest) & self.open.any(-1)
 
+    def having(self, axis: str, value: Any) -> "Reached":
+        """The cells that have a value of an axis."""
+        at = [i for i, cell in enumerate(self.cells) if cell[axis] == value]
+        parts = (self.examples[:, at], self.early[:, at], self.until[:, at])
+        return Reached(self.target, *parts, self.sizes, tuple(self.cells[i] for i in at))
+
     def over(self, draws: np.ndarray) -> np.ndarray:
         """Medians over seeds drawn, ``(draws, sizes, cells)``: the same seeds everywhere."""
         drawn = self.examples[:, :, draws]  # (sizes, cells, draws, seeds)
@@ -93,6 +99,11 @@ class Reached:
         """The cell of every batch size that needs fewest examples; -1 where none reaches it."""
         found = self.medians.argmin(-1)
         return np.where(np.isfinite(self.medians.min(-1)), found, -1)
+
+    @property
+    def best_cells(self) -> tuple[dict[str, Any] | None, ...]:
+        """Its hyperparameters; None where there is none."""
+        return tuple(self.cells[i] if i >= 0 else None for i in self.best)
 
     @property
     def fewest(self) -> np.ndarray:
@@ -303,7 +314,7 @@ def check_target(view: View, target: float, found: Reached) -> None:
         raise UserError("--target", problem, remedy)
 
 
-def words(cell: Mapping[str, Any]) -> str:
+def in_words(cell: Mapping[str, Any]) -> str:
     """A cell in words, without its learning rate."""
     rest = {k: v for k, v in cell.items() if k != BASE_LR}
     return ", ".join(

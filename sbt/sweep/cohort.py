@@ -290,14 +290,14 @@ def _micro_batches(
     cap = ACCELERATOR_CAP if one and devices > 1 else MICRO_BATCH_CAP
     if facts.dropout:
         # Dropout masks are drawn per tick: g must not depend on which other runs are in the grid.
-        return [(_divisor(m, cap), False) for m in sizes]
+        return [(largest_divisor(m, cap), False) for m in sizes]
     common = math.gcd(*sizes)
     overhead = WEIGHT_PASSES * facts.parameter_bytes / BYTES_PER_SECOND
-    arithmetic = _divisor(common, cap) * facts.flops / FLOPS_PER_SECOND
+    arithmetic = largest_divisor(common, cap) * facts.flops / FLOPS_PER_SECOND
     one = one or facts.flops <= SMALL_FLOPS or len(set(sizes)) == 1
     if one or overhead <= TOLERATED_OVERHEAD * arithmetic:
-        return [(_divisor(common, cap), False)] * len(sizes)
-    return [(_divisor(m, cap), False) for m in sizes]
+        return [(largest_divisor(common, cap), False)] * len(sizes)
+    return [(largest_divisor(m, cap), False) for m in sizes]
 
 
 def _statistics_batch(g: int | None, b: int | None, m: int, devices: int) -> tuple[int, bool]:
@@ -328,7 +328,7 @@ def _statistics_batch(g: int | None, b: int | None, m: int, devices: int) -> tup
     return whole // devices, True
 
 
-def _divisor(m: int, most: int) -> int:
+def largest_divisor(m: int, most: int) -> int:
     """The largest divisor of m that is at most ``most``."""
     return max(d for d in range(1, min(m, most) + 1) if m % d == 0)
 

@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 
 import jax
 
@@ -143,10 +144,18 @@ def choose_strategy(placed: Placed, size: int) -> Strategy:
     return min(timings, key=lambda s: timings[s]) if timings else usual
 
 
-def time_ticks(engine: Engine, seconds: float = 0.5) -> float:
-    """Seconds per tick of a full pass, from a short run that is thrown away."""
+def time_ticks(engine: Engine, runs: Sequence[int] | None = None, seconds: float = 0.5) -> float:
+    """Seconds per tick, from a short run that is thrown away.
+
+    Args:
+      engine: compiled.
+      runs: positions in the cohort of those that take its lanes; None: as many as there are lanes.
+      seconds: that the last, longest part takes at least, unless an epoch is shorter.
+    """
     cohort = engine.placed.cohort
-    lanes = make_lanes(cohort, range(min(len(cohort.runs), engine.lanes)), engine.lanes)
+    if runs is None:
+        runs = range(min(len(cohort.runs), engine.lanes))
+    lanes = make_lanes(cohort, runs, engine.lanes)
     state, ticks = engine.train(engine.init(lanes), lanes, 0, 0, 1, False), 1  # warms up
     jax.block_until_ready(state)
     most = max(1, min(cohort.first_tick(1), engine.most_ticks))

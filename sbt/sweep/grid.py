@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from sbt import config as configs
 from sbt.checks import check_batches, check_data, check_effects, check_section
 from sbt.errors import UserError, shown
+from sbt.results import coordinate
 
 MOST_RUNS = 10**6
 # What a sweep has once, for all of its runs.
@@ -202,6 +203,16 @@ def make_grid(config: ConfigDict) -> Grid:
     if not runs:
         raise UserError("config.sweep", "no grid point is possible", "see the batch sizes")
     return Grid(axes, paths, tuple(runs), config)
+
+
+def shared(grid: Grid, runs: Sequence[Run]) -> dict[str, Any]:
+    """By axis, the value that all of these runs have, as the results name it."""
+    found = {}
+    for i, (axis, values) in enumerate(grid.axes.items()):
+        places = {run.index[i] for run in runs}
+        if len(places) == 1:
+            found[axis] = coordinate(values).tolist()[places.pop()]
+    return found
 
 
 def _with_names(config: ConfigDict, axes: Mapping[str, tuple[Any, ...]]) -> ConfigDict:

@@ -155,7 +155,7 @@ class Loop:
     def _report(self, count: int, seconds: float) -> None:
         lanes = int(np.sum(self.slots.live))
         work = lanes * count * self.cohort.tick
-        self.records.account(work, seconds)
+        self.records.account(self.number, work, seconds)
         self.records.show(self.number, self._epochs(), lanes, work / seconds)
 
     # --- epochs ----------------------------------------------------------------------------------

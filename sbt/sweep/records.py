@@ -156,11 +156,15 @@ class Records:
         self.checkpoints.save(leaves, position)
         self._saved = time.monotonic()
 
-    def account(self, work: float, seconds: float) -> None:
-        """Notes that so many examples times lanes were trained in so many seconds."""
+    def account(self, number: int, work: float, seconds: float) -> None:
+        """Notes that so many examples times lanes of a cohort were trained in so many seconds."""
         self.work_done += work
         self.examples += work
         self.seconds["train"] += seconds
+        for entry in self.meta["cohorts"]:
+            if entry["cohort"] == number:
+                entry["examples"] += work
+                entry["train_seconds"] += seconds
 
     @contextlib.contextmanager
     def timed(self, what: str) -> Iterator[None]:

@@ -26,6 +26,7 @@ from sbt.sweep import extend
 from sbt.sweep.afterwards import measure_runs
 from sbt.sweep.arrangement import arrange
 from sbt.sweep.fit import fit
+from sbt.sweep.grid import shared
 from sbt.sweep.loop import Interrupted, Loop
 from sbt.sweep.observe import make_observer
 from sbt.sweep.prepare import Sweep, prepare
@@ -226,11 +227,15 @@ def _train_cohort(records: Records, number: int, saved: Checkpoint | None) -> No
     entry = {
         "cohort": number,
         "runs": len(cohort.runs),
+        "batch_sizes": sorted(set(cohort.batch_sizes)),
+        "fixed": shared(sweep.grid, cohort.runs),
         "micro_batch": cohort.micro_batch,
         "strategy": str(engine.strategy),
         "lanes_per_pass": engine.lanes,
         "bytes_per_device": engine.bytes_per_device,
         "compile_seconds": engine.compile_seconds,
+        "examples": 0.0,
+        "train_seconds": 0.0,  # both filled as it trains
     }
     others = [e for e in records.meta["cohorts"] if e.get("cohort", number) != number]
     records.meta["cohorts"] = sorted([*others, entry], key=lambda kept: kept["cohort"])
