@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sbt.choice import Choice
 from sbt.config import SECTIONS as CONFIG_SECTIONS
+from sbt.coverage import shown
 from sbt.data import DATASETS
 from sbt.errors import UserError, nearest
 from sbt.experiment import experiments
@@ -131,6 +132,15 @@ def _claims() -> Entries:
         yield name, (words, f"takes {takes}" if takes else "", claim.source)
 
 
+def _papers() -> Entries:
+    """Every figure and table: its file with its claims, and its evidence or why there is none."""
+    for one in shown():
+        claims = f"{one.claims} claim{'s' * (one.claims != 1)}"
+        lines = (f"{one.file}, {claims}" if one.file else "", *one.evidence)
+        missing = "" if one.evidence else f"no evidence: {one.missing}"
+        yield f"{one.paper}, {one.what}", (*lines, missing)
+
+
 def _numbers(fields: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
@@ -151,6 +161,7 @@ _TITLES = {
 # Name on the command line -> heading, and what stands under it.
 SECTIONS: dict[str, tuple[str, Callable[[], Entries]]] = {
     "experiments": ("Experiments: sbt run NAME", _experiments),
+    "papers": ("What the papers show: experiments, claims and evidence", _papers),
     "models": ("Models (config.model.name)", _models),
     "data": ("Data sets (config.data.name), beside any of TFDS", _data),
     "measurements": ("Measurements (config.measure.names) and their settings", _measurements),

@@ -1,0 +1,62 @@
+"""Every figure and table of the papers: it has an experiment with claims, or a reason."""
+
+import json
+
+import pytest
+import toy
+
+from sbt import coverage
+from sbt.cli import main
+
+NUMBERED = {
+    "Masters & Luschi 2018": {"Fig.": 18},
+    "Keskar et al. 2017": {"Fig.": 8, "Table": 7},
+    "Gao & Zhong 2020": {"Fig.": 16},
+    "Marek et al. 2025": {"Fig.": 10},
+}
+PAPERS = {
+    *NUMBERED, "Zhao et al. 2020 (SNGM)", "Wang et al. 2024", "Zhang & Cutkosky 2024",
+    "Sato & Iiduka 2024", "Dang et al. 2024",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shown():
+    return list(coverage.shown())
+
+
+def test_nothing_that_a_paper_numbers_is_missing(shown):
+    assert {one.paper for one in shown} == PAPERS
+    for paper, kinds in NUMBERED.items():
+        names = [one.what for one in shown if one.paper == paper]
+        for kind, count in kinds.items():
+            for number in range(1, count + 1):
+                assert any(n.rstrip("ab") == f"{kind} {number}" for n in names), (paper, number)
+
+
+def test_each_has_claims_or_no_config_and_evidence_or_a_reason(shown):
+    for one in shown:
+        assert one.evidence or one.missing, one
+        if not one.file:
+            assert not one.evidence
+            continue
+        name, _, variant = one.file.partition(":")
+        text = (toy.EXPERIMENTS / name).read_text()
+        if "def get_config" in text:
+            assert one.claims, one
+            assert variant in toy.module_of(name).VARIANTS
+
+
+def test_evidence_is_what_its_command_says(shown):
+    found = {(one.paper, one.what): one.evidence for one in shown}
+    assert "gao_zhong_2020/results/fig03_small" in found["Gao & Zhong 2020", "Fig. 3"]
+    assert set(found["Keskar et al. 2017", "Fig. 3"]) & set(found["Keskar et al. 2017", "Table 3"])
+    for folder in {place for places in found.values() for place in places}:
+        meta = json.loads((toy.EXPERIMENTS / folder / "meta.json").read_text())
+        assert meta["hardware"] and meta["command"]
+
+
+def test_they_are_listed(capsys):
+    assert main(["list", "papers"]) == 0
+    printed = capsys.readouterr().out
+    assert "Gao & Zhong 2020, Fig. 15" in printed and "a sketch without data" in printed
