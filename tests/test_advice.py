@@ -14,9 +14,9 @@ from sbt import cli
 from sbt.advice import critical, gaps, optimum, targets
 from sbt.advice.advise import advise
 from sbt.advice.following import next_experiment, next_overrides
-from sbt.advice.intervals import interval, seed_draws
 from sbt.advice.page import text, times, write_advice
 from sbt.errors import UserError
+from sbt.intervals import interval, seed_draws
 from sbt.report.view import checked
 from sbt.sweep.run import run
 

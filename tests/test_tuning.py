@@ -7,9 +7,11 @@ import pytest
 import xarray as xr
 
 from sbt.config import to_json
+from sbt.intervals import draws
+from sbt.parabola import best_positions
 from sbt.report import FAILS, HOLDS, OPEN, View, tuning
-from sbt.report.seeds import bootstrap, draws
-from sbt.report.tuning import basin, best_positions, half_life, rescaled
+from sbt.report.seeds import bootstrap
+from sbt.report.tuning import basin, half_life, rescaled
 from sbt.tasks.score import Score
 
 SIZES = (1, 4, 16, 64)

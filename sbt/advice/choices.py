@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from sbt.advice.critical import FEWEST_SIZES, Critical, critical
-from sbt.advice.intervals import interval, seed_draws
 from sbt.advice.targets import Reached
-from sbt.report.seeds import Interval
+from sbt.intervals import Interval, interval, seed_draws
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,9 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sbt.advice.intervals import interval, seed_draws
 from sbt.advice.targets import Reached
-from sbt.report.seeds import Interval
+from sbt.intervals import Interval, interval, seed_draws
 
 # The hyperbola's local slope is −1/(1 + m/B_crit): −0.8 at a quarter of B_crit, −0.2 at four times.
 PERFECT, DIMINISHING, NONE = "perfect scaling", "diminishing returns", "no gain"

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
-from sbt.advice.intervals import interval, seed_draws
 from sbt.advice.targets import Reached
-from sbt.report.seeds import Interval
-from sbt.report.tuning import basin, best_positions, octaves
+from sbt.intervals import Interval, interval, seed_draws
+from sbt.parabola import best_positions
+from sbt.report.tuning import basin, octaves
 
 POINTS = 5
 FINE = 25  # points of the spline between neighbours

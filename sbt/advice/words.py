@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sbt.report.seeds import Interval
+from sbt.intervals import Interval
 from sbt.text import duration
 
 FAR = 64.0  # times beyond a grid: an interval that reaches so far says nothing

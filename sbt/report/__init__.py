@@ -5,6 +5,7 @@
 caption. A claim of your own is a function decorated with ``claim``.
 """
 
+from sbt.intervals import Interval
 from sbt.report import statements as statements
 from sbt.report.claims import (
     FAILS,
@@ -27,7 +28,7 @@ from sbt.report.figures import (
 )
 from sbt.report.measured import measured_figures
 from sbt.report.page import write_comparison, write_report
-from sbt.report.seeds import Interval, bootstrap
+from sbt.report.seeds import bootstrap
 from sbt.report.style import Drawing
 from sbt.report.view import View, spread
 

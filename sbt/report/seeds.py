@@ -11,32 +11,20 @@ changes everywhere drops out. Fewer than three seeds decide nothing.
   over seeds drawn with replacement (:func:`resampled`).
 """
 
-import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from scipy import stats
 
+from sbt.intervals import Interval, draws
 from sbt.report.claims import FAILS, HOLDS, OPEN, Verdict
 from sbt.report.view import SEED, View
 from sbt.results import VALIDATION_SCORE
 
 FEWEST_SEEDS = 3
-MOST_DRAWS = 2000
-
-
-class Interval(NamedTuple):
-    """A number of a grid, and its 95 % interval over seeds."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
 def gains(view: View) -> xr.DataArray:
@@ -61,13 +49,6 @@ def student(values: npt.ArrayLike) -> list[Interval]:
         Interval(float(v), float(v - r), float(v + r))
         for v, r in zip(each.mean(0), reach, strict=True)
     ]
-
-
-def draws(seeds: int) -> np.ndarray:
-    """Lists of seeds with replacement, ``(draws, seeds)``: all, or ``MOST_DRAWS`` random ones."""
-    if seeds**seeds <= MOST_DRAWS:
-        return np.asarray(list(itertools.product(range(seeds), repeat=seeds)))
-    return np.random.default_rng(0).integers(0, seeds, (MOST_DRAWS, seeds))
 
 
 def resampled(runs: xr.DataArray, number: Callable[[xr.DataArray], float]) -> Interval:

@@ -22,10 +22,11 @@ import numpy as np
 import xarray as xr
 
 from sbt.errors import nearest, shown
+from sbt.intervals import Interval
 from sbt.report import scales
 from sbt.report.branching import largest_without_loss
 from sbt.report.claims import OPEN, Verdict, claim
-from sbt.report.seeds import Interval, decided, each_held_out, resampled, student
+from sbt.report.seeds import decided, each_held_out, resampled, student
 from sbt.report.tuning import rank_correlation
 from sbt.report.view import EPOCH, SEED, View, where_best
 

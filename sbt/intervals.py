@@ -10,18 +10,38 @@ and tests hold its coverage for the numbers here, too. Every draw takes the same
 batch size and in every cell: seeds are paired, and what one changes everywhere drops out.
 """
 
+import itertools
+from typing import NamedTuple
+
 import numpy as np
-from scipy import stats
+from scipy import special
 
-from sbt.report.seeds import Interval, draws
-
-MOST_DRAWS = 400  # a standard deviation of so many is known to 4 %
+MOST_DRAWS = 2000
+FEWER_DRAWS = 400  # a standard deviation of so many is known to 4 %
 LEAST_KNOWN = 0.9  # of the draws must have the number, else its interval is not known
+
+
+class Interval(NamedTuple):
+    """A number of a grid, and its 95 % interval over seeds."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def draws(seeds: int) -> np.ndarray:
+    """Lists of seeds with replacement, ``(draws, seeds)``: all, or ``MOST_DRAWS`` random ones."""
+    if seeds**seeds <= MOST_DRAWS:
+        return np.asarray(list(itertools.product(range(seeds), repeat=seeds)))
+    return np.random.default_rng(0).integers(0, seeds, (MOST_DRAWS, seeds))
 
 
 def seed_draws(seeds: int) -> np.ndarray:
     """Seeds drawn with replacement, ``(draws, seeds)``; of one seed the seed itself."""
-    return draws(seeds)[:MOST_DRAWS]
+    return draws(seeds)[:FEWER_DRAWS]
 
 
 def interval(value: float, drawn: np.ndarray, seeds: int, *, log: bool = False) -> Interval:
@@ -41,7 +61,7 @@ def interval(value: float, drawn: np.ndarray, seeds: int, *, log: bool = False) 
     if seeds < 2 or known.mean() < LEAST_KNOWN or not np.isfinite(value):
         return Interval(float(value), np.nan, np.nan)
     spread = np.std(np.log(drawn[known]) if log else drawn[known])
-    reach = float(stats.t.ppf(0.975, seeds - 1) * np.sqrt(seeds / (seeds - 1)) * spread)
+    reach = float(special.stdtrit(seeds - 1, 0.975) * np.sqrt(seeds / (seeds - 1)) * spread)
     if log:
         return Interval(float(value), float(value * np.exp(-reach)), float(value * np.exp(reach)))
     return Interval(float(value), float(value - reach), float(value + reach))
