@@ -1,6 +1,7 @@
 """Searches: what they choose, that lanes stay what they are alone, and that replays are exact."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from sweeps import Watch, one_device, shorten_windows
 
 from sbt.errors import UserError
 from sbt.search import SEARCHES, Log, Told, octaves
+from sbt.sweep.progress import Silent, panel
 from sbt.sweep.run import Interrupted, run
+from sbt.workdir import read_meta
 
 EPOCHS = 9
 CONFIG = {
@@ -95,6 +98,49 @@ def test_results_ahead_of_the_checkpoint_do_not_count(halved, tmp_path, monkeypa
         run(HALVING, tmp_path, progress=Kill())
     again = run(HALVING, tmp_path)
     xr.testing.assert_identical(again.drop_attrs(), halved.drop_attrs())
+
+
+def test_lanes_follow_what_a_search_keeps_in_work(tmp_path):
+    """Two batch sizes, one rate of each at a time, two seeds: four lanes, of sixteen runs."""
+    found = run(CONFIG | {"search": {"name": "stable_limit"}}, tmp_path)
+    (entry,) = read_meta(tmp_path)["cohorts"]
+    assert (entry["runs"], entry["lanes_per_pass"]) == (16, 4)
+    learned = found["test_loss"].isel(epoch=-1).min("seed")
+    for m in (4, 8):
+        begun = found["epochs_done"].sel(batch_size=m).max("seed") > 0
+        assert begun.sum() < 4 and bool(begun.sel(base_lr=1e30))
+        assert np.isfinite(learned.sel(batch_size=m, base_lr=2.0**-6))
+
+
+def test_a_finished_search_is_measured_or_extended(tmp_path):
+    """What is measured later is that of the runs it trained to their end; its grid stays."""
+    config = HALVING | {"checkpoint": {"final_weights": True}, "epochs": 3}
+    before = run(config, tmp_path)
+    after = run(config | {"measure": {"names": ("distance",)}}, tmp_path)
+    xr.testing.assert_identical(after[list(before)].drop_attrs(), before.drop_attrs())
+    told = after["relative_distance"].isel(measured_epoch=-1).notnull()
+    whole = after["finished"] & ~after["diverged"]
+    np.testing.assert_array_equal(told.values, whole.values)
+    assert 0 < int(told.sum()) < told.size
+    longer = CONFIG["sweep"] | {"seed": (0, 1, 2)}
+    with pytest.raises(UserError, match="halving chose among"):
+        run(config | {"sweep": longer}, tmp_path)
+    with pytest.raises(UserError, match=r"config\.search\.factor"):
+        run(config | {"search": {"name": "halving", "factor": 2}}, tmp_path)
+
+
+def test_progress_tells_of_runs_where_nobody_knows_the_end():
+    """Each line is that of what has happened, not a share of what may never begin."""
+    seen = []
+
+    class Shown(Silent):
+        def update(self, status):
+            seen.append(status)
+
+    run(HALVING | {"epochs": 2}, progress=Shown())
+    assert all(status.done is None and status.left is None for status in seen)
+    assert seen[0].line().startswith("4 runs in work, 0 finished, 0 stopped of 16  epoch ")
+    assert panel(seen[-1], 80)[0].startswith(seen[-1].chosen) and "━" not in panel(seen[-1], 80)[0]
 
 
 def test_a_search_is_no_axis_and_its_fields_are_checked(tmp_path):
@@ -231,6 +277,169 @@ def test_both_ends_of_what_learns():
     assert (found[0], found[-1]) == (good[0], good[-1])
 
 
-def test_a_limit_needs_learning_rates():
-    with pytest.raises(UserError, match="base_lr, which is not swept"):
-        run(CONFIG | {"search": {"name": "stable_limit"}, "sweep": {"seed": (0, 1)}})
+# --- refinement, without training -----------------------------------------------------------------
+
+
+def basins(rates, sizes, seeds, rng, noise=0.003):
+    """The gain of every run: parabolas of log2 of the rate, skewed, that end where runs diverge."""
+    best = {m: rng.uniform(-9.5, -1.5) for m in sizes}
+    shift = {s: rng.normal(0, 0.05) for s in seeds}  # of a seed, at every rate
+    table = {}
+    for m in sizes:
+        for r in rates:
+            x = np.log2(r) - best[m]
+            mean = 1 - (0.02 if x < 0 else 0.04) * x**2
+            for s in seeds:
+                gain = -np.inf if x > 2.5 else mean + shift[s] + rng.normal(0, noise)
+                table[m, r, s] = gain
+    return table
+
+
+@pytest.mark.parametrize("lanes", [1, 7, 64])
+@pytest.mark.parametrize("seed", range(4))
+def test_refinement_finds_what_the_whole_grid_does(lanes, seed):
+    """For every batch size the best cell of all at an eighth of an octave, within what its seeds
+    differ by, for a third of the runs."""
+    sizes, seeds, rates = (2, 8, 32), (0, 1, 2), octaves(2**-11, 1, 8)
+    runs = points(rates, sizes, seeds)
+    table = basins(rates, sizes, seeds, np.random.default_rng(seed))
+    told = lambda p: table[p["batch_size"], p["base_lr"], p["seed"]]  # noqa: E731
+    outcome = lambda p, age: told(p) if age == EPOCHS or told(p) == -np.inf else 0.0  # noqa: E731
+    refine = SEARCHES.configured({"name": "refine", "finest": 0.125, "tolerance": 0.125})
+    log = simulate(refine(runs, EPOCHS), runs, outcome, lanes)
+    assert len(log.begun) <= 0.33 * len(runs) and len(set(log.begun)) == len(log.begun)
+    begun = [runs[i] for i in log.begun]
+    median = {(m, r): np.median([table[m, r, s] for s in seeds]) for m in sizes for r in rates}
+    for m in sizes:
+        tried = sorted({p["base_lr"] for p in begun if p["batch_size"] == m})
+        found = max(tried, key=lambda r: median[m, r])
+        best = max(rates, key=lambda r: median[m, r])
+        assert median[m, found] >= median[m, best] - 0.01
+        assert abs(np.log2(found / best)) <= 0.75
+        assert tried[0] < found < tried[-1]  # it is not the end of what was tried
+    again = Log(refine(runs, EPOCHS), EPOCHS, log.events)
+    assert again.events == log.events
+
+
+def test_refinement_ends_where_the_optimum_is_sure():
+    """Without noise at half an octave, however fine it may go; of a single seed at the finest."""
+    rates = octaves(2**-8, 1, 8)
+    outcome = lambda p, age: -((np.log2(p["base_lr"]) + 4.2) ** 2)  # noqa: E731
+    for seeds, step in (((0, 1, 2), 0.5), ((0,), 0.125)):
+        runs = points(rates, (2,), seeds)
+        refine = SEARCHES.configured({"name": "refine", "finest": 0.125})(runs, EPOCHS)
+        log = simulate(refine, runs, outcome, 64)
+        tried = np.log2(sorted({runs[i]["base_lr"] for i in log.begun}))
+        assert np.diff(tried).min() == pytest.approx(step)
+
+
+def test_refinement_goes_on_where_the_axis_does():
+    """A coarse step of three octaves leaves ends out; the optimum at the axis's end is taken."""
+    rates = octaves(2**-8, 1, 4)  # 0, 3 and 6 octaves up come first; 8 is the end
+    runs = points(rates, (2,))
+    refine = SEARCHES.configured({"name": "refine", "coarse": 3.0, "finest": 0.5})
+    search = refine(runs, EPOCHS)
+    assert search.width == 3 * 3
+    log = simulate(search, runs, lambda p, age: np.log2(p["base_lr"]), 64)
+    tried = np.log2(sorted({runs[i]["base_lr"] for i in log.begun}))
+    np.testing.assert_allclose(tried, [-8, -5, -2, -1, -0.5, 0])
+    log = simulate(refine(runs, EPOCHS), runs, lambda p, age: -np.inf, 64)
+    assert len(log.begun) == 9  # nothing trains
+
+
+@pytest.mark.parametrize("name", ["stable_limit", "refine"])
+def test_an_axis_of_rates_is_needed(name):
+    for sweep in ({"seed": (0, 1)}, {"base_lr": (0.1,), "batch_size": (4, 8)}):
+        with pytest.raises(UserError, match="base_lr, which is not swept"):
+            run(CONFIG | {"search": {"name": name}, "sweep": sweep})
+
+
+# --- Optuna, without training ---------------------------------------------------------------------
+
+
+def optuna_search(runs, **options):
+    pytest.importorskip("optuna")
+    return SEARCHES.configured({"name": "optuna", **options})(runs, EPOCHS)
+
+
+def hill(p, age):
+    """Best at batch size 8 and a rate of 2⁻⁴; large rates diverge."""
+    away = abs(np.log2(p["base_lr"]) + 4) + abs(np.log2(p["batch_size"]) - 3)
+    return -np.inf if p["base_lr"] > 0.6 and age > 1 else age / EPOCHS - 0.1 * away
+
+
+@pytest.mark.parametrize(("options", "lanes"), [
+    ({"sampler": "TPESampler(seed=3)", "pruner": "MedianPruner(n_startup_trials=3)"}, 7),
+    ({"sampler": "RandomSampler", "pruner": "PercentilePruner(20.0, n_startup_trials=3)"}, 64),
+    ({"sampler": "QMCSampler(scramble=True)", "pruner": "HyperbandPruner(max_resource=9)"}, 7),
+    ({"sampler": "NSGAIISampler(population_size=8)",
+      "pruner": "PatientPruner(MedianPruner(), patience=1)"}, 64),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_optuna_searches_cells(options, lanes):
+    """So many cells, each once and with all its seeds, near the best; a log makes it again."""
+    runs = points(octaves(2**-8, 1, 2), (2, 4, 8, 16, 32))
+    chosen = {"trials": 24, "at_once": 8, **options}
+    search = optuna_search(runs, **chosen)
+    assert search.width == 8 * 3
+    log = simulate(search, runs, hill, lanes)
+    cells = {(p["batch_size"], p["base_lr"]) for p in (runs[i] for i in log.begun)}
+    assert len(cells) == 24 and len(set(log.begun)) == len(log.begun) <= 24 * 3
+    best = max(hill({"batch_size": m, "base_lr": r}, EPOCHS) for m, r in cells)
+    assert best >= 0.75  # of 1: some steps away
+    assert bool(log.stopped) == ("Patient" not in options["pruner"])  # all get better and better
+    again = Log(optuna_search(runs, **chosen), EPOCHS, json.loads(json.dumps(log.events)))
+    assert (again.events, again.stopped) == (log.events, log.stopped)
+
+
+def test_optuna_finds_more_than_chance_does():
+    """The median over studies of what TPE's last half is worth, against random cells'."""
+    runs = points(octaves(2**-12, 2**-1, 4), [2**k for k in range(9)], (0,))
+
+    def worth(sampler, seed):
+        search = optuna_search(runs, sampler=sampler, seed=seed, trials=50, at_once=4)
+        begun = simulate(search, runs, hill, 4).begun
+        return np.mean([hill(runs[i], EPOCHS) for i in begun[25:]])
+
+    tpe, chance = (
+        np.median([worth(name, seed) for seed in range(3)])
+        for name in ("TPESampler", "RandomSampler")
+    )
+    assert tpe > chance + 0.05
+
+
+def test_optuna_trains_the_whole_grid_once_where_it_is_asked_to():
+    runs = points(octaves(2**-4, 2**-1, 1), (2, 8))
+    search = optuna_search(runs, trials=1000)
+    assert search.width == len(runs)
+    assert sorted(simulate(search, runs, hill, 5).begun) == list(range(len(runs)))
+
+
+def test_optuna_takes_axes_of_any_kind():
+    """What follows an axis is none, words are categories, no cell is begun that the grid lacks."""
+    runs = [
+        {"rule.name": rule, "batch_size": m, "base_lr": 2.0**-m, "seed": s}
+        for rule in ("sgd", "adam") for m in (2, 4, 8) for s in (0, 1)
+        if (rule, m) != ("adam", 8)
+    ]  # fmt: skip
+    log = simulate(optuna_search(runs, trials=5), runs, hill, 4)
+    assert sorted(log.begun) == list(range(len(runs)))
+
+
+@pytest.mark.parametrize(("options", "match"), [
+    ({"sampler": "TPESampla"}, "did you mean TPESampler"),
+    ({"sampler": "TPESampler(startup=3)"}, "startup"),
+    ({"sampler": "__import__('os')"}, "no sampler"),
+    ({"sampler": "TPESampler("}, "cannot be made"),
+    ({"pruner": "TPESampler"}, "Optuna has no pruner"),
+    ({"pruner": "PercentilePruner(150.0)"}, "cannot be made"),
+])  # fmt: skip
+def test_what_optuna_lacks_is_refused(options, match):
+    with pytest.raises(UserError, match=match):
+        optuna_search(points((0.5, 1.0)), **options)
+
+
+def test_optuna_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"small-batch-training\[optuna\]"):
+        run(CONFIG | {"search": {"name": "optuna"}})

@@ -3,11 +3,11 @@
 import math
 import random
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from sbt.ranges import COUNT, Range
-from sbt.search.base import SEARCHES, Told
+from sbt.search.base import SEARCHES, News
+from sbt.search.cells import SEED, Runs, alike
 
 
 @SEARCHES.register("halving", source="Li et al. 2020 (arXiv:1810.05934), Algorithm 2")
@@ -31,17 +31,13 @@ class Halving:
 
     def __init__(
         self,
-        runs: Sequence[Mapping[str, Any]],
+        runs: Runs,
         epochs: int,
         factor: Annotated[int, Range(2, 64)] = 3,
         first: Annotated[int, COUNT] = 1,
         seed: Annotated[int, Range(0, 2**32 - 1)] = 0,
     ):
-        cells: dict[Any, list[int]] = {}
-        for number, settings in enumerate(runs):
-            own = tuple(sorted((p, repr(v)) for p, v in settings.items() if p != "seed"))
-            cells.setdefault(own, []).append(number)
-        self._cells = list(cells.values())
+        self._cells = alike(runs, (SEED,))
         self._cell = {run: i for i, cell in enumerate(self._cells) for run in cell}
         order = list(range(len(self._cells)))
         random.Random(seed).shuffle(order)
@@ -55,11 +51,15 @@ class Halving:
         self._ranked: list[dict[int, float]] = [{} for _ in self._rungs]
         self._stopped: set[int] = set()
 
+    @property
+    def width(self) -> int:
+        return len(self._left)
+
     def ask(self, free: int) -> list[int]:
         begun, self._left = self._left[:free], self._left[free:]
         return begun
 
-    def tell(self, news: Sequence[Told]) -> list[int]:
+    def tell(self, news: News) -> list[int]:
         new: list[set[int]] = [set() for _ in self._rungs]
         for run, epoch, gain in news:
             for rung, reached in zip(self._rungs, self._reached, strict=True):

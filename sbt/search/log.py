@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sbt.search.base import Search, Told
+from sbt.search.base import News, Search, Told
 
 
 class Log:
@@ -55,7 +55,7 @@ class Log:
             self.events.append(["asked", free, runs])
         return runs
 
-    def tell(self, news: Sequence[Told]) -> list[int]:
+    def tell(self, news: News) -> list[int]:
         """Runs to stop; what has diverged is told once."""
         news = [told for told in news if told.run not in self._diverged]
         if not news:

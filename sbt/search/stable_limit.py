@@ -2,14 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from sbt.errors import UserError
 from sbt.ranges import NON_NEGATIVE
-from sbt.search.base import SEARCHES, Told
-
-RATE, SEED = "base_lr", "seed"
+from sbt.search.base import SEARCHES, News
+from sbt.search.cells import Runs, ladders
 
 
 def octaves(low: float, high: float, per_octave: int = 8) -> tuple[float, ...]:
@@ -86,24 +83,14 @@ class StableLimit:
 
     def __init__(
         self,
-        runs: Sequence[Mapping[str, Any]],
+        runs: Runs,
         epochs: int,
         ends: Literal["largest", "both"] = "largest",
         margin: Annotated[float, NON_NEGATIVE] = 0.0,
     ):
-        if any(RATE not in settings for settings in runs):
-            problem = "'stable_limit' bisects base_lr, which is not swept"
-            remedy = "set config.sweep.base_lr, to sbt.octaves(2**-12, 1) perhaps"
-            raise UserError("config.search.name", problem, remedy)
-        groups: dict[Any, dict[float, list[int]]] = {}
-        for number, settings in enumerate(runs):
-            own = tuple(sorted((p, repr(v)) for p, v in settings.items() if p not in (RATE, SEED)))
-            cells = groups.setdefault(own, {})
-            cells.setdefault(float(settings[RATE]), []).append(number)
         self._epochs, self._margin = epochs, margin
         self._brackets = [
-            _Bracket([cells[rate] for rate in sorted(cells)], ends == "both")
-            for cells in groups.values()
+            _Bracket(ladder.cells, ends == "both") for ladder in ladders(runs, "stable_limit")
         ]
         self._place = {
             run: (number, at)
@@ -115,6 +102,10 @@ class StableLimit:
         self._gains: dict[int, float] = {}  # of runs that have ended
         self._best = [-math.inf] * len(self._brackets)
 
+    @property
+    def width(self) -> int:
+        return sum(max(map(len, bracket.cells)) for bracket in self._brackets)
+
     def ask(self, free: int) -> list[int]:
         for bracket in self._brackets:
             if bracket.tried is None and (at := bracket.next()) is not None:
@@ -123,7 +114,7 @@ class StableLimit:
         begun, self._queue = self._queue[:free], self._queue[free:]
         return begun
 
-    def tell(self, news: Sequence[Told]) -> list[int]:
+    def tell(self, news: News) -> list[int]:
         stopped = []
         for run, epoch, gain in news:
             number, at = self._place[run]

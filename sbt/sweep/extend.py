@@ -100,6 +100,11 @@ def check(grid: Grid, earlier: ConfigDict, where: str) -> None:
     if said(earlier) == said(grid.config):
         return
     old = make_grid(earlier)
+    searched = earlier.search.name
+    if searched != "grid" and grid.axes != old.axes:
+        problem = f"is not what {searched} chose among in {where}, all at once"
+        remedy = "choose another directory for another grid, or undo the change"
+        raise UserError("config.sweep", problem, remedy)
     before = {path: (axis, old.axes[axis]) for axis, path in old.paths.items()}
     after = {path: (axis, grid.axes[axis]) for axis, path in grid.paths.items()}
     for path in {**before, **after}:

@@ -64,7 +64,7 @@ class Loop:
         self.tested = self.engine.placed.problem.tested
         lanes, rows = self.engine.lanes, self.engine.placed.rows
         self.log = log
-        if log is not None and saved is None:
+        if log is not None and not log.events:
             waiting = log.ask(lanes)
         in_flight = self.engine.in_flight
         self.saved, slots = saved, None
@@ -128,8 +128,6 @@ class Loop:
                 raise Interrupted
         if self.log is not None:
             self.log.end()
-            left = len(self.cohort.runs) - len(self.log.begun)
-            records.work_done += float(left) * self.cohort.total_examples
         records.write("running")
 
     @staticmethod
@@ -178,10 +176,7 @@ class Loop:
                     gain = float(score.gain(curves[(*index, epoch)]))
                     news.append(Told(member, epoch + 1, gain if np.isfinite(gain) else -np.inf))
         stopped = log.tell(sorted(news))
-        placed = np.isin(slots.members, stopped)
-        left = self.cohort.ticks - slots.ticks[placed]
-        self.records.work_done += float(np.sum(left)) * self.cohort.tick
-        slots.members[placed] = -1
+        slots.members[np.isin(slots.members, stopped)] = -1
         for member in stopped:
             recorder.stop(self.cohort.runs[member].index, log.stopped[member])
         stuck = slots.live & (fetch(state.diverged_at) >= 0) & slots.begins()

@@ -19,6 +19,7 @@ from sbt.measure.registry import separate_in
 from sbt.optim import RULES, foreign
 from sbt.optim.base import ignores_scale
 from sbt.parallel.mesh import make_mesh, prepare_devices
+from sbt.search import SEARCHES, Search
 from sbt.sweep import feed, observe
 from sbt.sweep.cohort import Cohort, make_cohorts, settings_array
 from sbt.sweep.grid import Grid, make_grid, with_settings
@@ -55,6 +56,22 @@ class Sweep:
     @property
     def runs(self) -> int:
         return len(self.grid.runs)
+
+    @property
+    def searches(self) -> bool:
+        """Whether something chooses among the runs, so that some stop and some never begin."""
+        return str(self.config.search.name) != "grid"
+
+    def search(self, cohort: Cohort) -> Search:
+        """What chooses among the runs of a cohort, before it has chosen any.
+
+        Raises:
+          UserError: it cannot search among these.
+        """
+        made: Search = SEARCHES.configured(self.config.search)(
+            [run.settings for run in cohort.runs], cohort.config.epochs
+        )
+        return made
 
     def place(self, cohort: Cohort) -> Placed:
         """A cohort with its data on the devices."""
@@ -136,7 +153,10 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
     _check_score(config, grid, [problem.task.score for problem in problems])
     _check_online(config, cohorts)
     _check_statistics(config, grid, any(c.facts.batch_statistics for c in cohorts))
-    return Sweep(config, grid, cohorts, builder, mesh, _fingerprint(parts, cohorts[0], builder))
+    sweep = Sweep(config, grid, cohorts, builder, mesh, _fingerprint(parts, cohorts[0], builder))
+    for cohort in cohorts:
+        sweep.search(cohort)
+    return sweep
 
 
 def _fingerprint(parts: Parts, cohort: Cohort, builder: Builder) -> dict[str, Any]:

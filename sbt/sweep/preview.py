@@ -101,14 +101,15 @@ def _previews(sweep: Sweep, note: Callable[[str], None]) -> list[CohortPreview]:
     previews = []
     for remark in sweep.remarks:
         note(remark)
-    if (search := sweep.config.search.name) != "grid":
-        note(f"{search} chooses among {sweep.runs} runs: what follows is the most that it can cost")
+    if sweep.searches:
+        name = sweep.config.search.name
+        note(f"{name} chooses among {sweep.runs} runs: it takes at most the time that follows")
     for number, cohort in enumerate(sweep.cohorts):
         sizes = tuple(sorted(set(cohort.batch_sizes)))
         named = ", ".join(map(str, sizes))
         note(f"cohort {number + 1} of {len(sweep.cohorts)}: m = {named}, {len(cohort.runs)} runs")
         placed = sweep.place(cohort)
-        engine = fit(placed, runs=len(cohort.runs)).engine
+        engine = fit(placed, runs=sweep.search(cohort).width).engine
         devices = len(placed.mesh.local_devices)
         before = process_memory() if on_cpu else 0
         passes = -(-len(cohort.runs) // engine.lanes)

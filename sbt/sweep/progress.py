@@ -35,9 +35,10 @@ class Status:
       best: score of the best cell so far (``results.best_cell``), in words, and which one it is;
         None before the first evaluation.
       diverged: runs that diverged so far.
-      done: fraction of the whole sweep.
-      left: seconds, estimated.
+      done: fraction of the whole sweep; None where a search chooses: nobody knows.
+      left: seconds, estimated; None likewise.
       doing: what the lanes do in place of training, such as "evaluating"; it has no known end.
+      chosen: where a search chooses, how many runs are in work and what became of others.
     """
 
     cohort: int
@@ -48,9 +49,10 @@ class Status:
     rate: float
     best: tuple[str, str] | None
     diverged: int
-    done: float
-    left: float
+    done: float | None
+    left: float | None
     doing: str = ""
+    chosen: str = ""
 
     def line(self) -> str:
         """One line of text, of any length."""
@@ -58,6 +60,8 @@ class Status:
 
     def time(self) -> str:
         """How long it goes on, in words, or what stands in the way of knowing it."""
+        if self.left is None:
+            return f"{self.chosen}, {self.doing}" if self.doing else self.chosen
         return self.doing or f"{roughly(self.left)} left"
 
     def facts(self) -> tuple[str, ...]:
@@ -79,23 +83,26 @@ class Status:
 
     def share(self) -> float:
         """``done`` as it is shown: all only where nothing is left."""
-        return min(max(self.done, 0.0), 0.99 if self.doing else 1.0)
+        return min(max(self.done or 0.0, 0.0), 0.99 if self.doing else 1.0)
 
     def percentage(self) -> str:
-        """The share in words, rounded down."""
+        """The share in words, rounded down; nothing where nobody knows it."""
+        if self.done is None:
+            return ""
         return f"{math.floor(100 * self.share() + 1e-9):3d} %"
 
 
 def panel(status: Status, columns: int) -> list[str]:
     """Three lines of at most so many columns.
 
-    Bar, percentage and time left come first, on a line of their own, so that nothing drives them
-    away; then where the sweep stands, as far as there is room; then the best cell, its longest
-    words shortened.
+    Bar, percentage and time left (of a search, its runs) come first, on a line of their own, so
+    that nothing drives them away; then where the sweep stands, as far as there is room; then the
+    best cell, its longest words shortened.
     """
     columns = max(columns, NARROWEST)
-    times = f"{status.percentage()}  {status.time()}"
-    length = max(0, min(BAR, columns - width(times) - 1))
+    times = f"{status.percentage()}  {status.time()}".strip()
+    room = columns - width(times) - 1
+    length = 0 if status.done is None else max(0, min(BAR, room))
     filled = math.floor(length * status.share())
     facts = list(status.facts())
     while width("  ".join(facts)) > columns:
@@ -148,9 +155,10 @@ class Lines:
 
     def update(self, status: Status) -> None:
         now = time.monotonic()
-        if now - self._last >= self._interval or (status.done >= 1.0 and not status.doing):
+        if now - self._last >= self._interval or (status.share() >= 1.0):
             self._last, before = now, self._shown
-            self._shown = f"[{status.percentage()}] {status.line()}"
+            share = status.percentage()
+            self._shown = f"[{share}] {status.line()}" if share else status.line()
             if self._shown != before:
                 self.note(self._shown)
 

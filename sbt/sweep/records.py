@@ -17,7 +17,7 @@ from sbt import config as configs
 from sbt import implied, results, workdir
 from sbt.checkpoint import Checkpoint, Checkpoints
 from sbt.parallel import hosts
-from sbt.search import SEARCHES, Log
+from sbt.search import Log
 from sbt.sweep.arrangement import Arrangement
 from sbt.sweep.extend import in_grid
 from sbt.sweep.fit import peak_memory
@@ -44,7 +44,8 @@ class Records:
       meta: contents of ``meta.json``.
       logs: of the searches, by number of their cohort.
       stop: set to ask for a stop at the next opportunity.
-      work_done: examples times lanes, those of earlier calls included.
+      work_done: examples times lanes, those of earlier calls included; of a search, whose whole
+        nobody knows, those of this call alone.
       examples: examples times lanes trained by this call.
       seconds: of this call, by what they went into, see :meth:`timed`.
     """
@@ -107,14 +108,13 @@ class Records:
         search decides by what it was told, and it was told of all lanes together.
         """
         cohort = self.sweep.cohorts[number]
-        choice = SEARCHES.configured(self.sweep.config.search)
-        if choice.name == "grid":
+        if not self.sweep.searches:
             return None
         events = saved.position["search"] if saved else []
         kept = self._kept_events.get(str(number), [])
         if kept and kept[-1] == ["ended"]:
             events = kept
-        made = choice([run.settings for run in cohort.runs], cohort.config.epochs)
+        made = self.sweep.search(cohort)
         log = self.logs[number] = Log(made, cohort.config.epochs, events)
         begun, pending = set(log.begun), set(log.pending)
         for i, run in enumerate(cohort.runs):
@@ -179,6 +179,7 @@ class Records:
         """Tells the progress display where the sweep stands."""
         left = self.sweep.work - self.work_done
         spent = sum(self.seconds.values())  # evaluations and all else go on as they did
+        searches = self.sweep.searches
         self._status = Status(
             cohort=number + 1,
             cohorts=len(self.sweep.cohorts),
@@ -188,10 +189,18 @@ class Records:
             rate=rate,
             best=self._best(),
             diverged=int(np.isfinite(self.recorder.diverged_epoch).sum()),
-            done=self.work_done / self.sweep.work,
-            left=left * spent / max(self.examples, 1.0),
+            done=None if searches else self.work_done / self.sweep.work,
+            left=None if searches else left * spent / max(self.examples, 1.0),
+            chosen=self._chosen(lanes) if searches else "",
         )
         self.progress.update(self._status)
+
+    def _chosen(self, lanes: int) -> str:
+        """How many runs a search has begun so far, and what became of them."""
+        finished = int(self.recorder.finished.sum())
+        stopped = int(np.isfinite(self.recorder.stopped_epoch).sum())
+        many = f"{lanes} run{'s' * (lanes != 1)} in work, {finished} finished"
+        return f"{many}, {stopped} stopped of {self.sweep.runs}"
 
     def show_end(self) -> None:
         """Tells the display what the last evaluations found: it was last told before them."""
@@ -220,7 +229,7 @@ def open_records(
         score=problems[0].task.score,
         curves=_curves(problems),
         last_epochs=config.report.last_epochs,
-        searched=config.search.name != "grid",
+        searched=sweep.searches,
         attrs={
             "name": config.name,
             "config": configs.to_json(config),

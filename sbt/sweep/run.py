@@ -128,12 +128,12 @@ def _finished(sweep: Sweep, kept: directories.Kept) -> tuple[list[str], bool]:
     """
     if kept.results is None:
         return [], False
-    if sweep.config.search.name != "grid":  # which leaves runs out
-        ended = directories.read_meta(kept.directory, lambda text: None).get("status") == "done"
-        before = configs.from_json(kept.results.attrs["config"])
-        return [], ended and extend.said(before) == extend.said(sweep.config)
     done = extend.in_grid(kept.results, sweep.grid)["epochs_done"].values
-    if any(done[run.index] < c.config.epochs for c in sweep.cohorts for run in c.runs):
+    if sweep.searches:  # which leaves runs out
+        over = directories.read_meta(kept.directory, lambda text: None).get("status") == "done"
+    else:
+        over = all(done[run.index] >= c.config.epochs for c in sweep.cohorts for run in c.runs)
+    if not over:
         return [], False
     config, earlier = sweep.config, configs.from_json(kept.results.attrs["config"])
     extend.check_finished(config, earlier, str(kept.directory))
@@ -198,27 +198,27 @@ def _unfit(saved: Checkpoint, records: Records) -> str | None:
 def _train_cohort(records: Records, number: int, saved: Checkpoint | None) -> None:
     sweep, cohort = records.sweep, records.sweep.cohorts[number]
     log = records.search(number, saved)
-    if log is None:
-        waiting = records.waiting(number)
-    else:
-        waiting = [] if log.ended else log.pending or list(range(len(cohort.runs)))
-    records.work_done += (len(cohort.runs) - len(waiting)) * cohort.total_examples
-    if log is not None and not log.ended:
-        rest = set(range(len(cohort.runs))) - set(log.begun) - set(waiting)
-        records.work_done -= len(rest) * cohort.total_examples
-    if not waiting:
+    waiting = records.waiting(number) if log is None else log.pending
+    if not waiting and (log is None or log.events):
+        if log is not None and not log.ended:
+            log.end()
         return
+    if log is None:
+        records.work_done += (len(cohort.runs) - len(waiting)) * cohort.total_examples
     if log is None and saved and not set(saved.position["runs"]) & set(waiting):
         saved = None  # what it holds has gone on to its end
+    runs = f"{len(waiting)} runs"
+    if log is not None:
+        runs = f"{sweep.config.search.name} among {len(cohort.runs)} runs"
     records.progress.note(
-        f"cohort {number + 1}/{len(sweep.cohorts)}: {len(waiting)} runs, micro-batch "
+        f"cohort {number + 1}/{len(sweep.cohorts)}: {runs}, micro-batch "
         f"{cohort.micro_batch}, {si(cohort.facts.parameters)} parameters; compiling"
     )
     placed = sweep.place(cohort)
     resumed = set(saved.position["runs"]) & set(waiting) if saved else ()
     kept = records.arrangement.setup(number)
-    count = len(cohort.runs if log is not None else waiting)
-    fitted = fit(placed, runs=count, least=len(resumed), kept=kept)
+    width = len(waiting) if log is None else sweep.search(cohort).width
+    fitted = fit(placed, runs=width, least=len(resumed), kept=kept)
     engine = fitted.engine
     if fitted.changed:
         records.progress.note(f"  {fitted.changed}: from here on bits may differ (only rounding)")
