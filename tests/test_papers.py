@@ -37,6 +37,17 @@ def test_reported_accuracy_lies_after_the_last_drop(figure):
             assert config.report.last_epochs == len(evaluated) == 5
 
 
+@pytest.mark.parametrize(
+    "file, drops", [("zhao_2020_sngm/cifar10.py", (0.5, 0.75)), ("gao_zhong_2020/fig16.py", ())]
+)
+def test_reported_accuracy_of_others_lies_after_their_last_drop(file, drops):
+    for variant in toy.module_of(file).VARIANTS:
+        config = toy.load(file, variant)
+        assert config.evaluate.every == 1
+        first = config.epochs - config.report.last_epochs + 1
+        assert first > max(drops, default=0) * config.epochs
+
+
 def test_fig13_keeps_the_best_base_lr_up_to_the_limit_of_its_data():
     """2^-8 up to m = 16 on CIFAR-10 (Fig. 8) and to 8 on CIFAR-100 (Fig. 9), then 1/m."""
     for variant, limit in (("", 16), ("cifar100", 8), ("small", 16), ("small_cifar100", 8)):
@@ -168,6 +179,36 @@ def test_warm_starts_train_at_the_configs_learning_rate(tmp_path):
     np.testing.assert_allclose(large.test_accuracy, small.test_accuracy.values.ravel()[0])
 
 
+def test_the_papers_numbers_are_those_that_it_prints(monkeypatch):
+    """Some of each table, typed in from the paper; the curve of Fig. 4 falls past 500."""
+    keskar = module("keskar_2017", "keskar", monkeypatch)
+    numbers = keskar.published()
+    tables = numbers["tables"]
+    assert tables["2"]["c1"]["test_large"] == [77.26, 0.42]
+    assert tables["3"]["f1"]["large_1e-3"] == [205.14, 69.52]
+    assert tables["4"]["c4"]["small_5e-4"] == [1.89, 0.33]
+    assert tables["6"]["c2"]["test_large"] == [90.26, 1.15]
+    assert tables["7"]["f2"]["large_1e-3"] == [928.4, 51.63]
+    assert {len(rows) for name, rows in tables.items() if name in "234"} == {6}
+    curve = numbers["fig4"]["c1"]
+    at = dict(zip(curve["batch_size"], curve["test_accuracy"], strict=True))
+    assert at[200] > 79 and at[5000] < 76
+    assert len(numbers["fig2"]["c1"]["sb_test"]) == 99
+
+
+def test_remedies_differ_from_plain_training_in_one_thing():
+    for file, field, values in (
+        ("table6", "data.augment", {"plain": "none", "remedy": "affine"}),
+        ("table7", "rule.name", {"plain": "adam", "remedy": "conservative"}),
+        ("appendix_e", "objective.name",
+         {"plain": "standard", "adversarial": "adversarial", "stability": "stability"}),
+    ):  # fmt: skip
+        grid = make_grid(toy.load(f"keskar_2017/{file}.py", "c1"))
+        found = {run.settings["case"]: run.settings[field] for run in grid.runs}
+        assert found == values
+        assert {run.settings["batch_size"] for run in grid.runs} == {256, 5000}
+
+
 # --- Gao & Zhong ---------------------------------------------------------------------------------
 
 
@@ -197,6 +238,31 @@ def test_the_printed_pairs_of_batch_size_and_learning_rate(figure):
     assert grid.config.lr_scaling == "none"
 
 
+def test_fig10_leaves_out_as_many_by_loss_as_by_chance():
+    grid = make_grid(toy.load("gao_zhong_2020/fig10.py", ""))
+    found = {run.settings["sample.name"]: run.settings.get("sample.fraction") for run in grid.runs}
+    assert found == {"all": None, "loss": 0.3, "random": 0.3}
+    until = {run.settings.get("sample.until") for run in grid.runs}
+    assert until == {None, 100 / grid.config.epochs}
+
+
+def test_the_first_epoch_of_figs_11_to_14():
+    """512 at 0.005 as printed, 8192 at 0.005 as control, 8192 at 0.05 as all later epochs."""
+    grid = make_grid(toy.load("gao_zhong_2020/fig11_14.py", ""))
+    schedule = sbt.schedules.BATCH_SCHEDULES
+    found = {}
+    for run in grid.runs:
+        config = grid.config_of(run)
+        for epoch in (0, 1, 150):
+            growth = schedule.configured(config.batch_schedule)(epoch / config.epochs)
+            m, rate = config.batch_size * growth.batch, config.base_lr * growth.learning_rate
+            found[config.case, epoch] = round(float(m)), pytest.approx(float(rate))
+    assert found["small first", 0] == (512, 0.005) and found["slow first", 0] == (8192, 0.005)
+    assert found["large throughout", 0] == (8192, 0.05)
+    later = [pair for (_, epoch), pair in found.items() if epoch]
+    assert len(later) == 6 and all(pair == (8192, 0.05) for pair in later)
+
+
 def test_fig16_draws_training_accuracy_over_seeds(monkeypatch, tmp_path):
     draw = module("gao_zhong_2020", "draw", monkeypatch)
     values = np.zeros((2, 2, 3, 3, 4))
@@ -213,6 +279,37 @@ def test_fig16_draws_training_accuracy_over_seeds(monkeypatch, tmp_path):
     config = toy.load("gao_zhong_2020/fig16.py", "")
     assert len(config.sweep.seed) >= 3 and config.report.last_epochs == 5
     assert config.evaluate.every == 1
+
+
+# --- momentum ------------------------------------------------------------------------------------
+
+
+def test_pairs_with_and_without_momentum_have_the_same_effective_rate():
+    """η/(1 - β) outside the buffer, η in the damped form."""
+    grid = make_grid(toy.load("wang_2024/svag.py", ""))
+    effective = {run.settings["base_lr"] / (1 - run.settings["rule.momentum"]) for run in grid.runs}
+    np.testing.assert_allclose(list(effective), 2.0)
+    lengths = {run.settings["rule.amplification"]: run.settings["epochs"] for run in grid.runs}
+    assert lengths == {a: 2 * a * 164 for a in (1, 2, 4, 8)}
+    grid = make_grid(toy.load("wang_2024/batch_sizes.py", ""))
+    pairs = {}
+    for run in grid.runs:
+        where = (run.settings["batch_size"], run.settings["base_lr"], run.settings["seed"])
+        pairs.setdefault(where, set()).add(run.settings["rule.momentum"])
+    assert set(map(frozenset, pairs.values())) == {frozenset({0.0, 0.9})}
+    assert grid.config.rule.name == "normalized_shb"
+
+
+def test_quadratics_have_as_many_updates_at_every_batch_size():
+    for variant, examples in (("", 8000), ("small", 800)):
+        grid = make_grid(toy.load("dang_2024/interpolation.py", variant))
+        updates = {
+            run.settings["epochs"] * examples / run.settings["batch_size"] for run in grid.runs
+        }
+        assert updates == {2000}
+        for run in grid.runs:
+            kappa = run.settings["data.condition_number"]
+            assert run.settings.get("rule.condition_number", kappa) == kappa
 
 
 # --- what the repository shows of them -----------------------------------------------------------

@@ -26,7 +26,7 @@ TUNED = {"tune": "base_lr", "best": "highest"}
 EPOCHS = 200
 CLAIMS = tuple(
     nearly_equal(
-        f"With {name} scaling SGDM ends as accurate as without, within a point",
+        f"With {name} scaling {words} accuracy is that without, within a point",
         accuracy,
         one={DISTRIBUTION: name},
         other={DISTRIBUTION: "none"},
@@ -34,7 +34,7 @@ CLAIMS = tuple(
         **TUNED,
     )
     for name in ("exponential", "uniform")
-    for accuracy in ("accuracy", "train_accuracy")
+    for words, accuracy in (("test", "accuracy"), ("training", "train_accuracy"))
 )
 
 

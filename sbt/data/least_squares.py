@@ -25,7 +25,7 @@ def least_squares_arrays(
     with Q orthogonal, U uniform in [0, 1), :math:`\epsilon` standard normal, :math:`\mu = 10` and
     :math:`L = 10\kappa`, as the authors' code draws them, which does not divide by
     :math:`\sqrt L`. Divided, the step size 1/L of theory is 1 for every :math:`\kappa`. The
-    uniform rows move the Hessian's eigenvalues, and with them :math:`\kappa`, by little.
+    uniform rows raise the Hessian's eigenvalues, the least by some percent.
 
     Args:
       count: n.
