@@ -10,7 +10,7 @@ import xarray as xr
 from lanes import compiling
 from sweeps import one_device
 
-from sbt import cli
+from sbt import cli, results
 from sbt.advice import critical, gaps, optimum, targets
 from sbt.advice.advise import advise
 from sbt.advice.following import next_experiment, next_overrides
@@ -342,6 +342,33 @@ def test_an_axis_without_an_order_is_told_by_value():
 def test_refusals(change, target, problem):
     with pytest.raises(UserError, match=problem):
         advise(nq.grid(**change), target)
+
+
+@pytest.mark.parametrize(
+    "sizes, target, problem, remedy",
+    [
+        (nq.SIZES, "1e-9", "no batch size reaches 1.000e-09", "an easier one, or train longer"),
+        (nq.SIZES, "10", "lies outside the curves", "a harder one, or evaluate more often"),
+        (nq.SIZES, "nan", "is no score", "give a finite number"),
+        ((4,), "0.05", "the grid has one batch size (4)", "sweep three or more"),
+    ],
+)
+def test_refusals_of_the_command(sizes, target, problem, remedy, tmp_path, capsys):
+    """One sentence, what to do, no page and no number."""
+    results.write(nq.grid(sizes=sizes), tmp_path)
+    assert cli.main(["advise", str(tmp_path), f"--target={target}"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and problem in said.err and remedy in said.err
+    assert len(said.err.strip().splitlines()) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["results.nc"]
+
+
+def test_the_command_makes_up_nothing_of_one_seed(tmp_path, capsys):
+    results.write(nq.grid(), tmp_path)
+    assert cli.main(["advise", str(tmp_path), "--target=0.05", "--no-measure"]) == 0
+    printed = capsys.readouterr().out
+    assert "one seed, no intervals" in printed and "One seed: nothing says" in printed
+    assert "from" not in printed.splitlines()[2].split() and " [" not in printed.split("\n\n")[2]
 
 
 def test_an_unfinished_sweep_is_refused():
