@@ -26,6 +26,7 @@ SETS = {
     "cifar10": ((32, 32, 3), 10, 50_000, 10_000),
     "cifar100": ((32, 32, 3), 100, 50_000, 10_000),
     "mnist": ((28, 28, 1), 10, 60_000, 10_000),
+    "fashion_mnist": ((28, 28, 1), 10, 60_000, 10_000),
     "imagenet2012": ((40, 36, 3), 1000, 1_281_167, 50_000),
 }
 TRAIN, TEST, SIDE = 48, 24, 32
@@ -220,6 +221,10 @@ def _shrink_fields(config):
         fields["channels"] = (3, 4)
     if alone and name == "resnet50":
         fields["stages"] = (1, 1, 1, 1)
+    if alone and name == "simple_cnn":
+        fields |= {"channels": (3, 4), "hidden": 8}
+    if alone and name == "resnet8_preact":
+        fields["width"] = 4
     if alone and name in ("f1", "f2"):
         fields["width"] = 8
     if alone and name.startswith("gpt"):
