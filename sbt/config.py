@@ -93,6 +93,7 @@ FIELDS: dict[str, Field] = {
         f"of training images; streamed ones only: {', '.join(STREAMED_AUGMENTATIONS)}",
         AUGMENTATIONS + STREAMED_AUGMENTATIONS,
     ),
+    "data.cutout": _whole(None, "side of the square blanked in training images; None: none"),
     "data.stream": _switch(False, "examples stay in files: for sets larger than memory"),
     "data.image_size": _whole(None, "streamed: side of the square; None: 224", Range(1, 2**14)),
     "data.resize": _whole(

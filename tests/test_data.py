@@ -23,7 +23,13 @@ from sbt.data import (
     standardize_each,
     stream_window,
 )
-from sbt.data.augment import crop_flip, crop_flip_draws
+from sbt.data.augment import (
+    crop_flip,
+    crop_flip_draws,
+    cutout,
+    cutout_draws,
+    random_cutout,
+)
 from sbt.data.dataset import stratified_order, subset
 from sbt.data.source import synthetic
 from sbt.errors import UserError
@@ -173,6 +179,71 @@ def test_draws_are_uniform_and_independent():
     counts = np.bincount(cells, minlength=162)
     assert len(counts) == 162  # 9 rows, 9 columns, 2 flips
     assert stats.chisquare(counts).pvalue > 0.01
+
+
+def plain_cutout(images, centres, side):
+    """As in the authors' code: slices clipped at the borders."""
+    out = images.copy()
+    for image, (row, column) in zip(out, centres, strict=True):
+        top, left = row - side // 2, column - side // 2
+        image[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = 0
+    return out
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 6])
+def test_cutout_equals_a_plain_loop(side):
+    images = 1 + np.random.RandomState(1).random((63, 9, 7, 2)).astype(np.float32)
+    centres = np.stack(np.divmod(np.arange(63), 7), -1).astype(np.int32)  # every place
+    result = np.asarray(cutout(images, centres, side))
+    np.testing.assert_array_equal(result, plain_cutout(images, centres, side))
+    assert result.dtype == np.float32
+    inside = (result == 0)[..., 0].sum((1, 2))
+    assert inside.max() == side**2 and np.all(
+        inside >= ((side + 1) // 2) * (side // 2) * (side > 1)
+    )
+
+
+def test_cutout_is_centred_anywhere_and_independent_of_the_crop():
+    keys = augment_keys(KEY, 0, jnp.arange(6000))
+    centres = np.asarray(cutout_draws(keys, 5, 4))
+    counts = np.bincount(centres[:, 0] * 4 + centres[:, 1], minlength=20)
+    assert len(counts) == 20 and stats.chisquare(counts).pvalue > 0.01
+    images = jnp.ones((6000, 5, 4, 1))
+    blanked = np.asarray(random_cutout(images, keys, 1))[..., 0] == 0
+    assert np.all(blanked.sum((1, 2)) == 1)
+    flips = np.asarray(crop_flip_draws(keys)[1])
+    rows = blanked.any(2).argmax(1)
+    assert stats.chi2_contingency(stats.contingency.crosstab(rows, flips).count).pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    ("dataset", "side", "words"),
+    [
+        ({"shape": (4, 6, 1)}, 5, "5 pixels are more than the 4"),
+        ({"shape": (6,), "dtype": np.float32}, 2, "squares of images"),
+        ({}, 0, "cutout"),
+    ],
+)
+def test_cutout_that_makes_no_sense_is_refused(dataset, side, words):
+    with pytest.raises(UserError, match=words):
+        make_pipeline(small_dataset(**dataset), {"cutout": side})
+
+
+def test_cutout_comes_last_and_only_in_training():
+    """On crops and flips, keyed by epoch and example; a test batch is as it is."""
+    dataset, idx = small_dataset(), jnp.asarray([3, 0, 11])
+    arrays, plain = pipeline(dataset, {"augment": "crop_flip"})
+    _, both = pipeline(dataset, {"augment": "crop_flip", "cutout": 3})
+    _, alone = pipeline(dataset, {"cutout": 3})
+    arrays = jax.device_put(arrays)
+    keys = augment_keys(purpose_key(KEY, "augment"), jnp.int32(2), idx)
+    for batches, train in ((both, plain), (alone, pipeline(dataset, {})[1])):
+        whole = np.asarray(train(arrays, idx, 2, KEY, True)[0])
+        found = np.asarray(batches(arrays, idx, 2, KEY, True)[0])
+        np.testing.assert_allclose(found, random_cutout(whole, keys, 3), **SAME)
+        assert (found == 0).sum() > (whole == 0).sum()
+        test = [f(arrays, idx, 2, KEY, False)[0] for f in (batches, train)]
+        np.testing.assert_array_equal(*test)
 
 
 def test_augment_keys_fold_epoch_then_example():

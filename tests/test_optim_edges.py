@@ -12,6 +12,8 @@ from sbt.optim import RULES, evaluation_point
 from sbt.optim.curvature import median
 
 NAMES = sorted(RULES)
+NOISY = ("gradient_noise_sgd", "covariance_noise_sgd", "entropy_sgd", "smoothout_sgd")
+REAL = ("cblr", "mclr", *NOISY)  # rules of real weights
 
 
 def extras(name, grads, params):
@@ -21,6 +23,9 @@ def extras(name, grads, params):
         "hessian_diagonal": jax.tree.map(jnp.ones_like, params),
         "second_gradient": grads,
         "grad_fn": lambda params: grads,
+        "part_gradient": lambda params, part, parts: grads,
+        "example_squares": jax.tree.map(lambda g: jnp.square(jnp.abs(g)), grads),
+        "batch_size": 64.0,
     }
     return {need: given[need] for need in RULES[name].needs}
 
@@ -32,7 +37,8 @@ def updated(name, grads, params, learning_rate=0.1, hyperparameters=None, update
     state = rule.init(params)
     for _ in range(updates):
         evaluation_point(rule, params, state, jax.random.key(0))
-        step, state = rule.update(grads, state, params, **extras(name, grads, params))
+        known = {"key": jax.random.key(0), **extras(name, grads, params)}
+        step, state = rule.update(grads, state, params, **known)
         params = optax.apply_updates(params, step)
     return params
 
@@ -65,7 +71,7 @@ def test_a_python_number_is_a_parameter(name):
 def test_a_leaf_without_entries_changes_nothing(name):
     params = {"kernel": jnp.ones((2, 2)), "none": jnp.zeros((0, 2))}
     grads = {"kernel": jnp.full((2, 2), 0.5), "none": jnp.zeros((0, 2))}
-    found = updated(name, grads, params)
+    found = updated(name, grads, params, updates=2)
     assert found["none"].shape == (0, 2)
     assert np.isfinite(found["kernel"]).all() and not (found["kernel"] == 1).all()
 
@@ -121,7 +127,7 @@ def test_complex_leaves_train_as_with_optax(ours, theirs):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_complex_leaf_is_turned_with_its_gradient_or_refused(name):
     """A rule that takes complex leaves does not know where the real axis points."""
-    if name in ("cblr", "mclr", "smoothout_sgd"):
+    if name in REAL:
         with pytest.raises(UserError, match="complex"):
             updated(name, {"w": COMPLEX}, {"w": COMPLEX})
         return

@@ -47,27 +47,39 @@ def loss(params):
 
 
 EXTRAS = {
-    "hessian_diagonal": lambda params: {
+    "hessian_diagonal": lambda params, shift: {
         k: jnp.asarray(CURVATURE[k], w.dtype) for k, w in params.items()
     },
-    "example_norms": lambda params: {k: jnp.full((), 2.0, w.dtype) for k, w in params.items()},
+    "example_norms": lambda params, shift: {
+        k: jnp.full((), 2.0, w.dtype) for k, w in params.items()
+    },
+    "example_squares": lambda params, shift: jax.tree.map(jnp.square, gradient(params, shift)),
+    "batch_size": lambda params, shift: jnp.asarray(64.0),
     "second_gradient": gradient,
-    "grad_fn": lambda params: jax.tree_util.Partial(scaled_gradient, jnp.ones(())),
+    "grad_fn": lambda params, shift: jax.tree_util.Partial(scaled_gradient, jnp.ones(()), shift),
+    "part_gradient": lambda params, shift: jax.tree_util.Partial(
+        scaled_gradient, jnp.ones(()), shift
+    ),
 }
+# Rules that move weights even where there is no gradient: they add noise of a size of their own.
+RESTLESS = ("gradient_noise_sgd", "entropy_sgd")
 
 
-def scaled_gradient(slope, params):
-    return jax.tree.map(lambda g: slope.astype(g.dtype) * g, gradient(params))
+def scaled_gradient(slope, shift, params, *part):
+    return jax.tree.map(lambda g: slope.astype(g.dtype) * g, gradient(params, shift))
 
 
-def extra_args(name, params):
-    return {need: EXTRAS[need](params) for need in RULES[name].needs}
+def extra_args(name, params, shift=0.0):
+    """What the engine gives a rule: a key, and what it needs."""
+    needed = {need: EXTRAS[need](params, shift) for need in RULES[name].needs}
+    return {"key": jax.random.key(0), **needed}
 
 
 def one_step(name, rule, params, state, key=None, shift=0.0):
     point = evaluation_point(rule, params, state, key)
     grads = gradient(point, shift)
-    updates, state = rule.update(grads, state, params, **extra_args(name, params))
+    extra = extra_args(name, params, shift) | ({} if key is None else {"key": key})
+    updates, state = rule.update(grads, state, params, **extra)
     return optax.apply_updates(params, updates), state
 
 
@@ -195,7 +207,8 @@ def test_accumulation_equals_the_big_batch(name):
 def one_step_of(name, many, rule, params, state, key, shift):
     point = evaluation_point(rule, params, state.inner_opt_state, key)
     grads = gradient(point, shift)
-    updates, state = many.update(grads, state, params, **extra_args(name, params))
+    extra = extra_args(name, params) | {"key": key}
+    updates, state = many.update(grads, state, params, **extra)
     return optax.apply_updates(params, updates), state
 
 
@@ -284,12 +297,12 @@ def test_zero_weights_and_zero_gradients_stay_finite(name, weights, slope):
     for key in keys(3):
         point = evaluation_point(rule, params, state, key)
         grads = jax.tree.map(lambda g: slope * g, gradient(point))
-        extra = {
-            need: jax.tree.map(lambda x: slope * x, value)
-            for need, value in extra_args(name, params).items()
+        extra = extra_args(name, params)
+        scaled = {
+            need: jax.tree.map(lambda x: slope * x, extra[need]) for need in RULES[name].needs
         }
-        updates, state = rule.update(grads, state, params, **extra)
+        updates, state = rule.update(grads, state, params, **extra | scaled)
         assert all_finite(updates) and all_finite(state)
-        if not slope:
+        if not slope and name not in RESTLESS:
             assert all(np.all(u == 0) for u in jax.tree.leaves(updates))
         params = optax.apply_updates(params, updates)

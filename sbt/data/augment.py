@@ -1,4 +1,4 @@
-"""Pre-processing on the device: normalisation, random crop and flip. Pure functions of arrays.
+"""Pre-processing on the device: normalisation, random crop, flip, cutout. Pure functions of arrays.
 
 Augmentation is keyed by (seed, epoch, example), never by the position of an example in a batch or
 of a run among lanes: an example looks the same in an epoch whatever the batch size, the
@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jax.typing import DTypeLike
+
+from sbt.data.order import purpose_key
 
 PAD = 4  # pixels on every side, as in the CIFAR recipe of He et al. (2015)
 
@@ -243,3 +245,56 @@ def random_affine(
     """
     draws = affine_draws(keys, *images.shape[1:3], max_rotation=max_rotation, max_shift=max_shift)
     return affine(images, draws)
+
+
+def cutout_draws(keys: jax.Array, height: int, width: int) -> jax.Array:
+    """Centres of squares, one per key: int32 ``(B, 2)``, row and column uniform over the image."""
+    size = jnp.asarray([height, width], jnp.int32)
+    return jax.vmap(lambda key: jax.random.randint(key, (2,), 0, size, jnp.int32))(keys)
+
+
+def cutout(images: jax.Array, centres: jax.Array, side: int) -> jax.Array:
+    """Blanks a square of every image; what of it lies beyond the border is lost.
+
+    Args:
+      images: ``(B, H, W, C)``.
+      centres: int ``(B, 2)``: row and column; of an even side the upper left of the middle four
+        pixels is at ``centre - 1``.
+      side: of the square, in pixels.
+
+    Returns:
+      ``(B, H, W, C)``: zero in rows ``r - side // 2`` to ``r - side // 2 + side - 1`` and the
+      columns likewise, unchanged elsewhere.
+
+    >>> print(cutout(jnp.ones((1, 3, 4, 1), jnp.int32), jnp.asarray([[0, 2]]), 2)[0, :, :, 0])
+    [[1 0 0 1]
+     [1 1 1 1]
+     [1 1 1 1]]
+    """
+
+    def covered(length: int, centre: jax.Array) -> jax.Array:
+        place = jnp.arange(length, dtype=jnp.int32) - (centre[:, None] - side // 2)
+        return (place >= 0) & (place < side)
+
+    rows, columns = (covered(images.shape[1 + axis], centres[:, axis]) for axis in (0, 1))
+    return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], 0, images)
+
+
+def random_cutout(images: jax.Array, keys: jax.Array, side: int) -> jax.Array:
+    """Cutout: a square at a random place of every image is blanked.
+
+    DeVries and Taylor, *Improved Regularization of Convolutional Neural Networks with Cutout*
+    (arXiv 1708.04552, 2017), section 3: the centre is uniform over the image, so that part of the
+    square may lie outside, which they found to matter; zero on normalised images, which is their
+    mean colour. They blank after crop and flip; sides 16 for CIFAR-10, 8 for CIFAR-100.
+
+    Args:
+      images: normalised images ``(B, H, W, C)``.
+      keys: typed keys ``(B,)``, see `augment_keys`; other draws from the same keys are independent.
+      side: of the square, in pixels.
+
+    Returns:
+      ``(B, H, W, C)``, same dtype.
+    """
+    own = jax.vmap(lambda key: purpose_key(key, "cutout"))(keys)
+    return cutout(images, cutout_draws(own, *images.shape[1:3]), side)

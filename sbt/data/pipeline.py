@@ -1,5 +1,6 @@
 """The input pipeline: a data set on the device and the pure function that reads its batches."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,13 +15,14 @@ from sbt.data.augment import (
     normalize,
     pad_crop_flip,
     random_affine,
+    random_cutout,
     standardize_each,
 )
 from sbt.data.dataset import Dataset
 from sbt.data.order import purpose_key
 from sbt.data.source import check_section
 from sbt.errors import UserError, shown
-from sbt.ranges import check_name
+from sbt.ranges import COUNT, check_name, check_number
 from sbt.tasks.base import Examples
 
 NORMALIZATIONS = ("channel", "pixel", "image", "unit", "none")
@@ -67,13 +69,14 @@ def make_pipeline(
     * ``unit``: divided by the largest possible value (255 for 8-bit images);
     * ``none``: the stored values, as floating point numbers.
 
-    Augmentation comes after normalisation (see `augment.pad_crop_flip`).
+    Augmentation comes after normalisation (see `augment.pad_crop_flip`), and cutout last.
 
     Args:
       dataset: from `source.load` or `dataset.from_arrays`.
       data_config: fields ``normalize`` (default ``channel``) and ``augment``: ``none`` (default),
         ``crop_flip`` or ``affine``; or what streamed examples have had done to them already
-        (:mod:`sbt.data.imagenet`).
+        (:mod:`sbt.data.imagenet`); ``cutout``: side of the square that `augment.random_cutout`
+        blanks in every training image, None for none.
       dtype: dtype of real inputs that the function returns; other real numbers (targets) have the
         precision of the process.
 
@@ -104,6 +107,7 @@ def make_pipeline(
             f"{augmentation!r} cuts its views out of the files of a streamed set",
             f"Set config.data.stream = True, or choose one of {', '.join(AUGMENTATIONS)}.",
         )
+    side = data_config.get("cutout")
     images = dataset.max_value is not None
     if not images and (scheme != "channel" or augmentation != "none"):
         field = "augment" if augmentation != "none" else "normalize"
@@ -116,7 +120,11 @@ def make_pipeline(
             f"{dataset.train_images.shape[1:]}, not (height, width, channels)",
             "Set config.data.augment to 'none'.",
         )
-    augment = _AUGMENT.get(augmentation)
+    if side is not None:
+        _check_cutout(dataset, side)
+    moves = [move for move in (_AUGMENT.get(augmentation),) if move is not None]
+    if side is not None:
+        moves.append(functools.partial(random_cutout, side=side))
     mean, std = _statistics(dataset, scheme if images else "none")
 
     def input_of(x, arrays):
@@ -131,10 +139,12 @@ def make_pipeline(
         flat = indices.reshape(-1)
         taken = jax.tree.map(lambda leaf: jnp.take(leaf, flat, axis=0), dict(split.examples))
         x = input_of(taken.pop("x"), arrays)
-        if augment is not None and (train if augmented is None else augmented):
+        if moves and (train if augmented is None else augmented):
             epochs = jnp.broadcast_to(epochs, indices.shape).reshape(-1)
             numbers = flat if split.numbers is None else jnp.take(split.numbers, flat)
-            x = augment(x, augment_keys(purpose_key(key, "augment"), epochs, numbers))
+            keys = augment_keys(purpose_key(key, "augment"), epochs, numbers)
+            for move in moves:
+                x = move(x, keys)
         real = jnp.result_type(float)
         others = jax.tree.map(lambda leaf: _computed_in(leaf, real), taken)
         return jax.tree.map(
@@ -149,6 +159,22 @@ def make_pipeline(
         validation=None if dataset.validation is None else Split(dataset.validation),
     )
     return arrays, batch_fn
+
+
+def _check_cutout(dataset: Dataset, side: Any) -> None:
+    """Refuses a square in what is no image, or one that covers it from any place.
+
+    Raises:
+      UserError: as said.
+    """
+    check_number("config.data.cutout", side, COUNT, whole=True)
+    shape = dataset.train_images.shape[1:]
+    if dataset.max_value is None or len(shape) != 3:
+        problem = f"blanks squares of images; the examples of {dataset.name!r} have shape {shape}"
+        raise UserError("config.data.cutout", problem, "leave it out")
+    if side > min(shape[:2]):
+        problem = f"{side} pixels are more than the {min(shape[:2])} of the shorter side"
+        raise UserError("config.data.cutout", problem, "give half of that, for a start")
 
 
 def _computed_in(leaf: jax.Array, real: DTypeLike) -> jax.Array:

@@ -31,7 +31,7 @@ from sbt.ranges import Range
 # of two up to 32, which keeps small studies tidy.
 _DIGITS_TRAIN = 1440
 
-_FIELDS = (*Wanted._fields, "normalize", "validation")
+_FIELDS = (*Wanted._fields, "normalize", "cutout", "validation")
 _STREAMED = ("image_size", "resize")
 _MOST_VALUES = 2**31  # of a synthetic set, which is made as a whole
 
@@ -50,7 +50,7 @@ def load(data_config: Mapping[str, Any]) -> Dataset:
           ``~/tensorflow_datasets``;
         * ``train_size``, ``test_size``: number of examples to keep (`dataset.subset`); default all;
         * ``validation``: of the training examples to hold out (`dataset.hold_out`); default none;
-        * ``normalize``, ``augment``: see `pipeline.make_pipeline`;
+        * ``normalize``, ``augment``, ``cutout``: see `pipeline.make_pipeline`;
         * ``stream``: whether the examples stay in their files and are read while training, for
           sets that do not fit in memory; of images see `encoded.open_encoded` for further fields.
 

@@ -52,6 +52,8 @@ from sbt.measure.noise import norm_noise_scale as norm_noise_scale
 from sbt.measure.noise import square_norm as square_norm
 from sbt.measure.online import Strides as Strides
 from sbt.measure.online import strides as strides
+from sbt.measure.range_test import Reading as Reading
+from sbt.measure.range_test import read as read
 from sbt.measure.registry import MEASUREMENTS as MEASUREMENTS
 from sbt.measure.registry import Labelled as Labelled
 from sbt.measure.registry import Subject as Subject

@@ -22,7 +22,7 @@ A schedule that a config names is one of :data:`SCHEDULES`, under the warm-up of
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -240,6 +240,34 @@ def triangular(progress: ArrayLike, cycles: Positive = 1.0, low: Fraction = 0.1)
     position = progress * cycles
     position = position - jnp.floor(position)
     return low + (1 - low) * (1 - jnp.abs(2 * position - 1))
+
+
+@SCHEDULES.register("range_test", source="Smith 2017, arXiv 1506.01186, section 3.3")
+def range_test(
+    progress: ArrayLike, low: Part = 1e-3, rise: Literal["linear", "exponential"] = "linear"
+) -> jax.Array:
+    """The learning-rate range test: up from ``low`` to 1 over the whole budget.
+
+    A short training, a few epochs, whose peak is larger than any rate that trains; the measurement
+    ``range_test`` reads its result. Smith raises the rate linearly; ``exponential`` looks at every
+    octave as long.
+
+    Args:
+      progress: fraction of the budget.
+      low: first value, a fraction of the peak.
+      rise: ``linear`` or ``exponential``.
+
+    Returns:
+      The multiplier, shaped like ``progress``.
+
+    >>> print(range_test(jnp.asarray([0.0, 0.5, 1.0]), 0.01, "exponential"))
+    [0.01 0.1  1.  ]
+    """
+    progress = as_progress(progress)
+    low = jnp.asarray(low, progress.dtype)
+    if rise == "exponential":
+        return low ** (1 - progress)
+    return low + (1 - low) * progress
 
 
 @SCHEDULES.register("onecycle", source="Smith 2018, arXiv 1803.09820", check=check_cycle)

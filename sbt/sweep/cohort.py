@@ -11,7 +11,7 @@ from sbt.errors import UserError
 from sbt.optim import RULES
 from sbt.schedules import BATCH_SCHEDULES
 from sbt.sweep.grid import Grid, Run, by_static_settings, with_settings
-from sbt.train.extras import FUNCTIONS, draws
+from sbt.train.extras import FUNCTIONS, check_parts, draws
 from sbt.train.shards import ONE_DEVICE, Sharding
 
 # Above this many examples a larger micro-batch no longer makes an example cheaper.
@@ -173,6 +173,9 @@ def make_cohorts(
                     f"a batch of {m} examples cannot be shared by {d} devices",
                     "use batch sizes that are multiples of it, or fewer devices",
                 )
+        option = RULES.named(config.rule.name).facts.get("parts")
+        for m in sizes if option else ():
+            check_parts(m // d, config.rule[option])
         if whole:
             parts = [m // d for m in sizes]
             chosen = [(config.micro_batch or m, m * d, False) for m in parts]

@@ -395,7 +395,15 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
             f"{cohort.sharding.devices} devices see a part each",
             "set it to 1: lanes accumulate batches of any size",
         )
-    if cohort.sharding.local and rule.needs & FUNCTIONS:
+    single = any(EXTRAS[name].alone for name in rule.needs)
+    if single and (cohort.facts.batch_statistics or copies > 1):
+        tied = f"{copies} copies of each" if copies > 1 else "batch norm, which ties them together"
+        raise UserError(
+            "config.rule.name",
+            f"{config.rule.name!r} takes the gradients of single examples, and there is {tied}",
+            "choose another rule" + (", or a model without" if copies == 1 else ""),
+        )
+    if cohort.sharding.local and rule.needs & {*FUNCTIONS, "batch_size"}:
         raise UserError(
             "config.parallel.local_steps",
             f"{config.rule.name!r} takes gradients of the whole batch, local SGD of its parts",
@@ -486,7 +494,8 @@ def _online(problem: Problem, cohort: Cohort) -> tuple[Online, ...]:
         loss_units=problem.task.loss.units,
         whole_batches=not cohort.sharding.local,
     )
-    return tuple(MEASUREMENTS[name].make(setting) for name in names)
+    fields = cohort.config.measure
+    return tuple(MEASUREMENTS[name].make(setting, **fields.get(name, {})) for name in names)
 
 
 def _law(problem: Problem, cohort: Cohort, rule: Choice) -> Choice:

@@ -8,12 +8,34 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sbt.errors import UserError
 from sbt.optim.base import l2_norm
 from sbt.optim.curvature import hutchinson_diagonal
+from sbt.optim.gradient_noise import mean_example_squares
 from sbt.optim.layerwise import mean_example_norms
 from sbt.tasks.base import Examples
 from sbt.train.objective import Batch
 from sbt.train.shards import Sharding
+
+
+def check_parts(examples: int, parts: int) -> None:
+    """Refuses a batch that has not so many equal parts.
+
+    Args:
+      examples: of it, on a device.
+      parts: that the rule takes. A rule with an option of this meaning is registered with
+        ``parts="its name"``, and is refused before anything is traced.
+
+    Raises:
+      UserError: naming both numbers.
+    """
+    if examples % parts:
+        raise UserError(
+            "config.batch_size",
+            f"{examples} examples on a device do not make {parts} equal parts, which the update "
+            "rule takes",
+            f"use multiples of {parts} on every device, or another number of parts",
+        )
 
 
 class Seen(NamedTuple):
@@ -41,6 +63,31 @@ class Seen(NamedTuple):
         """Of the same batch elsewhere."""
         return jax.grad(lambda p: self.loss(p, self.batch))(params)
 
+    def loss_of(self, params: Any, examples: Examples) -> jax.Array:
+        """Of other examples."""
+        return self.loss(params, self.batch._replace(examples=examples))
+
+    def part_gradient(self, params: Any, part: Any, parts: int) -> Any:
+        """Of one of equal parts of the batch: every so many-th example, for any number of devices.
+
+        Args:
+          params: where.
+          part: which, from 0; may be traced.
+          parts: how many there are.
+
+        Raises:
+          UserError: the batch has not so many equal parts.
+        """
+
+        def cut(leaf: jax.Array) -> jax.Array:
+            check_parts(leaf.shape[0], parts)
+            return jnp.take(leaf.reshape(-1, parts, *leaf.shape[1:]), part, axis=1)
+
+        examples = jax.tree.map(cut, dict(self.batch.examples))
+        key = jax.random.fold_in(jax.random.fold_in(self.batch.key, 5), part)
+        batch = self.batch._replace(examples=examples, key=key)
+        return jax.grad(lambda p: self.loss(p, batch))(params)
+
 
 @dataclasses.dataclass(frozen=True)
 class Extra:
@@ -52,11 +99,18 @@ class Extra:
       zeros: the params to zeros of its shape, for that mean. None: it is a function of the params,
         and the whole batch has to be there at once.
       draws: batches that an update draws for it.
+      alone: whether it is of single examples, which share nothing with the others of their batch.
     """
 
     compute: Callable[[Seen], Any] | None
     zeros: Callable[[Any], Any] | None
     draws: int = 1
+    alone: bool = False
+
+
+def _number(params: Any) -> Any:
+    del params
+    return jnp.zeros((), jnp.result_type(float))
 
 
 def _scalars(params: Any) -> Any:
@@ -76,10 +130,11 @@ def _example_norms(seen: Seen) -> Any:
     if jax.tree.leaves(seen.stats):
         return jax.tree.map(l2_norm, seen.grads)
 
-    def loss(params: Any, examples: Examples) -> jax.Array:
-        return seen.loss(params, seen.batch._replace(examples=examples))
+    return mean_example_norms(seen.loss_of, seen.params, dict(seen.batch.examples))
 
-    return mean_example_norms(loss, seen.params, dict(seen.batch.examples))
+
+def _example_squares(seen: Seen) -> Any:
+    return mean_example_squares(seen.loss_of, seen.params, dict(seen.batch.examples))
 
 
 def _hessian_diagonal(seen: Seen) -> Any:
@@ -90,8 +145,10 @@ def _hessian_diagonal(seen: Seen) -> Any:
 
 
 EXTRAS: Mapping[str, Extra] = {
-    "value": Extra(lambda seen: seen.value, lambda _: jnp.zeros((), jnp.result_type(float))),
+    "value": Extra(lambda seen: seen.value, _number),
+    "batch_size": Extra(lambda seen: seen.batch.of.astype(jnp.result_type(float)), _number),
     "example_norms": Extra(_example_norms, _scalars),
+    "example_squares": Extra(_example_squares, _like, alone=True),
     "hessian_diagonal": Extra(_hessian_diagonal, _like),
     "second_gradient": Extra(None, _like, draws=2),
     "value_fn": Extra(
@@ -99,6 +156,9 @@ EXTRAS: Mapping[str, Extra] = {
     ),
     "grad_fn": Extra(
         lambda seen: lambda params, *_: seen.sharding.mean(seen.gradient(params)), None
+    ),
+    "part_gradient": Extra(
+        lambda seen: lambda *arguments: seen.sharding.mean(seen.part_gradient(*arguments)), None
     ),
 }
 # Functions of the params, on a batch that has to be there at once.

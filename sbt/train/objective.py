@@ -29,11 +29,13 @@ class Batch(NamedTuple):
       examples: arrays by name, with a leading axis of n examples.
       key: for dropout and the like, fresh at every tick.
       progress: fraction of the budget.
+      of: m, examples of the update that it is a part of; None outside of training.
     """
 
     examples: Examples
     key: jax.Array
     progress: jax.Array
+    of: Any = None
 
     @property
     def x(self) -> Any:

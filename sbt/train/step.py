@@ -134,7 +134,7 @@ def micro_step(
     rule = optax.with_extra_args_support(program.make_transform(now.learning_rate, now.rule))
     rule_key = jax.random.fold_in(purpose_key(hyper.key, "rule"), state.updates)
     point = evaluation_point(rule, state.params, state.opt_state, rule_key)
-    batch = Batch(examples, key, progress)
+    batch = Batch(examples, key, progress, now.batch_size)
     new, loss, metrics = drawn_gradients(program.objective, hyper, point, state.stats, batch)
     loss, metrics = program.sharding.metrics(loss, metrics)
     sound = jnp.isfinite(loss) & (state.diverged_at < 0)
