@@ -623,7 +623,7 @@ def test_every_number_is_an_axis_and_costs_no_further_program():
         values = (default, _beside(section, name, field, default))
         chosen = {"name": name} | ({"fraction": 0.5} if section == "sample" else {})
         config = {section: chosen, "sweep": {f"{section}__{field}": values}}
-        sweep = prepare(config | {"epochs": 1, "batch_size": 10}, parts)
+        sweep = prepare(config | {"epochs": 1, "batch_size": 20}, parts)
         (cohort,) = sweep.cohorts
         lanes = make_lanes(cohort, [0, 1], 2)
         np.testing.assert_allclose(getattr(lanes.hyper, section)[field], values, rtol=1e-6)
@@ -686,7 +686,7 @@ def test_every_rule_trains_in_lanes(name):
     config = {
         "epochs": 2,
         "rule": {"name": name},
-        "batch_size": 10,
+        "batch_size": 20,
         "sweep": {"base_lr": (1e-4, 1e4)},
     }
     with compiling(quickly=True):

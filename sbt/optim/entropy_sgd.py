@@ -33,7 +33,7 @@ def entropy_sgd(
     thermal_noise: base.NonNegative = 1e-4,
     averaging: base.Fraction = 0.75,
     *,
-    langevin_steps: Annotated[int, COUNT] = 5,
+    langevin_steps: Annotated[int, COUNT] = 4,
     decay_mask: base.Mask = None,
 ) -> base.Rule:
     r"""Entropy-SGD: an outer step along the gradient of the local entropy.
