@@ -9,7 +9,9 @@ import xarray as xr
 from lanes import compiling
 from sweeps import Watch, one_device, shorten_windows
 
+import sbt.experiment
 from sbt.errors import UserError
+from sbt.results import best_cell
 from sbt.search import SEARCHES, Log, Told, octaves
 from sbt.sweep.progress import Silent, panel
 from sbt.sweep.run import Interrupted, run
@@ -141,6 +143,14 @@ def test_progress_tells_of_runs_where_nobody_knows_the_end():
     assert all(status.done is None and status.left is None for status in seen)
     assert seen[0].line().startswith("4 runs in work, 0 finished, 0 stopped of 16  epoch ")
     assert panel(seen[-1], 80)[0].startswith(seen[-1].chosen) and "━" not in panel(seen[-1], 80)[0]
+
+
+@pytest.mark.slow
+def test_a_search_survives_kills():
+    """Decisions, numbers and weights, after a few kills such as ``tests/torture.py`` makes."""
+    from torture import torture
+
+    assert torture(kills=6, seed=1, names=("search",)) == []
 
 
 def test_a_search_is_no_axis_and_its_fields_are_checked(tmp_path):
@@ -443,3 +453,60 @@ def test_optuna_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"small-batch-training\[optuna\]"):
         run(CONFIG | {"search": {"name": "optuna"}})
+
+
+# --- whole searches -------------------------------------------------------------------------------
+
+
+def test_refinement_trains(tmp_path):
+    """Every second octave first, and half octaves around the best; the same again only reads."""
+    rates = octaves(2**-10, 2**-2, 2)
+    sweep = {"batch_size": (4,), "base_lr": rates, "seed": (0, 1)}
+    search = {"name": "refine", "coarse": 2.0, "finest": 0.5}
+    config = CONFIG | {"sweep": sweep, "search": search, "epochs": 3}
+    found = run(config, tmp_path)
+    begun = (found["epochs_done"] > 0).isel(seed=0, batch_size=0).values
+    assert begun[::4].all() and 5 < begun.sum() < len(rates)
+    gain = found["accuracy"].median("seed").isel(batch_size=0)
+    best = int(gain.fillna(0).argmax())
+    assert begun[max(best - 1, 0) : best + 2].all()  # its neighbours at half an octave
+    xr.testing.assert_identical(run(config, tmp_path), found)
+
+
+def quickstart(search=None, **axes):
+    """Its runs on digits, through the configuration that users have."""
+    config = sbt.experiment.load_config("experiments/quickstart.py")
+    config.sweep.update(axes)
+    config.search = search or config.search
+    return run(config, progress=False)
+
+
+def trained(ds):
+    """Epochs that were trained: those of a run that diverged up to then."""
+    return float(np.ceil(ds["diverged_epoch"]).fillna(ds["epochs_done"]).sum())
+
+
+@pytest.mark.slow
+def test_halving_finds_the_best_cell_of_quickstart():
+    """As good as the grid's best but for what its seeds differ by, for 35 % of the examples."""
+    whole, found = quickstart(), quickstart({"name": "halving"})
+    assert trained(found) <= 0.35 * trained(whole)
+    best, chosen = best_cell(whole), best_cell(found)
+    seeds = whole["accuracy"].sel(best.where)
+    assert whole["accuracy"].sel(chosen.where).median() >= best.value - (seeds.max() - seeds.min())
+
+
+@pytest.mark.slow
+def test_stable_limits_of_quickstart_are_those_of_its_grid():
+    """At an eighth of an octave for every batch size, for a quarter of the examples."""
+    axes = {"base_lr": octaves(2**-9, 2**-2, 8), "seed": (0,)}
+    whole, found = quickstart(**axes), quickstart({"name": "stable_limit"}, **axes)
+    assert trained(found) <= 0.25 * trained(whole)
+    for m in whole["batch_size"].values:
+        largest = [
+            ds["base_lr"]
+            .values[((ds["finished"] & ~ds["diverged"]).sel(batch_size=m, seed=0))]
+            .max()
+            for ds in (whole, found)
+        ]
+        assert largest[0] == largest[1]

@@ -1,12 +1,13 @@
 """Kills sweeps at random moments and compares them, bit by bit, with sweeps that nobody touched.
 
-    python tests/torture.py [--kills=100] [--seed=0]
+    python tests/torture.py [--kills=100] [--seed=0] [--sweeps=search,momentum]
 
-Sweeps with momentum, batch norm, batch schedules, measurements and more runs than lanes are killed
-by SIGKILL (a few by SIGTERM, SIGHUP or SIGINT) while they start, compile, train, evaluate, write
-results and checkpoints, or while ``sbt report`` writes; then the same command runs again, until the
-sweep is finished. Results, measurements and weights must then be those of an uninterrupted sweep.
-Prints a line for each sweep that finishes and a summary; exits with 1 if anything differs.
+Sweeps with momentum, batch norm, batch schedules, searches, measurements and more runs than lanes
+are killed by SIGKILL (a few by SIGTERM, SIGHUP or SIGINT) while they start, compile, train,
+evaluate, write results and checkpoints, or while ``sbt report`` writes; then the same command runs
+again, until the sweep is finished. Results, measurements and weights must then be those of an
+uninterrupted sweep. Prints a line for each sweep that finishes and a summary; exits with 1 if
+anything differs.
 """
 
 import argparse
@@ -50,6 +51,11 @@ SWEEPS = {
         "model": {"name": "mlp", "hidden": (8,)},
         "batch_schedule": {"name": "small_first", "ratio": 0.5},
         "sweep": {"batch_size": (8, 16), "base_lr": RATES, "seed": (0,)},
+    },
+    "search": {
+        "model": {"name": "mlp", "hidden": (16,)},
+        "search": {"name": "halving"},
+        "sweep": {"batch_size": (4, 8), "base_lr": (*RATES, 2.0**-11, 2.0**-6), "seed": (0, 1)},
     },
 }
 
@@ -118,6 +124,8 @@ def differences(directory: Path, whole: Path) -> list[str]:
         or name not in theirs.variables
         or not mine[name].identical(theirs[name])
     ]
+    if mine.attrs.get("search") != theirs.attrs.get("search"):
+        found.append("decisions of the search")
     kept, wanted = weights(directory), weights(whole)
     if set(kept) != set(wanted):
         return [*found, f"weights of {len(kept)} runs for {len(wanted)}"]
@@ -189,9 +197,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sweeps", default=",".join(SWEEPS))
     arguments = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    return 1 if torture(arguments.kills, arguments.seed) else 0
+    names = tuple(arguments.sweeps.split(","))
+    return 1 if torture(arguments.kills, arguments.seed, names) else 0
 
 
 if __name__ == "__main__":

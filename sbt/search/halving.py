@@ -10,9 +10,14 @@ from sbt.search.base import SEARCHES, News
 from sbt.search.cells import SEED, Runs, alike
 
 
-@SEARCHES.register("halving", source="Li et al. 2020 (arXiv:1810.05934), Algorithm 2")
+@SEARCHES.register(
+    "halving", source="Jamieson & Talwalkar 2016; Li et al. 2020 (arXiv:1810.05934), Algorithm 2"
+)
 class Halving:
     """Runs go on past a rung if they are in the best 1/factor of those that have reached it.
+
+    Successive halving is that of Jamieson & Talwalkar (2016, arXiv:1502.07943); Li et al. (2020)
+    decide as runs arrive, without waiting for all of a rung.
 
     Rungs lie after ``first · factorᵏ`` epochs. The paper pauses what is not promoted, and may take
     it up again; a lane cannot pause, so that what is not promoted when it reaches a rung stops. Of
