@@ -166,7 +166,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], Entries]]] = {
     "data": ("Data sets (config.data.name), beside any of TFDS", _data),
     "measurements": ("Measurements (config.measure.names) and their settings", _measurements),
     **{
-        f"{section}s": (
+        section + ("es" if section.endswith("ch") else "s"): (
             _TITLES.get(
                 section, f"{section.replace('_', ' ').capitalize()} (config.{section}.name)"
             ),
