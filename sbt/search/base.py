@@ -34,8 +34,8 @@ class Search(Protocol):
 
     @property
     def width(self) -> int:
-        """Runs that it ever has in work at a time, if it is given as many lanes; asked for once,
-        before anything else. More lanes than these would idle."""
+        """Runs that it keeps in work most of the time, if it is given as many lanes; asked for
+        once, before anything else. More lanes than these would idle."""
         ...
 
     def ask(self, free: int) -> list[int]:

@@ -6,16 +6,14 @@ from typing import Annotated
 
 import numpy as np
 
-from sbt.errors import UserError
 from sbt.intervals import interval, seed_draws
 from sbt.parabola import best_positions
 from sbt.ranges import POSITIVE
 from sbt.search.base import SEARCHES, News
-from sbt.search.cells import Ladder, Runs, ladders
+from sbt.search.cells import EPS, Ladder, Runs, ladders
 
 ROOT = 0.5  # octaves: a step of √2, which is halved only where the optimum is not sure enough
 POINTS = 5  # of the parabola at most
-EPS = 1e-6  # octaves
 
 
 class _Basin:
@@ -29,9 +27,7 @@ class _Basin:
     def __init__(self, ladder: Ladder, coarse: float):
         self.cells, self._coarse = ladder.cells, coarse
         self._x = np.log2(ladder.rates)
-        self.begun = [0]
-        while (further := self._further(self.begun[-1], coarse)) is not None:
-            self.begun.append(further)
+        self.begun = ladder.every(coarse)
 
     def _further(self, at: int, octaves: float) -> int | None:
         """The next rate so many octaves up, or (less than 0) down."""
@@ -119,12 +115,8 @@ class Refine:
         finest: Annotated[float, POSITIVE] = 0.25,
         tolerance: Annotated[float, POSITIVE] = 0.25,
     ):
-        found = ladders(runs, "refine")
-        if any(rate <= 0 for ladder in found for rate in ladder.rates):
-            problem = "'refine' goes by octaves, and 0 is none from anything"
-            raise UserError("config.sweep.base_lr", problem, "leave 0 out")
         self._epochs, self._finest, self._tolerance = epochs, finest, tolerance
-        self._basins = [_Basin(ladder, coarse) for ladder in found]
+        self._basins = [_Basin(ladder, coarse) for ladder in ladders(runs, "refine")]
         self._basin = {run: basin for basin in self._basins for cell in basin.cells for run in cell}
         self._queue = [run for basin in self._basins for run in self._runs(basin, basin.begun)]
         self._gains: dict[int, float] = {}  # of runs that have ended
@@ -135,7 +127,8 @@ class Refine:
 
     @property
     def width(self) -> int:
-        return sum(len(self._runs(basin, basin.begun)) for basin in self._basins)
+        # Those of a step around the best rate: the coarse ones, which are more, take turns.
+        return sum(2 * max(map(len, basin.cells)) for basin in self._basins)
 
     def ask(self, free: int) -> list[int]:
         begun, self._queue = self._queue[:free], self._queue[free:]

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from sbt.ranges import NON_NEGATIVE
 from sbt.search.base import SEARCHES, News
-from sbt.search.cells import Runs, ladders
+from sbt.search.cells import Ladder, Runs, ladders
+
+COARSE = 2.0  # octaves between the rates that come first: one of them is near the best
 
 
 def octaves(low: float, high: float, per_octave: int = 8) -> tuple[float, ...]:
@@ -20,44 +22,43 @@ def octaves(low: float, high: float, per_octave: int = 8) -> tuple[float, ...]:
 
 
 class _Bracket:
-    """The base learning rates of a group of runs that differ in nothing else but their seeds.
+    """What is known of a ladder's rates, and which come next.
 
     Args:
-      cells: of every rate, ascending, its runs.
-      both: whether the smallest reliable one is looked for after the largest.
+      ladder: of rates.
+      both: whether the smallest reliable one is looked for as well as the largest.
+      margin: see :class:`StableLimit`.
     """
 
-    def __init__(self, cells: list[list[int]], both: bool):
-        self.cells = cells
-        self.tried: int | None = None  # the rate in work
-        self._below, self._above = -1, len(cells)
-        self._downwards, self._both = False, both
-        self._known: dict[int, bool] = {}
+    def __init__(self, ladder: Ladder, both: bool, margin: float):
+        self.cells, self._both, self._margin = ladder.cells, both, margin
+        self._first = ladder.every(COARSE)
+        self.tried: set[int] = set()  # rates in work
+        self._worth: dict[int, float] = {}  # the median of their seeds; -inf: one has diverged
 
-    def next(self) -> int | None:
-        """The rate to try now; None once the limits are known to one step."""
-        while True:
-            if self._above - self._below > 1:
-                middle = (self._below + self._above) // 2
-                if middle not in self._known:
-                    return middle
-                self._narrow(middle)
-            elif self._both and not self._downwards and self._below >= 0:
-                self._downwards, self._above, self._below = True, self._below, -1
-            else:
-                return None
-
-    def learn(self, at: int, reliable: bool) -> None:
-        """Whether a rate trains reliably."""
-        self._known[at], self.tried = reliable, None
-        self._narrow(at)
-
-    def _narrow(self, at: int) -> None:
-        # Upwards what is reliable lies below the limit, downwards above it.
-        if self._known[at] != self._downwards:
-            self._below = at
+    def next(self) -> list[int]:
+        """Rates to try now; none while some are in work, or once the limits are known."""
+        if self.tried:
+            return []
+        best = max(self._worth.values(), default=0.0)
+        least = -math.inf if not self._margin else best - self._margin
+        good = [at for at, worth in self._worth.items() if worth > -math.inf and worth >= least]
+        if not self._worth:
+            found = self._first
+        elif not good:
+            found = []
         else:
-            self._above = at
+            above = min((at for at in self._worth if at > max(good)), default=len(self.cells))
+            below = max((at for at in self._worth if at < min(good)), default=-1)
+            gaps = [(max(good), above), *([(below, min(good))] if self._both else [])]
+            found = [(low + high) // 2 for low, high in gaps if high - low > 1]
+        self.tried = set(found)
+        return found
+
+    def learn(self, at: int, worth: float) -> None:
+        """What a rate is worth."""
+        self.tried.discard(at)
+        self._worth[at] = worth
 
 
 @SEARCHES.register(
@@ -67,18 +68,21 @@ class StableLimit:
     """The largest ``base_lr`` that trains reliably, by bisection, for every setting of the rest.
 
     Reliable is a value whose loss stays finite for every seed and whose median score at the end is
-    within ``margin`` of the best seen with that setting; the paper gives no numbers. That all
-    smaller values than the limit train reliably too (all larger ones than the smallest, up to the
-    largest) is assumed, not tried. The resolution is that of the axis: :func:`octaves` makes one.
+    within ``margin`` of the best that was tried with that setting; the paper gives no numbers. A
+    network that is dead has a finite loss, so that there is something to compare it with: values
+    two octaves apart come first. After that the gap above the largest reliable value is halved
+    until it is one step of the axis (:func:`octaves` makes one), and that below the smallest where
+    that is asked for. That all between a reliable value and the next one tried that is not train
+    reliably up to a limit, and no further, is assumed.
 
     Args:
       runs: settings of each.
       epochs: length of a run.
-      ends: the largest reliable value, or then the smallest as well.
+      ends: the largest reliable value, or the smallest as well.
       margin: in the unit of the score; 0: it is enough that the loss stays finite.
 
     Raises:
-      UserError: ``base_lr`` is no axis.
+      UserError: ``base_lr`` is no axis, or 0 is among its values.
     """
 
     def __init__(
@@ -86,50 +90,44 @@ class StableLimit:
         runs: Runs,
         epochs: int,
         ends: Literal["largest", "both"] = "largest",
-        margin: Annotated[float, NON_NEGATIVE] = 0.0,
+        margin: Annotated[float, NON_NEGATIVE] = 0.05,
     ):
-        self._epochs, self._margin = epochs, margin
+        self._epochs, self._ends = epochs, 2 if ends == "both" else 1
         self._brackets = [
-            _Bracket(ladder.cells, ends == "both") for ladder in ladders(runs, "stable_limit")
+            _Bracket(ladder, ends == "both", margin) for ladder in ladders(runs, "stable_limit")
         ]
         self._place = {
-            run: (number, at)
-            for number, bracket in enumerate(self._brackets)
+            run: (bracket, at)
+            for bracket in self._brackets
             for at, cell in enumerate(bracket.cells)
             for run in cell
         }
         self._queue: list[int] = []
         self._gains: dict[int, float] = {}  # of runs that have ended
-        self._best = [-math.inf] * len(self._brackets)
 
     @property
     def width(self) -> int:
-        return sum(max(map(len, bracket.cells)) for bracket in self._brackets)
+        return self._ends * sum(max(map(len, bracket.cells)) for bracket in self._brackets)
 
     def ask(self, free: int) -> list[int]:
         for bracket in self._brackets:
-            if bracket.tried is None and (at := bracket.next()) is not None:
-                bracket.tried = at
-                self._queue += bracket.cells[at]
+            self._queue += [run for at in bracket.next() for run in bracket.cells[at]]
         begun, self._queue = self._queue[:free], self._queue[free:]
         return begun
 
     def tell(self, news: News) -> list[int]:
         stopped = []
         for run, epoch, gain in news:
-            number, at = self._place[run]
-            bracket = self._brackets[number]
-            if bracket.tried != at:
+            bracket, at = self._place[run]
+            cell = bracket.cells[at]
+            if at not in bracket.tried:
                 continue  # another seed has decided it
             if gain == -math.inf:
-                self._queue = [other for other in self._queue if other not in bracket.cells[at]]
-                stopped += [other for other in bracket.cells[at] if other != run]
-                bracket.learn(at, reliable=False)
+                self._queue = [other for other in self._queue if other not in cell]
+                stopped += [other for other in cell if other != run]
+                bracket.learn(at, -math.inf)
             elif epoch >= self._epochs:
                 self._gains[run] = gain
-                if all(other in self._gains for other in bracket.cells[at]):
-                    median = statistics.median(self._gains[other] for other in bracket.cells[at])
-                    self._best[number] = max(self._best[number], median)
-                    good = not self._margin or median >= self._best[number] - self._margin
-                    bracket.learn(at, reliable=good)
+                if all(other in self._gains for other in cell):
+                    bracket.learn(at, statistics.median(self._gains[other] for other in cell))
         return stopped
