@@ -475,8 +475,8 @@ def test_refinement_trains(tmp_path):
     found = run(config, tmp_path)
     begun = (found["epochs_done"] > 0).isel(seed=0, batch_size=0).values
     assert begun[::4].all() and 5 < begun.sum() < len(rates)
-    gain = found["accuracy"].median("seed").isel(batch_size=0)
-    best = int(gain.fillna(0).argmax())
+    gain = found["test_accuracy"].isel(epoch=-1, batch_size=0).median("seed")
+    best = int(np.nanargmax(gain.values))
     assert begun[max(best - 1, 0) : best + 2].all()  # its neighbours at half an octave
     xr.testing.assert_identical(run(config, tmp_path), found)
 
