@@ -300,6 +300,22 @@ def test_pairs_with_and_without_momentum_have_the_same_effective_rate():
     assert grid.config.rule.name == "normalized_shb"
 
 
+def test_sngm_breaks_as_its_evidence_says():
+    """The breaks that the file names are those of the committed numbers, by a plain loop."""
+    folder = toy.EXPERIMENTS / "zhao_2020_sngm" / "results" / "theory_small"
+    norm = sbt.load(folder)["train_gradient_norm"].isel(epoch=-1).mean("seed").min("base_lr")
+    for rule, expected in (("sgd", [256, 128, 64, 64]), ("sngm", [256, 128, 64, 32])):
+        found = []
+        for level in norm.data__smoothness.values:
+            row = norm.sel(rule=rule, data__smoothness=level)
+            values = dict(zip(row.batch_size.values.tolist(), row.values.tolist(), strict=True))
+            least = {m: min(v for n, v in values.items() if n <= m) for m in values}
+            found.append(max(m for m, value in values.items() if value <= 1.5 * least[m]))
+        assert found == expected
+    text = (folder / "verdicts.txt").read_text()
+    assert "reduced run: 16384 training examples; 5 seeds" in text
+
+
 def test_quadratics_have_as_many_updates_at_every_batch_size():
     for variant, examples in (("", 8000), ("small", 800)):
         grid = make_grid(toy.load("dang_2024/interpolation.py", variant))

@@ -229,6 +229,18 @@ def test_the_scope_of_less_than_the_protocol():
     assert "model.width 128 instead of 512" in words and "momentum" not in words
 
 
+def test_a_momentum_that_follows_an_axis_is_not_told_as_another():
+    protocol = (("momentum", 0.9), ("data", "digits"), ("epochs", 1))
+    config = {
+        "rule": {"name": "sgd"},
+        "follow": {"rule__momentum": ("rule", (("sgd", 0.9),))},
+        "report": {"protocol": protocol},
+    }
+    assert "momentum" not in scope_of(view(power(1.0), config=config))[0]
+    del config["follow"]
+    assert "momentum 0" in scope_of(view(power(1.0), config=config))[0]
+
+
 def test_they_are_judged_once_on_the_whole_grid():
     """Not slice by slice along the axes that other claims do not know."""
     claims = (statements.ratio_at_least("Sharper", "x", factor=2, at={"layer": "all"}, **ENDS),)

@@ -10,7 +10,10 @@ not available to us; here momentum 0.9, weight decay 5e-4, batches of 128, a cos
 five learning rates, and the uniform distribution on [0, 2] as well. Margin, ours: a point.
 
 3 distributions x 5 rates x 3 seeds = 45 runs: for accelerators. ``:small`` is a net of three
-convolutions on scikit-learn's digits, 20 epochs, minutes on two CPU cores.
+convolutions on scikit-learn's digits, 20 epochs, minutes on two CPU cores. ``results/
+random_scaling_small`` is one: training accuracy with exponential scaling is that without (-0.06
+points [-0.2, 0.1]); test accuracy, -0.9 points [-2.1, 0.3], five seeds do not decide. Both scalings
+diverge at learning rates that SGDM without bears (2^-4 and above).
 """
 
 from ml_collections import ConfigDict

@@ -165,7 +165,7 @@ def _reductions(view: View, protocol: Protocol) -> list[str]:
     momentum = view.ds.coords.get("momentum", view.setting("rule.momentum", 0.0))
     if rule and rule != protocol.rule:
         less.append(f"rule {rule} instead of {protocol.rule}")
-    elif np.ndim(momentum) == 0 and float(momentum) != protocol.momentum:
+    elif _one_momentum(view, momentum) and float(momentum) != protocol.momentum:
         less.append(f"momentum {float(momentum):g}")
     if train := view.setting("data.train_size"):
         less.append(f"{int(train)} training examples")
@@ -194,6 +194,12 @@ def _reductions(view: View, protocol: Protocol) -> list[str]:
             names = ", ".join(scales.label(axis, v) for v in missing)
             less.append(f"without the {words} {names}")
     return less
+
+
+def _one_momentum(view: View, momentum: Any) -> bool:
+    """Whether a grid has one momentum, that of its config: it is no axis and follows none."""
+    varied = {*view.ds.coords, *view.setting("follow", {})}
+    return np.ndim(momentum) == 0 and "rule__momentum" not in varied
 
 
 def _chosen(view: View, section: str) -> str:
