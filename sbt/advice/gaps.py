@@ -141,7 +141,7 @@ def gaps(
         wanted[BATCH_SIZE] = tuple([*smaller, *map(int, sizes), *larger])
     if found.bounded.any():
         named = words.listed(sizes[found.bounded])
-        told.append(f"m = {named} reaches it by the first evaluation: examples are a bound there.")
+        told.append(f"m = {named}: reached by the first evaluation, so that examples are a bound.")
     schedule = view.setting("schedule.name", "constant")
     if schedule != "constant":
         told.append(

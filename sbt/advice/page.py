@@ -122,7 +122,7 @@ def _choices(advice: Advice) -> list[markup.Markup]:
     if not (found := choice_rows(advice)):
         return []
     head, *body = found
-    table = tag("div", html_table(head, body), class_="scroll")
+    table = tag("div", html_table(head, body, "numbers"), class_="scroll")
     return [tag("h2", "Per value, everything else tuned for it"), table]
 
 
@@ -140,14 +140,14 @@ def write_advice(advice: Advice, directory: Path | str) -> list[Path]:
         tag("div", rich(advice.text), class_="status"),
         markup.figure(drawing, 1),
         tag("h2", "Per batch size"),
-        tag("div", html_table(head, body), class_="scroll"),
+        tag("div", html_table(head, body, "numbers"), class_="scroll"),
         *(tag("p", rich(said), class_="quiet") for said in filter(None, [times(advice)])),
         *_choices(advice),
         tag("h2", "Recommendations, and what it costs to be wrong"),
         tag("ul", *made),
         tag("h2", "What the grid cannot say"),
         tag("ul", *gaps),
-        tag("pre", "\n".join(next_overrides(advice))),
+        tag("pre", "\n".join(next_overrides(advice)), style="columns: 1"),
     ]
     page = markup.page(f"{advice.view.name}: advice", markup.join(parts, "\n"))
     return [write_text(directory / "advice.html", page), *drawing.save(directory / "figures")]

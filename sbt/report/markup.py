@@ -36,7 +36,7 @@ table.grid td, table.grid th { text-align: right; white-space: nowrap; }
 table.grid td.top { outline: 2px solid #1a1a1a; outline-offset: -2px; }
 table.numbers td { text-align: right; } table.numbers th { text-align: right; }
 sup { line-height: 0; font-size: .75em; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; } .scroll td { overflow-wrap: break-word; }
 .verdict { white-space: nowrap; font-weight: 600; font-family: Arial, sans-serif; }
 .yes { color: #00604a; } .no { color: #a13d00; } .open { color: #555; }
 pre { font-size: .75rem; line-height: 1.35; columns: 2; white-space: pre-wrap; background: #f7f7f7;
