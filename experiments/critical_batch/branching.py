@@ -16,6 +16,11 @@ The sequences are drawn at random from those of the trunk and are the same for a
 their order. Losses are those of the test split at the end of a branch (the paper: a smoothed
 training loss). A branch at a larger batch has less noise at its end, and is rewarded for that: √k η
 at k m has 1/√k of the noise of η at m (``--config.lr_scaling=linear`` keeps it the same).
+
+``results/branching``: the border lies between 8 and 16 until epoch 8 and between 4 and 8 after it,
+with no trend that four seeds decide (rank correlation -0.8 [-0.8, 0.6]); after the first epoch the
+rise, if there is one, is over. The noise scale, 17 to 27, is near it here, not far below. All
+branches at 2 to 8 end *below* those at 1, by up to 0.05 nats: the reward just named.
 """
 
 import dataclasses
