@@ -506,15 +506,12 @@ def test_halving_finds_the_best_cell_of_quickstart():
 
 @pytest.mark.slow
 def test_stable_limits_of_quickstart_are_those_of_its_grid():
-    """At an eighth of an octave for every batch size, for a quarter of the examples."""
-    axes = {"base_lr": octaves(2**-9, 2**-2, 8), "seed": (0,)}
+    """At an eighth of an octave, for a quarter of the examples; dead networks are no limit."""
+    axes = {"batch_size": (4, 32, 256), "base_lr": octaves(2**-10, 2**-4, 8), "seed": (0,)}
     whole, found = quickstart(**axes), quickstart({"name": "stable_limit"}, **axes)
     assert trained(found) <= 0.25 * trained(whole)
-    for m in whole["batch_size"].values:
-        largest = [
-            ds["base_lr"]
-            .values[((ds["finished"] & ~ds["diverged"]).sel(batch_size=m, seed=0))]
-            .max()
-            for ds in (whole, found)
-        ]
-        assert largest[0] == largest[1]
+    largest = []
+    for ds in (whole, found):
+        last = ds["test_accuracy"].isel(epoch=-1, seed=0)
+        largest.append(ds["base_lr"].where(last >= last.max("base_lr") - 0.05).max("base_lr"))
+    np.testing.assert_array_equal(*largest)
