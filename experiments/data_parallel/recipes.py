@@ -24,17 +24,29 @@ batches, since not to have to is what the recipes are for. ``sbt bench`` measure
 gain in time.
 
 ``:small`` is a small convolutional net on the digits of scikit-learn, D = 2, statistics of 8, rates
-known at 32.
+known at 32: a minute on two cores. All recipes are alike at 32 and 128; at 512, three updates an
+epoch, all that are linear fall to 40 % and the square root keeps 94 %.
 """
 
 from ml_collections import ConfigDict
 
 from sbt.config import default
 from sbt.errors import UserError
+from sbt.report.statements import exceeds
 
 VARIANTS = ("", "small")
 CAPTION = "recipes for batches shared by many workers, from a learning rate known at a small batch"
 RECIPES = ("linear", "warm-up", "sqrt", "local")
+CLAIMS = tuple(
+    exceeds(
+        f"At the largest batch {words} is more accurate than linear scaling alone",
+        "test_accuracy",
+        more={"case": recipe},
+        less={"case": "linear"},
+        at={"batch_size": "last"},
+    )
+    for recipe, words in (("warm-up", "warm-up"), ("sqrt", "the square root with clipping"))
+)
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -45,7 +57,7 @@ def get_config(variant: str = "") -> ConfigDict:
     known, rate = (32, 0.06) if small else (128, 0.1)
     config = default()
     config.name = "data_parallel-recipes" + "-small" * small
-    config.report.caption = CAPTION
+    config.report.caption, config.report.claims = CAPTION, CLAIMS
     config.data.name = "digits" if small else "cifar10"
     config.data.augment = "none" if small else "crop_flip"
     config.model = {"name": "convnet" if small else "resnet20", "norm": "batch"}
