@@ -48,6 +48,8 @@ _NEEDS = (
     _FREE | {"example_norms"},
     _FREE | {"hessian_diagonal"},
     _FREE | {"second_gradient"},
+    _FREE | {"part_gradient"},
+    _FREE | {"example_squares", "batch_size"},
 )
 _UNTRACEABLE = (
     jax.errors.ConcretizationTypeError,
@@ -297,6 +299,9 @@ def _extras(needs: frozenset[str], params: Any) -> dict[str, Any]:
         "example_norms": jax.tree.map(lambda leaf: jnp.sum(jnp.real(leaf)), params),
         "hessian_diagonal": params,
         "second_gradient": params,
+        "part_gradient": lambda params, part, parts: params,
+        "example_squares": params,
+        "batch_size": jnp.ones((), total.dtype),
     }
     return {"key": jax.random.key(0)} | {name: made[name] for name in needs}
 
