@@ -393,7 +393,7 @@ def hill(p, age):
     ({"sampler": "NSGAIISampler(population_size=8)",
       "pruner": "PatientPruner(MedianPruner(), patience=1)"}, 64),
 ])  # fmt: skip
-@pytest.mark.filterwarnings("ignore:.*experimental feature")  # of Optuna
+@pytest.mark.filterwarnings("ignore:.* is experimental")  # of Optuna
 def test_optuna_searches_cells(options, lanes):
     """So many cells, each once and with all its seeds, near the best; a log makes it again."""
     runs = points(octaves(2**-8, 1, 2), (2, 4, 8, 16, 32))
