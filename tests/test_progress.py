@@ -55,7 +55,7 @@ def test_the_bar_is_full_only_at_the_end():
 def test_what_has_no_known_end_is_never_nearly_over():
     """An evaluation of many lanes takes minutes after the last update."""
     first, *_ = panel(status(done=1.0, left=0.0, doing="evaluating"), 80)
-    assert first.endswith("─  99 %  evaluating")
+    assert first.endswith("─ 99 %  evaluating")
     file = io.StringIO()
     lines = Lines(Console(file=file, width=80), interval=0.0)
     for now in (status(done=1.0, doing="evaluating"), status(done=1.0), status(done=1.0)):
