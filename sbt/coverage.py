@@ -64,5 +64,5 @@ def _commands(results: Path) -> Iterator[tuple[Path, str]]:
 def _runs(commands: str, file: str) -> bool:
     """Whether some command runs a file: the variant that is asked for, or one of size."""
     name, _, variant = file.partition(":")
-    named = [word for word in commands.split() if f"{name}" in word]
+    named = [word for word in commands.split() if name in word]
     return any(variant in word.partition(".py")[2] for word in named)

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from sbt.advice.choices import Choice, choices
-from sbt.advice.critical import Critical, critical, local_slopes, region
+from sbt.advice.critical import FEWEST_SIZES, Critical, critical, local_slopes, region
 from sbt.advice.gaps import gaps
 from sbt.advice.optimum import Optima, optima
 from sbt.advice.paragraph import paragraph
@@ -163,8 +163,7 @@ def advise(
         if axis != BASE_LR and bool((view.ds[axis].values > 0).all())
     )
     values = tuple(one for axis in unordered for one in choices(found, axis))
-    fits = int(found.resolved.sum()) > 2
-    curve = critical(found) if fits else None
+    curve = critical(found) if found.resolved.sum() >= FEWEST_SIZES else None
     axes = [*([rates] if rates else []), *others]
     told, wanted = gaps(view, found, curve, axes, speeds)
     return Advice(

@@ -121,6 +121,11 @@ def _intervals(values: xr.DataArray) -> list[Interval]:
     return student(values.transpose(SEED, ...).values.reshape(values.sizes[SEED], -1))
 
 
+def _exponentials(logarithms: xr.DataArray) -> list[Interval]:
+    """Intervals of positive numbers, from those of their logarithms."""
+    return [Interval(*np.exp(x)) for x in _intervals(logarithms)]
+
+
 def _told(values: xr.DataArray, found: list[Interval]) -> str:
     """Intervals with the places that they are of."""
     rest = [str(d) for d in values.dims if d != SEED]
@@ -143,6 +148,17 @@ def _judge(view: View, words: str, decide: Callable[[], Outcome]) -> Verdict:
         return decided(view, words, *decide())
     except Unfit as reason:
         return Verdict(words, OPEN, str(reason))
+
+
+def _within(found: list[Interval], low: float, high: float = np.inf) -> tuple[bool, bool]:
+    """Whether intervals all lie in a range, and whether one lies outside."""
+    holds = all(low <= x.low and x.high <= high for x in found)
+    return holds, any(x.high < low or x.low > high for x in found)
+
+
+def _both(at: Place | None, one: Place, other: Place) -> tuple[Place, Place]:
+    """Two places, and what they have in common."""
+    return {**(at or {}), **one}, {**(at or {}), **other}
 
 
 def _logarithm(values: xr.DataArray) -> xr.DataArray:
@@ -170,8 +186,7 @@ def exceeds(
     """Whether a variable is greater at one place than at another, by more than a margin."""
 
     def decide() -> Outcome:
-        places = ({**(at or {}), **place} for place in (more, less))
-        a, b = (numbers(view, variable, place, (), tune, best) for place in places)
+        a, b = (numbers(view, variable, p, (), tune, best) for p in _both(at, more, less))
         found = _intervals(gap := _difference(a, b))
         holds, fails = all(x.low > margin for x in found), any(x.high <= margin for x in found)
         return holds, fails, f"greater by {_told(gap, found)}"
@@ -198,12 +213,10 @@ def ratio_at_least(
     """
 
     def decide() -> Outcome:
-        places = ({**(at or {}), **place} for place in (more, less))
-        a, b = (_logarithm(numbers(view, variable, place, (), tune, best)) for place in places)
-        ratio = _difference(a, b)
-        found = [Interval(*np.exp(x)) for x in _intervals(ratio)]
-        holds, fails = all(x.low >= factor for x in found), any(x.high < factor for x in found)
-        return holds, fails, f"{_told(ratio, found)} times"
+        places = _both(at, more, less)
+        a, b = (_logarithm(numbers(view, variable, p, (), tune, best)) for p in places)
+        found = _exponentials(ratio := _difference(a, b))
+        return *_within(found, factor), f"{_told(ratio, found)} times"
 
     return _judge(view, words, decide)
 
@@ -228,13 +241,11 @@ def nearly_equal(
 
     def decide() -> Outcome:
         keep = [axis for axis in EPOCHS if (at or {}).get(axis) == ALL]
-        a, b = (
-            numbers(view, variable, {**(at or {}), **p}, keep, tune, best) for p in (one, other)
-        )
+        a, b = (numbers(view, variable, p, keep, tune, best) for p in _both(at, one, other))
         found = _intervals(gap := _difference(a, b))
-        holds = all(-margin <= x.low and x.high <= margin for x in found)
-        fails = any(x.low > margin or x.high < -margin for x in found)
-        return holds, fails, f"differs by {_told(gap, found)} (margin {margin:g})"
+        return *_within(
+            found, -margin, margin
+        ), f"differs by {_told(gap, found)} (margin {margin:g})"
 
     return _judge(view, words, decide)
 
@@ -256,7 +267,7 @@ def scatters_less(
     """
 
     def decide() -> Outcome:
-        a, b = (numbers(view, variable, {**(at or {}), **p}) for p in (less, more))
+        a, b = (numbers(view, variable, p) for p in _both(at, less, more))
         if a.ndim > 1 or b.ndim > 1:
             raise Unfit(f"{', '.join(map(str, a.dims[1:] or b.dims[1:]))} is not told by any place")
         both = xr.concat([a, b], "_", coords="minimal", compat="override", join="override")
@@ -346,7 +357,7 @@ def gap_grows(
     """Whether what a variable has more at one place than at another grows along an axis."""
 
     def gap() -> xr.DataArray:
-        places = ({**(at or {}), **place} for place in (more, less))
+        places = _both(at, more, less)
         return _difference(*(numbers(view, variable, p, (along,), tune, best) for p in places))
 
     return _trend(view, words, gap, along, 1)
@@ -382,9 +393,7 @@ def slope_in(
         slope = (runs.isel({along: part}) * xr.DataArray(x - x.mean(), dims=along)).sum(along)
         slope = slope / np.square(x - x.mean()).sum()
         found = _intervals(slope)
-        holds = all(low <= s.low and s.high <= high for s in found)
-        fails = any(s.high < low or s.low > high for s in found)
-        return holds, fails, f"exponent {_told(slope, found)}"
+        return *_within(found, low, high), f"exponent {_told(slope, found)}"
 
     return _judge(view, words, decide)
 
@@ -398,9 +407,8 @@ def spans(
     def decide() -> Outcome:
         runs = _logarithm(numbers(view, variable, at or {}, (along,)))
         width = runs.max(along) - runs.min(along)
-        found = [Interval(*np.exp(x)) for x in _intervals(width)]
-        holds, fails = all(x.low >= factor for x in found), any(x.high < factor for x in found)
-        return holds, fails, f"largest over least {_told(width, found)}"
+        found = _exponentials(width)
+        return *_within(found, factor), f"largest over least {_told(width, found)}"
 
     return _judge(view, words, decide)
 
@@ -470,9 +478,7 @@ def lies_in(
 
     def decide() -> Outcome:
         found = _intervals(runs := numbers(view, variable, at or {}, (), tune, best))
-        holds = all(low <= x.low and x.high <= high for x in found)
-        fails = any(x.high < low or x.low > high for x in found)
-        return holds, fails, _told(runs, found)
+        return *_within(found, low, high), _told(runs, found)
 
     return _judge(view, words, decide)
 
@@ -516,7 +522,7 @@ def break_exponent_in(
         if (at_break == sizes[-1]).any() or (at_break == sizes[0]).any():
             raise Unfit(f"some break lies at the end of {along}: {_list(at_break)}")
         told = f"breaks at {_list(at_break)} for {across} {_list(np.exp(x))}: exponent {found}"
-        return low <= found.low and found.high <= high, found.high < low or found.low > high, told
+        return *_within([found], low, high), told
 
     return _judge(view, words, decide)
 
