@@ -132,7 +132,7 @@ class Optuna:
       epochs: length of a run.
       sampler: of ``optuna.samplers``, such as ``TPESampler`` or ``TPESampler(n_startup_trials=5)``.
       pruner: likewise, of ``optuna.pruners``; pruners count evaluated epochs as steps.
-      trials: cells to train, at most.
+      trials: cells to train, at most; each program (runs that compile together) has as many.
       at_once: cells in work at a time, at most. Lanes are cheap, and a sampler chooses better the
         more it knows: samplers differ in how they bear many (``constant_liar`` of TPE).
       seed: of the sampler.
