@@ -72,6 +72,19 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     about = "directory of the report; else the work directory"
     report.add_argument("--out", metavar="DIR", help=about)
 
+    about = "Keeps a finished sweep as evidence: results, how they were made, figures, verdicts."
+    usage = "DIR FOLDER [--command TEXT ...] [--hardware TEXT] [--figures NAME,NAME]"
+    keep = command(_keep, usage, about)
+    keep.add_argument("directory", metavar="DIR", help="work directory of the sweep")
+    keep.add_argument("folder", metavar="FOLDER", help="experiments/<paper>/results/<name>")
+    about = "a command that took part in it, beside those that meta.json has noted"
+    keep.add_argument(
+        "--command", metavar="TEXT", action="append", default=[], dest="commands", help=about
+    )
+    keep.add_argument("--hardware", metavar="TEXT", default="", help="what it ran on, in words")
+    about = "figures of the report to keep, by name; else those of its claims, or the first"
+    keep.add_argument("--figures", metavar="NAME,NAME", help=about)
+
     about = "Which batch size and learning rate to use, from a finished grid: writes advice.html."
     usage = "DIR [--target X] [--devices N,N] [--next FILE] [--no-measure]"
     advise = command(_advise, usage, about)
@@ -258,6 +271,19 @@ def _report(arguments: argparse.Namespace) -> int:
         out = out or directories[arguments.directories[0]].resolve().parent / "comparison"
         with writing(out, "the comparison", "add --out=DIR, a directory that you may write to"):
             paths += write_comparison(labels, out, metas)
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _keep(arguments: argparse.Namespace) -> int:
+    from sbt.evidence import keep
+
+    directory = directory_of(arguments.directory, "sbt keep")
+    folder = directory_of(arguments.folder, "FOLDER")
+    names = [name for name in (arguments.figures or "").split(",") if name]
+    with writing(folder, "the evidence"):
+        paths = keep(directory, folder, arguments.commands, arguments.hardware, names)
     for path in paths:
         print(path)
     return 0

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -440,7 +441,7 @@ def with_start(meta: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, source revision and hardware, for ``meta.json``."""
+    """Versions, source revision, hardware and command, for ``meta.json``."""
     versions = {"python": platform.python_version(), "sbt": __version__}
     for package in PACKAGES:
         try:
@@ -457,8 +458,29 @@ def describe_environment() -> dict[str, Any]:
         "processes": jax.process_count(),
         "cpu_count": os.cpu_count(),
         "machine": platform.machine(),
+        "cpu_model": proc("/proc/cpuinfo", "model name") or platform.processor(),
+        "command": _command(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def proc(file: str, name: str) -> str:
+    """The first value of that name in a table of the Linux kernel; empty where there is none."""
+    with suppress(OSError):
+        for line in Path(file).read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
+    return ""
+
+
+def _command() -> str | None:
+    """What one types to start this process again; None where it is no command and no script."""
+    program, *arguments = sys.argv or [""]
+    if Path(program).name == "sbt":
+        return shlex.join(["sbt", *arguments])
+    script = program.endswith(".py") and "site-packages" not in program
+    return shlex.join(["python", program, *arguments]) if script else None
 
 
 def _git_revision() -> str | None:

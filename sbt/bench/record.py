@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from sbt.bench.ceilings import Ceilings
 from sbt.bench.workload import Cell, Setting
 from sbt.files import write_json
-from sbt.workdir import describe_environment
+from sbt.workdir import describe_environment, proc
 
 FORMAT = 1
 
@@ -91,19 +90,7 @@ def describe_machine() -> dict[str, Any]:
         environment["versions"]["torch"] = metadata.version("torch")
     except metadata.PackageNotFoundError:
         environment["versions"]["torch"] = None
-    environment["cpu_model"] = _proc("/proc/cpuinfo", "model name") or platform.processor()
-    environment["memory"] = _proc("/proc/meminfo", "MemTotal")
+    environment["memory"] = proc("/proc/meminfo", "MemTotal")
     environment["usable_cores"] = len(os.sched_getaffinity(0))
     environment["load_average"] = os.getloadavg()[0]
     return environment
-
-
-def _proc(file: str, name: str) -> str:
-    try:
-        for line in Path(file).read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == name:
-                return value.strip()
-    except OSError:
-        pass
-    return ""

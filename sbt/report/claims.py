@@ -335,9 +335,14 @@ def verdicts(view: View) -> list[Verdict]:
     if set(SWEEP) <= set(view.varying):
         margins = dict.fromkeys((view.margin, 2 * view.margin))
         everywhere = [*(range_shrinks(margin) for margin in margins), best_falls()]
+    return judged(view, [*everywhere, *carried(view)])
+
+
+def judged(view: View, stated: Iterable[Any]) -> list[Verdict]:
+    """The verdicts on a grid, by these claims; those that are unknown here have none."""
     found = []
-    carried = [known(stated) for stated in _carried(view) if _name_of(stated) in CLAIMS]
-    for axes, group in groupby([*map(known, everywhere), *carried], lambda one: one[0].axes):
+    claims = [known(one) for one in stated if _name_of(one) in CLAIMS]
+    for axes, group in groupby(claims, lambda one: one[0].axes):
         together = list(group)
         for subject, part in (("", view),) if axes is None else view.slices(axes):
             for one, arguments in together:
@@ -347,7 +352,7 @@ def verdicts(view: View) -> list[Verdict]:
 
 def not_judged(view: View) -> Iterator[str]:
     """Why claims that the results carry, or used to carry, have no verdict: a line each."""
-    for stated in _carried(view):
+    for stated in carried(view):
         if (name := _name_of(stated)) not in CLAIMS:
             yield (
                 f"Not judged: {shown(name)}, a claim that is unknown here. Import the file that "
@@ -361,7 +366,8 @@ def not_judged(view: View) -> Iterator[str]:
         )
 
 
-def _carried(view: View) -> tuple[Any, ...]:
+def carried(view: View) -> tuple[Any, ...]:
+    """What a config keeps of its claims; empty where the results carry none."""
     stated = view.setting("report.claims", ())
     return tuple(stated) if isinstance(stated, list | tuple) else (stated,)
 
