@@ -1,19 +1,29 @@
 """Which figures and tables of the papers there are experiments, claims and evidence for.
 
 Beside its experiments a paper has a ``paper.json``: its name, and what it shows, each with the file
-that reproduces it (and a variant, ``cifar10.py:vgg16``) and what keeps evidence from being there.
-Evidence is a folder under ``results/`` whose ``meta.json`` names the file in its command.
+that reproduces it (and a variant, ``cifar10.py:vgg16``) and what stands in the way of its full
+size. Evidence (:mod:`sbt.evidence`) is a folder under ``results/`` whose command runs the file.
 """
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from sbt.config import Config
+from sbt.errors import UserError
+from sbt.evidence import Evidence
 from sbt.experiment import experiments, load_config
 
+ENOUGH_SEEDS = 3  # of evidence that has error bars
 
-class Shown(NamedTuple):
+
+@dataclass(frozen=True)
+class Shown:
     """A figure or table of a paper.
 
     Attributes:
@@ -21,7 +31,7 @@ class Shown(NamedTuple):
       what: ``Fig. 1``.
       file: of the experiment, below the folder of experiments, perhaps with a variant; empty: none.
       evidence: folders with results, below the same.
-      missing: why there is no evidence, where there is none.
+      missing: what stands in the way of evidence at its full size.
     """
 
     paper: str
@@ -30,39 +40,106 @@ class Shown(NamedTuple):
     evidence: tuple[str, ...]
     missing: str
 
+    @cached_property
+    def config(self) -> Config | None:
+        """Of the experiment; None where there is none."""
+        if not self.file:
+            return None
+        path = experiments() / self.file.partition(":")[0]
+        return load_config(self.file) if _has_config(path) else None
+
     @property
     def claims(self) -> int:
         """How many claims its config holds its results against."""
-        if not self.file:
-            return 0
-        path = experiments() / self.file.partition(":")[0]
-        if "def get_config" not in path.read_text(encoding="utf-8"):
-            return 0
-        return len(load_config(self.file).report.claims)
+        return len(self.config.report.claims) if self.config else 0
+
+    @property
+    def seeds(self) -> int:
+        """The most that some evidence has."""
+        return max((Evidence(experiments() / name).seeds for name in self.evidence), default=0)
+
+    @property
+    def reason(self) -> str:
+        """Why there is no evidence; empty where there is."""
+        if self.evidence:
+            return ""
+        return self.missing + "; nothing smaller has been kept yet" * bool(self.config)
+
+
+class Paper(NamedTuple):
+    """A paper that experiments reproduce.
+
+    Attributes:
+      name: who, and when.
+      source: where to read it.
+      folder: of its experiments.
+      shows: its figures and tables.
+    """
+
+    name: str
+    source: str
+    folder: Path
+    shows: tuple[Shown, ...]
+
+
+def _has_config(path: Path) -> bool:
+    return "def get_config" in path.read_text(encoding="utf-8")
+
+
+def papers() -> Iterator[Paper]:
+    """Every paper with what it shows. Evidence that is damaged counts for nothing."""
+    root = experiments()
+    for table in sorted(root.glob("*/paper.json")):
+        folder, about = table.parent, json.loads(table.read_text(encoding="utf-8"))
+        ran = {one.folder: one.commands for one in evidence(folder) if not problem(one)}
+        shows = []
+        for one in about["shows"]:
+            file = f"{folder.name}/{one['file']}" if one["file"] else ""
+            places = (place for place, commands in ran.items() if file and spec(commands, file))
+            names = tuple(place.relative_to(root).as_posix() for place in places)
+            shows.append(Shown(about["paper"], one["what"], file, names, one["missing"]))
+        yield Paper(about["paper"], about["source"], folder, tuple(shows))
 
 
 def shown() -> Iterator[Shown]:
     """Everything that the papers show, paper by paper."""
-    root = experiments()
-    for table in sorted(root.glob("*/paper.json")):
-        folder, about = table.parent, json.loads(table.read_text(encoding="utf-8"))
-        commands = dict(_commands(folder / "results"))
-        for one in about["shows"]:
-            file = f"{folder.name}/{one['file']}" if one["file"] else ""
-            places = (place for place, words in commands.items() if file and _runs(words, file))
-            evidence = tuple(place.relative_to(root).as_posix() for place in places)
-            yield Shown(about["paper"], one["what"], file, evidence, one["missing"])
+    for paper in papers():
+        yield from paper.shows
 
 
-def _commands(results: Path) -> Iterator[tuple[Path, str]]:
-    """Every folder with results, and how they were made."""
-    for meta in sorted(results.glob("*/meta.json")):
-        command = json.loads(meta.read_text(encoding="utf-8")).get("command", "")
-        yield meta.parent, command if isinstance(command, str) else "\n".join(command)
+def evidence(folder: Path) -> Iterator[Evidence]:
+    """The evidence of a folder of experiments, whole or damaged."""
+    for place in sorted((folder / "results").glob("*/")):
+        yield Evidence(place)
 
 
-def _runs(commands: str, file: str) -> bool:
-    """Whether some command runs a file: the variant that is asked for, or one of size."""
-    name, _, variant = file.partition(":")
-    named = [word for word in commands.split() if name in word]
-    return any(variant in word.partition(".py")[2] for word in named)
+def problem(one: Evidence) -> str:
+    """What is wrong with evidence that cannot be read; empty where nothing is."""
+    try:
+        return "" if one.commands and one.seeds else f"{one.folder}: no command says how to redo it"
+    except UserError as error:
+        return str(error)
+
+
+def spec(commands: tuple[str, ...], file: str) -> str:
+    """The experiment file with the variant that some command runs; empty where none does.
+
+    Args:
+      commands: ``sbt run a/b.py:small``, or ``python a/b.py --small``.
+      file: ``a/b.py``, or with the only variant that counts.
+    """
+    name, _, wanted = file.partition(":")
+    for command in commands:
+        words = shlex.split(command)
+        for i, word in enumerate(words):
+            if re.search(rf"(^|/){re.escape(name)}(:|$)", word):
+                variant = word.partition(".py:")[2] or _flag(words[i + 1 :])
+                if not wanted or variant == wanted:
+                    return f"{name}:{variant}" if variant else name
+    return ""
+
+
+def _flag(words: list[str]) -> str:
+    """The variant that a script is given as an option, ``--small``."""
+    flags = (word.removeprefix("--") for word in words if re.fullmatch(r"--\w+", word))
+    return next((flag for flag in flags if flag != "workdir"), "")

@@ -81,6 +81,27 @@ def load_experiment(spec: str, overrides: Sequence[str] = ()) -> Experiment:
         return Experiment(apply_overrides(config, overrides), parts)
 
 
+def as_published(spec: str) -> Any:
+    """What the paper itself shows, by a function ``as_published(config)`` of an experiment file.
+
+    Args:
+      spec: path of the file, optionally ``:variant``.
+
+    Returns:
+      A drawing, or the rows of a table of which the first names the columns; None where the file
+      has no such function.
+
+    Raises:
+      UserError: as for :func:`load_experiment`.
+    """
+    path, _, _ = _split(spec)
+    function = getattr(_import(_find(path)), "as_published", None)
+    if function is None:
+        return None
+    with user_code(f"as_published() of {path}"):
+        return function(load_config(spec))
+
+
 def _parts(module: ModuleType, path: str) -> dict[str, Any]:
     """What the functions that an experiment file defines (not imports) stand for."""
     found: dict[str, Any] = {}

@@ -15,6 +15,7 @@ from sbt.config import SECTIONS as CONFIG_SECTIONS
 from sbt.coverage import shown
 from sbt.data import DATASETS
 from sbt.errors import UserError, nearest
+from sbt.evidence import Evidence
 from sbt.experiment import experiments
 from sbt.measure import MEASUREMENTS
 from sbt.models.registry import describe_models
@@ -136,8 +137,11 @@ def _papers() -> Entries:
     """Every figure and table: its file with its claims, and its evidence or why there is none."""
     for one in shown():
         claims = f"{one.claims} claim{'s' * (one.claims != 1)}"
-        lines = (f"{one.file}, {claims}" if one.file else "", *one.evidence)
-        missing = "" if one.evidence else f"no evidence: {one.missing}"
+        lines = [f"{one.file}, {claims}" if one.file else ""]
+        for name in one.evidence:
+            seeds = Evidence(experiments() / name).seeds
+            lines.append(f"evidence of {seeds} seed{'s' * (seeds != 1)}: {name}")
+        missing = f"no evidence: {one.reason}" if one.reason else ""
         yield f"{one.paper}, {one.what}", (*lines, missing)
 
 

@@ -7,6 +7,7 @@ import toy
 
 from sbt import coverage
 from sbt.cli import main
+from sbt.experiment import as_published
 
 NUMBERED = {
     "Masters & Luschi 2018": {"Fig.": 18},
@@ -60,3 +61,27 @@ def test_they_are_listed(capsys):
     assert main(["list", "papers"]) == 0
     printed = capsys.readouterr().out
     assert "Gao & Zhong 2020, Fig. 15" in printed and "a sketch without data" in printed
+
+
+def test_what_a_command_runs():
+    ran = ("sbt run experiments/a/fig01.py:small --workdir runs/x", "python a/fig02.py --workdir y")
+    assert coverage.spec(ran, "a/fig01.py") == "a/fig01.py:small"
+    assert coverage.spec(ran, "a/fig02.py") == "a/fig02.py"
+    assert coverage.spec(("python a/fig02.py --digits --workdir y",), "a/fig02.py:digits")
+    assert not coverage.spec(ran, "a/fig01.py:c1") and not coverage.spec(ran, "a/fig0.py")
+
+
+def test_a_reason_is_given_where_there_is_no_evidence(shown):
+    for one in shown:
+        assert bool(one.reason) != bool(one.evidence)
+        assert one.seeds >= 1 if one.evidence else one.seeds == 0
+
+
+def test_what_the_paper_shows_is_drawn_as_ours_is():
+    drawing = as_published("keskar_2017/fig04.py:small")
+    accuracy, *sharpness = drawing.figure.axes[0].lines[:1] + drawing.figure.axes[1].lines
+    assert accuracy.get_ydata()[0] == pytest.approx(79.06)
+    assert [line.get_ydata()[0] for line in sharpness] == pytest.approx([4.025, 1.465])
+    rows = as_published("keskar_2017/table2_4.py:f1")
+    assert ["test accuracy", "98.03 ± 0.07", "97.81 ± 0.07"] in rows
+    assert as_published("gao_zhong_2020/fig03.py") is None

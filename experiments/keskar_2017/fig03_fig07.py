@@ -22,6 +22,9 @@ from pathlib import Path
 import drawings
 import jax
 import xarray as xr
+from as_published import (
+    paths as as_published,  # noqa: F401 (what a gallery shows beside ours)
+)
 from keskar import (
     VARIANTS,  # noqa: F401 (what get_config takes)
     main,
@@ -79,7 +82,8 @@ def finish(config: ConfigDict, workdir: Path) -> None:
         )
         pairs.append(paths_between(network, small, large))
     path = xr.concat(pairs, ds["seed"])
-    write(path, workdir / "paths.nc")
+    kept = path.rename(loss="path_loss", accuracy="path_accuracy")
+    write(kept, workdir / "paths.nc")
     sizes = " and ".join(str(m) for m in ds.batch_size.values)
     width = f" ({config.model.width} wide)" if "width" in config.model else ""
     title = f"{config.model.name.upper()}{width}, {config.data.name}, batch sizes {sizes}"
@@ -88,7 +92,7 @@ def finish(config: ConfigDict, workdir: Path) -> None:
     paper = drawings.paper_paths(config.model.name)
     first = path.isel(seed=0)
     print(*drawings.paths(first, "fig03_fig07", title, paper).save(workdir, ("png",)))
-    whole = ds.assign(path_loss=path["loss"], path_accuracy=path["accuracy"])
+    whole = ds.assign(kept.data_vars)
     whole.attrs["config"] = to_json(config)
     text = "\n".join(map(str, verdicts(View(whole))))
     (workdir / "verdicts.txt").write_text(text + "\n")

@@ -13,6 +13,9 @@ trial each. ``:small`` is the reduced F1 on MNIST, five batch sizes, 20 epochs.
 from pathlib import Path
 
 import drawings
+from as_published import (
+    against_batch_size as as_published,  # noqa: F401 (what a gallery shows beside ours)
+)
 from keskar import (
     REDUCED,
     VARIANTS,  # noqa: F401 (what get_config takes)

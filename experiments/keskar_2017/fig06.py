@@ -15,6 +15,9 @@ on MNIST, 20 epochs.
 from pathlib import Path
 
 import drawings
+from as_published import (
+    sharpness_and_loss as as_published,  # noqa: F401 (what a gallery shows beside ours)
+)
 from keskar import (
     VARIANTS,  # noqa: F401 (what get_config takes)
     main,

@@ -20,13 +20,12 @@ at 98.5 %, a mean over an epoch with dropout).
 """
 
 from pathlib import Path
-from typing import Any
 
 import drawings
+from as_published import pairs, rows
 from keskar import (
     VARIANTS,  # noqa: F401 (what get_config takes)
     main,
-    published,
     study,
     trained,
 )
@@ -79,28 +78,26 @@ def get_config(variant: str = "") -> ConfigDict:
     return config
 
 
-def published_rows(net: str) -> dict[str, tuple[Any, Any]]:
-    """The paper's small and large batch of every row of the table, as printed."""
-    tables = published()["tables"]
-    rows = {
-        "training accuracy": ("2", "train_{}"),
-        "test accuracy": ("2", "test_{}"),
-        "full, ε = 0.001": ("3", "{}_1e-3"),
-        "full, ε = 0.0005": ("3", "{}_5e-4"),
-        "subspace, ε = 0.001": ("4", "{}_1e-3"),
-        "subspace, ε = 0.0005": ("4", "{}_5e-4"),
-    }
-    return {
-        words: tuple(tables[table][net][key.format(size)] for size in ("small", "large"))
-        for words, (table, key) in rows.items()
-    }
+ROWS = {
+    "training accuracy": ("2", "train_{}"),
+    "test accuracy": ("2", "test_{}"),
+    "full, ε = 0.001": ("3", "{}_1e-3"),
+    "full, ε = 0.0005": ("3", "{}_5e-4"),
+    "subspace, ε = 0.001": ("4", "{}_1e-3"),
+    "subspace, ε = 0.0005": ("4", "{}_5e-4"),
+}
+
+
+def as_published(config: ConfigDict) -> list[list[str]]:
+    """The paper's rows for the same net."""
+    return rows(config.model.name, ROWS)
 
 
 def finish(config: ConfigDict, workdir: Path) -> None:
     """Trains what is not trained yet and prints the table."""
     config, ds = trained(config, workdir)
     accuracy = training_accuracy(make_network(config), workdir, ds)
-    text = drawings.table(ds, accuracy, published_rows(config.model.name))
+    text = drawings.table(ds, accuracy, pairs(config.model.name, ROWS))
     (workdir / "table2_4.txt").write_text(text + "\n")
     print(text)
 
