@@ -9,10 +9,10 @@ ResNet-50 on ImageNet, 90 epochs; sizes and accuracies are in figures that print
 margin of a point is ours. 2 x 8 batch sizes x 9 learning rates x 3 seeds = 432 runs: for
 accelerators. ``:small``: see ``momentum.py``.
 
-``results/batch_sizes_small`` (digits, five seeds): at m = 8 the best SGD and the best SGDM differ by
-0 [-0.4, 0.4] points. What momentum gains at m = 512 is not decided, since its seeds lie between 48
-and 94 %. Matched runs part by 0.11 nats in the first epoch, where a momentum that starts at zero
-has yet to fill, and by no more than 0.02 from the third on.
+``results/batch_sizes_small`` (digits, five seeds): at m = 8 the best SGD and the best SGDM differ
+by 0 [-0.4, 0.4] points. What momentum gains at m = 512 is not decided, since its seeds lie between
+48 and 94 %. Matched runs part by 0.11 nats in the first epoch, where a momentum that starts at
+zero has yet to fill, and by no more than 0.02 from the third on.
 """
 
 from ml_collections import ConfigDict
