@@ -14,6 +14,11 @@ title), against which ``beta`` is the control.
 5 schedules x 3 seeds = 15 runs: for accelerators. ``:small`` is a net of three convolutions on
 scikit-learn's digits, 20 epochs, b = 32 and η = 0.05, minutes on two CPU cores; its C² and K are
 those of the other net, so that ``beta`` and ``lr-batch`` follow another δ than the net's.
+
+``results/schedules_small`` has 30 seeds (five decided nothing): lowering δ by any of the four means
+gains 1.1 to 1.2 points [0.4, 1.9], and rate alone and rate with batch differ by 0.03 [-0.3, 0.3]:
+all claims hold. ``beta``, the control, gains as much as the others. Most of it is gained by the worst
+tenth of the seeds, 91 % without and 96 to 97 % with a schedule; medians differ by 0.3 at most.
 """
 
 from ml_collections import ConfigDict
