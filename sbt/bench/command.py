@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
@@ -91,8 +92,11 @@ def run_bench(options: Options, command: str, show: Show) -> Record:
     """Times everything that the options name; writes after every round.
 
     Settings are compiled first, then timed round robin, so that a drift of the machine's speed
-    hits all of them alike. Ctrl-C ends the timing; what is known by then is reported.
+    hits all of them alike. Ctrl-C ends the timing; what is known by then is reported. Where time is
+    short, every network has its share of it for compiling.
     """
+    began = time.monotonic()
+    compiled, until = began + 30 * options.minutes, began + 60 * options.minutes
     environment = describe_machine()
     with _compiling_anew():
         show.phase("measuring the ceilings", 1)
@@ -104,16 +108,17 @@ def run_bench(options: Options, command: str, show: Show) -> Record:
             cells=(),
         )
         try:
-            workloads, cells = _compile(options, show)
+            workloads, cells = _compile(options, show, compiled)
             record = dataclasses.replace(record, cells=tuple(cells), complete=False)
             for number in range(options.repeats):
                 show.phase(f"round {number + 1} of {options.repeats}", len(workloads))
                 record = dataclasses.replace(
-                    record, cells=_round(record.cells, workloads, options, show)
+                    record, cells=_round(record.cells, workloads, show, until)
                 )
                 _write(record, options)
-            record = dataclasses.replace(record, complete=True)
-            if options.scaling:
+            in_time = time.monotonic() < until
+            record = dataclasses.replace(record, complete=in_time)
+            if options.scaling and in_time:
                 show.phase("scaling", len(EXTENTS))
                 record = dataclasses.replace(record, scaling=measure_scaling(options, show))
         except KeyboardInterrupt:
@@ -136,8 +141,11 @@ def _facts(name: str, options: Options) -> Facts:
     return Facts(cohort.facts.parameters, cohort.facts.flops, example_bytes)
 
 
-def _compile(options: Options, show: Show) -> tuple[dict[int, Workload], list[Cell]]:
+def _compile(options: Options, show: Show, until: float) -> tuple[dict[int, Workload], list[Cell]]:
     """A workload for every setting that can be timed, and a cell for every setting."""
+    began, networks = time.monotonic(), options.models
+    # What one network leaves of its time goes to the next.
+    ends = {n: began + (until - began) * (i + 1) / len(networks) for i, n in enumerate(networks)}
     every = list(settings(options))
     show.phase(f"compiling {len(every)} settings", len(every))
     workloads: dict[int, Workload] = {}
@@ -145,6 +153,9 @@ def _compile(options: Options, show: Show) -> tuple[dict[int, Workload], list[Ce
     known: set[Setting] = set()
     too_much: dict[Setting, int] = {}  # without its lanes -> the fewest lanes that were too many
     for setting in every:
+        if time.monotonic() > ends[setting.network]:
+            cells.append(Cell(setting, skipped="no time was left"))
+            continue
         show.step(str(setting))
         family = dataclasses.replace(setting, lanes=0)
         try:
@@ -190,22 +201,22 @@ def _workload(setting: Setting, options: Options, known: set[Setting]) -> Worklo
 
 
 def _round(
-    cells: tuple[Cell, ...], workloads: dict[int, Workload], options: Options, show: Show
+    cells: tuple[Cell, ...], workloads: dict[int, Workload], show: Show, until: float
 ) -> tuple[Cell, ...]:
-    """One more time for every cell."""
+    """One more time for every cell, while there is time."""
     after = list(cells)
     for number, workload in workloads.items():
         cell = after[number]
-        if cell.skipped:
+        if cell.skipped or time.monotonic() > until:
             continue
         show.step(str(cell.setting))
         try:
-            time = microseconds(workload, cell.updates)
+            found = microseconds(workload, cell.updates)
         except (Skip, RuntimeError) as reason:
             line = (str(reason).splitlines() or [""])[0]
             after[number] = dataclasses.replace(cell, microseconds=(), skipped=line[:160])
         else:
-            after[number] = dataclasses.replace(cell, microseconds=(*cell.microseconds, time))
+            after[number] = dataclasses.replace(cell, microseconds=(*cell.microseconds, found))
     return tuple(after)
 
 

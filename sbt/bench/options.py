@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import functools
 import importlib.util
+import math
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Options:
         is skipped.
       out: directory of the results.
       scaling: whether to measure how cost grows with lanes, examples and epochs, too.
+      minutes: in which all of it ends, half of them for compiling: what is left then is skipped.
     """
 
     models: tuple[str, ...]
@@ -47,6 +49,7 @@ class Options:
     cell_seconds: float
     out: Path
     scaling: bool
+    minutes: float
 
     @property
     def longest_window(self) -> float:
@@ -65,6 +68,7 @@ _USUAL: dict[str, Any] = {
     "repeats": 5,
     "cell_seconds": 120.0,
     "out": "runs/bench",
+    "minutes": math.inf,
 }
 _ON_ACCELERATOR = {
     "models": ("convnet", "alexnet", "resnet8", "resnet8-bn", "resnet32-bn", "f1", "gpt"),
@@ -102,6 +106,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("seconds", "length of a timed window", _positive, "S")
     about = "skip what compiles longer or whose windows would take longer; else 120"
     add("cell_seconds", about, _positive, "S")
+    about = "end within so many, half of them for compiling; what is left is skipped"
+    add("minutes", about, _positive, "M")
     parser.add_argument("--repeats", metavar="N", help="windows per setting, interleaved",
                         type=lambda text: int(_positive("--repeats", text)))  # fmt: skip
     parser.add_argument("--out", metavar="DIR", help="directory of the results; else runs/bench")

@@ -303,10 +303,10 @@ def markdown(record: Record) -> str:
         "binds where the weights in use at a time exceed the last cache "
         f"({ceilings.cache_bytes / 2**20:.0f} MB) and arithmetic takes less than reading and "
         "writing them at every update.",
-        _markdown_table(head, lines),
+        markdown_table(head, lines),
         "\n".join(f"* {line}" for line in sentences(record)),
         "## Networks",
-        _markdown_table(
+        markdown_table(
             ["network", "parameters", "FLOP per example", "bytes per example"],
             [
                 [name, f"{f.parameters:,}", f"{f.flops:,.0f}", f"{f.example_bytes:,}"]
@@ -318,7 +318,7 @@ def markdown(record: Record) -> str:
         "accessed, below: XLA's count for one run's step with the stock convolution, after fusion, "
         "caches left out.",
         "## All settings",
-        _markdown_table(*_every(record)),
+        markdown_table(*_every(record)),
     ]
     without = skipped(record)
     if without:
@@ -352,7 +352,8 @@ def _every(record: Record) -> tuple[list[str], list[list[str]]]:
     return head, lines
 
 
-def _markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Headings and lines as a table of a Markdown page."""
     rule = ["---"] * len(head)
     escaped = [[part.replace("|", "\\|") for part in line] for line in (head, rule, *lines)]
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
