@@ -24,8 +24,8 @@ batches, since not to have to is what the recipes are for. ``sbt bench`` measure
 gain in time.
 
 ``:small`` is a small convolutional net on the digits of scikit-learn, D = 2, statistics of 8, rates
-known at 32: a minute on two cores. In ``results/recipes_small`` all are alike at 32 and 128; at 512,
-three updates an epoch, all that are linear fall to 49 to 58 % and the square root keeps 94 %.
+known at 32: a minute on two cores. In ``results/recipes_small`` all are alike at 32 and 128; at
+512, three updates an epoch, all that are linear fall to 49 to 58 %; the square root keeps 94 %.
 """
 
 from ml_collections import ConfigDict

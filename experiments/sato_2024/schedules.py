@@ -17,8 +17,9 @@ those of the other net, so that ``beta`` and ``lr-batch`` follow another δ than
 
 ``results/schedules_small`` has 30 seeds (five decided nothing): lowering δ by any of the four means
 gains 1.1 to 1.2 points [0.4, 1.9], and rate alone and rate with batch differ by 0.03 [-0.3, 0.3]:
-all claims hold. ``beta``, the control, gains as much as the others. Most of it is gained by the worst
-tenth of the seeds, 91 % without and 96 to 97 % with a schedule; medians differ by 0.3 at most.
+all claims hold. ``beta``, the control, gains as much as the others. Most of it is gained by the
+worst tenth of the seeds, 91 % without and 96 to 97 % with a schedule; medians differ by 0.3 at
+most.
 """
 
 from ml_collections import ConfigDict

@@ -11,9 +11,9 @@ without momentum. Each update takes two batches, so that ℓ costs 2ℓ times th
 values of ℓ x 3 seeds = 24 runs of 328 to 2624 epochs: for accelerators. ``:small``, B = 32 and
 SGDM's η = 0.02: see ``momentum.py``.
 
-``results/svag_small`` (digits, five seeds): at ℓ = 8 the two end 0.3 points [-0.5, 1.1] apart, which
-leaves a point undecided, and 0.004 nats [-0.019, 0.011], which is within 0.02. They are as near at
-ℓ = 1 already: on this net there is little to come together.
+``results/svag_small`` (digits, five seeds): at ℓ = 8 the two end 0.3 points [-0.5, 1.1] apart,
+which leaves a point undecided, and 0.004 nats [-0.019, 0.011], which is within 0.02. They are as
+near at ℓ = 1 already: on this net there is little to come together.
 """
 
 from ml_collections import ConfigDict
