@@ -111,8 +111,9 @@ def test_lanes_follow_what_a_search_keeps_in_work(tmp_path):
     (entry,) = read_meta(tmp_path)["cohorts"]
     assert (entry["runs"], entry["lanes_per_pass"]) == (44, 4)
     begun = (found["epochs_done"] > 0).any("seed").transpose("base_lr", "batch_size").values
-    # Two octaves apart, which leaves nothing between the largest that trains and the next.
-    np.testing.assert_array_equal(begun.all(1), [True, *[False] * 7, True, True, True])
+    # An octave apart, which leaves nothing between the largest that trains and the next.
+    octave = [True, False, False, False]
+    np.testing.assert_array_equal(begun.all(1), [*octave, *octave, True, True, True])
 
 
 def test_a_finished_search_is_measured_or_extended(tmp_path):
@@ -256,7 +257,7 @@ def reliable_rates(log, runs, m):
 @pytest.mark.parametrize("lanes", [1, 5, 64])
 @pytest.mark.parametrize("seed", range(4))
 def test_bisection_finds_the_limit_of_every_batch_size(lanes, seed):
-    """At an eighth of an octave, with a seventh of the runs, whatever lanes there are."""
+    """At an eighth of an octave, with a fifth of the runs, whatever lanes there are."""
     rates = octaves(2**-8, 1, 8)
     runs, rng = points(rates), np.random.default_rng(seed)
     limits = {m: rng.uniform(2**-9, 2) for m in (2, 8)}
@@ -270,7 +271,7 @@ def test_bisection_finds_the_limit_of_every_batch_size(lanes, seed):
     for m, limit in limits.items():
         wanted = [r for r in rates if 1.3 * r <= limit]
         assert reliable_rates(log, runs, m)[-1:] == wanted[-1:]
-    assert len(log.begun) <= len(runs) / 7
+    assert len(log.begun) <= len(runs) / 5
     again = Log(SEARCHES.configured({"name": "stable_limit"})(runs, EPOCHS), EPOCHS, log.events)
     assert again.events == log.events and again.stopped == log.stopped
 
@@ -506,15 +507,19 @@ def test_halving_finds_the_best_cell_of_quickstart():
 
 @pytest.mark.slow
 def test_stable_limits_of_quickstart_are_those_of_its_grid():
-    """To an eighth of an octave, for a quarter of the examples; dead networks are no limit.
+    """To an eighth of an octave at all batch sizes, for a quarter of the examples.
 
-    At its edge a grid of one seed is not monotone, and programs of other lanes round otherwise.
+    Near its limit a grid is not monotone, and its best rate is the best of more: one step may part
+    them. Dead networks are no limit.
     """
-    axes = {"batch_size": (4, 32, 256), "base_lr": octaves(2**-10, 2**-4, 8), "seed": (0,)}
+    axes = {"base_lr": octaves(2**-10, 2**-4, 8)}
     whole, found = quickstart(**axes), quickstart({"name": "stable_limit"}, **axes)
     assert trained(found) <= 0.25 * trained(whole)
     largest = []
     for ds in (whole, found):
-        last = ds["test_accuracy"].isel(epoch=-1, seed=0)
-        largest.append(ds["base_lr"].where(last >= last.max("base_lr") - 0.05).max("base_lr"))
+        last = ds["test_accuracy"].isel(epoch=-1)
+        median = last.median("seed").where(last.notnull().all("seed"))
+        reliable = median >= median.max("base_lr") - 0.05
+        largest.append(ds["base_lr"].where(reliable).max("base_lr"))
+    assert largest[0].sizes["batch_size"] == 8
     assert np.all(abs(np.log2(largest[0] / largest[1])) <= 1 / 8 + 1e-6)

@@ -241,6 +241,18 @@ def test_a_momentum_that_follows_an_axis_is_not_told_as_another():
     assert "momentum 0" in scope_of(view(power(1.0), config=config))[0]
 
 
+def test_a_value_of_its_own_comes_before_the_word():
+    """The layer "all" is one of the layers: those beside it, which fail, are not meant."""
+    grid = view(
+        lambda batch_size, layer: batch_size if layer == "all" else 1 / batch_size,
+        batch_size=SIZES,
+        layer=("a", "all", "b"),
+    )
+    ends = {"more": {"batch_size": "last"}, "less": {"batch_size": "first"}}
+    assert outcome(statements.exceeds, grid, **ends, at={"layer": "all"}).verdict == HOLDS
+    assert outcome(statements.exceeds, grid, **ends).verdict != HOLDS
+
+
 def test_they_are_judged_once_on_the_whole_grid():
     """Not slice by slice along the axes that other claims do not know."""
     claims = (statements.ratio_at_least("Sharper", "x", factor=2, at={"layer": "all"}, **ENDS),)

@@ -8,9 +8,10 @@
 
 The first argument is the claim as its source makes it; the others say which numbers decide it. A
 *place* maps dimensions of the variable to values of theirs, ``"first"``, ``"last"``, or ``"all"``:
-the claim must hold at each. Dimensions that no place names are ``"all"``, except epochs, of which
-the last counts. Under ``"variable"`` a place may name another variable. ``tune`` names an axis,
-such as ``base_lr``, at whose ``best`` value (``"highest"`` or ``"lowest"``) the variable is
+the claim must hold at each (a dimension's own value of that name, such as the ``layer`` that is all
+of them, comes before the word). Dimensions that no place names are ``"all"``, except epochs, of
+which the last counts. Under ``"variable"`` a place may name another variable. ``tune`` names an
+axis, such as ``base_lr``, at whose ``best`` value (``"highest"`` or ``"lowest"``) the variable is
 compared; each seed's by the others, see :mod:`sbt.report.seeds`, which also says when an interval
 decides.
 """
@@ -74,7 +75,7 @@ def numbers(
     values = values if SEED in values.dims else values.expand_dims(SEED)
     wanted = {axis: LAST for axis in EPOCHS if axis in values.dims and axis not in keep}
     for axis, value in {**wanted, **place}.items():
-        if axis in values.dims and value != ALL:
+        if axis in values.dims and (value != ALL or np.any(values[axis].values == ALL)):
             values = values.isel({axis: _index(values[axis].values, axis, value)})
         elif axis not in values.dims and not _is_there(view, axis, value):
             raise Unfit(f"the results do not vary {axis}")
@@ -88,7 +89,7 @@ def numbers(
 
 
 def _index(values: np.ndarray, axis: str, value: Any) -> int:
-    if value in (FIRST, LAST):
+    if value in (FIRST, LAST) and not np.any(values == value):
         return 0 if value == FIRST else len(values) - 1
     number = isinstance(value, int | float) and np.issubdtype(values.dtype, np.number)
     same = np.isclose(values, value, rtol=1e-5, atol=0) if number else values == value

@@ -8,7 +8,7 @@ from sbt.ranges import NON_NEGATIVE
 from sbt.search.base import SEARCHES, News
 from sbt.search.cells import Ladder, Runs, ladders
 
-COARSE = 2.0  # octaves between the rates that come first: one of them is near the best
+COARSE = 1.0  # octaves between the rates that come first: one of them is near the best
 
 
 def octaves(low: float, high: float, per_octave: int = 8) -> tuple[float, ...]:
@@ -69,8 +69,8 @@ class StableLimit:
 
     Reliable is a value whose loss stays finite for every seed and whose median score at the end is
     within ``margin`` of the best that was tried with that setting; the paper gives no numbers. A
-    network that is dead has a finite loss, so that there is something to compare it with: values
-    two octaves apart come first. After that the gap above the largest reliable value is halved
+    network that is dead has a finite loss, so that there is something to compare it with: values an
+    octave apart come first. After that the gap above the largest reliable value is halved
     until it is one step of the axis (:func:`octaves` makes one), and that below the smallest where
     that is asked for. That all between a reliable value and the next one tried that is not train
     reliably up to a limit, and no further, is assumed.
