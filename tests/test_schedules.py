@@ -251,7 +251,7 @@ def test_batch_schedules_take_lanes_and_traced_parameters():
     small = jax.vmap(lambda k, r: micro_batches(k, schedule(0.1, ratio=r).batch))(counts, ratios)
     np.testing.assert_array_equal(small, [1, 2, 4])
     assert micro_batches(7, BATCH_SCHEDULES.configured({})(0.3).batch) == 7
-    assert set(BATCH_SCHEDULES) == {"constant", "small_first", "adabatch", "smith"}
+    assert set(BATCH_SCHEDULES) == {"constant", "small_first", "adabatch", "smith", "absa"}
 
 
 @pytest.mark.parametrize(

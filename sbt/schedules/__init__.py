@@ -1,7 +1,9 @@
 """Schedules: what moves learning rate, batch size and momentum during training, and with m."""
 
 from sbt.schedules import lr as lr
+from sbt.schedules.absa import Curvature as Curvature
 from sbt.schedules.batch import BATCH_SCHEDULES as BATCH_SCHEDULES
+from sbt.schedules.batch import Feedback as Feedback
 from sbt.schedules.batch import micro_batches as micro_batches
 from sbt.schedules.lr import MOMENTUM_SCHEDULES as MOMENTUM_SCHEDULES
 from sbt.schedules.lr import SCHEDULES as SCHEDULES

@@ -36,6 +36,27 @@ class Growth(NamedTuple):
     learning_rate: jax.Array  # mean-form rate over the one that the run has without it
 
 
+class Feedback(NamedTuple):
+    """What a batch schedule is told of its run in training: its fact ``feedback``.
+
+    Such a schedule has a state, in the state of the run. It is called with it, ``told=state``, and
+    without it where nothing is known of the run: then it gives the largest batch that there may be.
+
+    Attributes:
+      measurement: its name, which ``config.measure.names`` must hold; it is told when measured.
+      variable: which of its numbers; of several the first.
+      start: the state of a run that has not been told anything: a tree of floats.
+      hear: ``(state, value, **numbers) -> state`` with the schedule's numbers, entry by entry: it
+        is called for all lanes at a time, with NumPy arrays. The value is NaN for a run that has
+        diverged.
+    """
+
+    measurement: str
+    variable: str
+    start: Any
+    hear: Callable[..., Any]
+
+
 def limited(
     growth: Callable[..., Growth],
     progress: ArrayLike,

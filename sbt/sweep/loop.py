@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from sbt.checkpoint import Checkpoint, pack, save_weights, unpack
-from sbt.measure.registry import Labelled, online_in
+from sbt.measure.registry import Found, Labelled, online_in
 from sbt.parallel import hosts
 from sbt.parallel.mesh import fetch, put, take
 from sbt.results import TEST, VALIDATION, curve
+from sbt.schedules import BATCH_SCHEDULES
 from sbt.search import Log, Told
 from sbt.sweep.arrangement import name_of
 from sbt.sweep.fit import Fitted
@@ -90,7 +91,7 @@ class Loop:
             self.saved = None
             records.progress.note(f"  resumed at epoch {self._epochs():.2f}")
             records.work_done += float(np.sum(slots.ticks[slots.live])) * self.cohort.tick
-        self._measure_start(state, np.flatnonzero(slots.live & (slots.ticks == 0)))
+        state = self._measure_start(state, np.flatnonzero(slots.live & (slots.ticks == 0)))
         window, saving = self.fitted.first_window, False
         while np.any(slots.live):
             began = time.monotonic()
@@ -110,7 +111,7 @@ class Loop:
             for epoch, lanes in ended.items():
                 # Before the results can say that these runs are so far.
                 self._keep_weights(state, epoch + 1, lanes, self.slots.members)
-                self._record(state, epoch, lanes)
+                state = self._record(state, epoch, lanes)
             if ended and self.log is not None:
                 self._search(self.log, state, ended)
             slots.members[done] = -1
@@ -203,11 +204,11 @@ class Loop:
                 f"  {len(taken)} runs that waited take the lanes of runs that are over, "
                 f"{len(self.slots.waiting)} wait"
             )
-            self._measure_start(state, taken)
+            state = self._measure_start(state, taken)
         return state
 
-    def _record(self, state: TrainState, epoch: int, lanes: np.ndarray) -> None:
-        """The metrics of an epoch, of the lanes that are at its end."""
+    def _record(self, state: TrainState, epoch: int, lanes: np.ndarray) -> TrainState:
+        """The metrics of an epoch, of the lanes that are at its end; what they are told of it."""
         evaluation = None
         if self._evaluated(epoch):
             with self.records.timed("evaluate"):
@@ -235,7 +236,8 @@ class Loop:
             self.records.recorder.measured.record(indices, epoch + 1, found, time="epoch")
         last = epoch + 1 == self.cohort.config.epochs
         if last or (epoch + 1) % self.cohort.config.measure.every == 0:
-            self._measure(state, epoch + 1, lanes)
+            return self._measure(state, epoch + 1, lanes)
+        return state
 
     def _told(self, split: str, means: Mapping[str, float]) -> dict[str, float]:
         """What is told of a split, by curve."""
@@ -279,17 +281,18 @@ class Loop:
     def _indices(self, members: np.ndarray) -> list[tuple[int, ...]]:
         return [self.cohort.runs[member].index for member in members]
 
-    def _measure_start(self, state: TrainState, lanes: np.ndarray) -> None:
+    def _measure_start(self, state: TrainState, lanes: np.ndarray) -> TrainState:
         if len(lanes) and self.cohort.config.measure.at_start:
-            self._measure(state, 0, lanes)
+            return self._measure(state, 0, lanes)
+        return state
 
-    def _measure(self, state: TrainState, epochs: int, lanes: np.ndarray) -> None:
+    def _measure(self, state: TrainState, epochs: int, lanes: np.ndarray) -> TrainState:
         """Measures the weights of some lanes after so many epochs; NaN once a run has diverged.
 
         Frozen weights could be measured, but not those of a run that has given up its lane.
         """
         if self.observer is None:
-            return
+            return state
         weights = state.params, state.stats
         if self.cohort.sharding.local:
             weights = jax.tree.map(lambda leaf: leaf.mean(axis=1), weights)
@@ -297,14 +300,29 @@ class Loop:
         diverged = self.records.recorder.diverged_epoch
         used = np.zeros(self.engine.lanes, bool)
         used[lanes] = [epochs == 0 or not diverged[index] <= epochs for index in indices]
-        rule = state.opt_state, state.examples
+        rule = state.opt_state, state.examples, state.told
         with self.records.timed("measure"):
             found = self.observer(*weights, self.lanes, used, rule)
-        found = {
+        mine = {
             name: dataclasses.replace(labelled, value=np.asarray(labelled.value)[lanes])
             for name, labelled in found.items()
         }
-        self.records.recorder.measured.record(indices, epochs, found)
+        self.records.recorder.measured.record(indices, epochs, mine)
+        return self._tell(state, found, used)
+
+    def _tell(self, state: TrainState, found: Found, used: np.ndarray) -> TrainState:
+        """The states of the lanes that were measured, told what their batch schedule asks for."""
+        schedule = BATCH_SCHEDULES.configured(self.cohort.config.batch_schedule)
+        feedback = schedule.facts.get("feedback")
+        if feedback is None:
+            return state
+        value = np.asarray(found[feedback.variable].value).reshape(len(used), -1)[:, 0]
+        before = fetch(state.told)
+        after = feedback.hear(before, value, **self.lanes.hyper.batch_schedule)
+        told = jax.tree.map(
+            lambda new, old: np.asarray(np.where(used, new, old), old.dtype), after, before
+        )
+        return state._replace(told=put(told, state.updates.sharding))
 
     # --- checkpoints and weights -----------------------------------------------------------------
 

@@ -50,7 +50,7 @@ class Trained(NamedTuple):
     stats: Any  # running statistics
     hyper: Hyper
     start: Any  # the params that it started from; None: those of its seed
-    rule: Any = None  # the state of its rule, and the examples seen; None: not looked at
+    rule: Any = None  # the state of its rule, the examples seen, what it was told; None: not needed
 
 
 def measure_run(placed: Placed, name: str, run: Trained, arrays: Any, key: jax.Array) -> Found:
@@ -144,10 +144,10 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
     )
 
 
-def _rule(placed: Placed, hyper: Hyper, state: Any, examples: jax.Array) -> Rule:
+def _rule(placed: Placed, hyper: Hyper, state: Any, examples: jax.Array, told: Any) -> Rule:
     """The rule of a run after so many examples."""
     program = make_program(placed.problem, placed.cohort, "direct")
-    now = settings_at(program.schedules, hyper, step.progress_of(program, hyper, examples))
+    now = settings_at(program.schedules, hyper, step.progress_of(program, hyper, examples), told)
     choice = RULES.configured(placed.cohort.config.rule)
     return Rule(choice.name, {**choice.values, **now.rule}, state)
 
@@ -196,7 +196,7 @@ def _shapes(placed: Placed, with_rule: bool) -> Trained:
     if with_rule:
         program = make_program(problem, placed.cohort, "direct")
         state = jax.eval_shape(functools.partial(step.state_from, program), one, params, stats)
-        rule = state.opt_state, state.examples
+        rule = state.opt_state, state.examples, state.told
     return Trained(params, stats, one, None if placed.start is None else params, rule)
 
 
@@ -233,7 +233,8 @@ class Observer:
           stats: running statistics, likewise.
           lanes: what they train.
           used: which of them to measure.
-          rule: states of their rules on the mesh, and the examples seen; None: not there.
+          rule: states of their rules on the mesh, the examples seen and what the runs were told;
+            None: not there.
 
         Returns:
           Values on the host, with a leading axis of lanes; NaN for a lane that is not used, or

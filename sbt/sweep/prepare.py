@@ -19,6 +19,7 @@ from sbt.measure.registry import separate_in
 from sbt.optim import RULES, foreign
 from sbt.optim.base import ignores_scale
 from sbt.parallel.mesh import make_mesh, prepare_devices
+from sbt.schedules import BATCH_SCHEDULES
 from sbt.search import SEARCHES, Search
 from sbt.sweep import feed, observe
 from sbt.sweep.cohort import Cohort, make_cohorts, settings_array
@@ -152,6 +153,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
         observe.check(Placed(cohort, problem, mesh, None))
     _check_score(config, grid, [problem.task.score for problem in problems])
     _check_online(config, cohorts)
+    _check_feedback(cohorts)
     _check_statistics(config, grid, any(c.facts.batch_statistics for c in cohorts))
     sweep = Sweep(config, grid, cohorts, builder, mesh, _fingerprint(parts, cohorts[0], builder))
     for cohort in cohorts:
@@ -256,6 +258,19 @@ def _check_online(config: ConfigDict, cohorts: Sequence[Cohort]) -> None:
             "'accumulated_noise_scale' would be NaN in every run: each batch is one micro-batch",
             "set config.micro_batch to a divisor below the batch size, or measure noise_scale",
         )
+
+
+def _check_feedback(cohorts: Sequence[Cohort]) -> None:
+    """Refuses batch schedules that follow what is not measured."""
+    for config in (cohort.config for cohort in cohorts):
+        schedule = BATCH_SCHEDULES.named(config.batch_schedule.name)
+        feedback = schedule.facts.get("feedback")
+        if feedback is not None and feedback.measurement not in config.measure.names:
+            raise UserError(
+                "config.batch_schedule.name",
+                f"{schedule.name!r} follows {feedback.measurement}, which is not measured",
+                f"add {feedback.measurement!r} to config.measure.names",
+            )
 
 
 def _check_statistics(config: ConfigDict, grid: Grid, normalised: bool) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from sbt.schedules import settings
-from sbt.schedules.batch import BATCH_SCHEDULES
+from sbt.schedules.batch import BATCH_SCHEDULES, Feedback
 from sbt.schedules.lr import MOMENTUM_SCHEDULES, SCHEDULES
 from sbt.schedules.noise import NOISE
 from sbt.schedules.scaling import LAWS, Scaled, Scaling, Size
@@ -41,21 +41,31 @@ class Schedules(NamedTuple):
     noise: Any = NOISE["none"]
     noise_form: str = "shb"
 
-    def grown(self, hyper: Hyper, progress: jax.Array) -> settings.Settings:
-        """The current m, and in place of η what the batch schedule multiplies it by."""
-        own = settings.Settings(jnp.ones_like(hyper.base_lr), hyper.batch_size, None)
-        if self.batch.name == "constant":
-            return own
-        return settings.grow_batch(self.batch, self.micro_batch, **hyper.batch_schedule)(
-            progress, own
-        )
+    @property
+    def feedback(self) -> Feedback | None:
+        """What the batch schedule wants to be told."""
+        found: Feedback | None = self.batch.facts.get("feedback")
+        return found
 
-    def moves(self, hyper: Hyper) -> list[settings.Move]:
+    def growth(self, hyper: Hyper, told: Any) -> list[settings.Move]:
+        """What the batch schedule does to a run's settings; nothing, if it stands still."""
+        if self.batch.name == "constant":
+            return []
+        state = {} if self.feedback is None else {"told": told}
+        return [settings.grow_batch(self.batch, self.micro_batch, **hyper.batch_schedule, **state)]
+
+    def grown(self, hyper: Hyper, progress: jax.Array, told: Any) -> settings.Settings:
+        """The current m, and in place of η what the batch schedule multiplies it by."""
+        now = settings.Settings(jnp.ones_like(hyper.base_lr), hyper.batch_size, None)
+        for move in self.growth(hyper, told):
+            now = move(progress, now)
+        return now
+
+    def moves(self, hyper: Hyper, told: Any) -> list[settings.Move]:
         """What is done to a run's settings, in order; schedules that stand still do nothing."""
         g = self.micro_batch
         found = [settings.scale_rate(self.learning_rate, **hyper.schedule)]
-        if self.batch.name != "constant":
-            found.append(settings.grow_batch(self.batch, g, **hyper.batch_schedule))
+        found += self.growth(hyper, told)
         if self.momentum.name != "constant":
             found.append(settings.move_momentum(self.momentum, **hyper.momentum_schedule))
         if self.noise.name != "none":
@@ -72,21 +82,21 @@ class Now(NamedTuple):
     rule: Mapping[str, Any]  # numeric hyperparameters of the rule
 
 
-def settings_at(schedules: Schedules, hyper: Hyper, progress: jax.Array) -> Now:
-    """The settings of the update that begins at this progress.
+def settings_at(schedules: Schedules, hyper: Hyper, progress: jax.Array, told: Any = ()) -> Now:
+    """The settings of the update that begins at this progress, with what was told until then.
 
     By the law of the config, η̃ and m of the run give η (Masters & Luschi 2018, section 2:
     η = m η̃), and the current m gives the decays; then the schedules move η, m and β, each from
     where the one before it left them.
     """
-    grown = schedules.grown(hyper, progress)
+    grown = schedules.grown(hyper, progress, told)
     batch = jnp.asarray(grown.batch_size).astype(jnp.result_type(hyper.base_lr))
     size = Size(batch, schedules.tokens, schedules.budget, hyper.batch_size, grown.learning_rate)
     base = Scaled(hyper.base_lr, hyper.rule)
     scaled = schedules.scaling(base, size, schedules.lr_scaling, **hyper.scaling)
     rule = dict(scaled.rule)
     now = settings.Settings(scaled.learning_rate, hyper.batch_size, rule.get("momentum"))
-    for move in schedules.moves(hyper):
+    for move in schedules.moves(hyper, told):
         now = move(progress, now)
     if "momentum" in rule:
         rule["momentum"] = now.momentum

@@ -34,6 +34,8 @@ class TrainState(NamedTuple):
       diverged_at: int32, shape (); examples consumed when the loss first was not finite, -1 while
         it is. From then on nothing in the state changes.
       sums: metrics since the start of the epoch.
+      told: what the batch schedule makes of measurements, see :class:`sbt.schedules.Feedback`;
+        ``()`` for one that follows progress alone.
       observed: states of the program's online measurements, see :mod:`sbt.measure.online`.
     """
 
@@ -46,6 +48,7 @@ class TrainState(NamedTuple):
     examples: jax.Array
     diverged_at: jax.Array
     sums: Sums
+    told: Any = ()
     observed: Any = ()
 
 

@@ -88,7 +88,13 @@ def starting(rounding: Callable[[Any, jax.Array], Any], hyper: Hyper, params: An
 def state_from(program: Program, hyper: Hyper, params: Any, stats: Any) -> TrainState:
     """The state of a run that starts from given weights, before its first example."""
     # At the settings of the first update: a rule may keep them in its state.
-    first = settings_at(program.schedules, hyper, jnp.zeros_like(hyper.base_lr))
+    feedback = program.schedules.feedback
+    told = (
+        ()
+        if feedback is None
+        else jax.tree.map(lambda x: jnp.asarray(x, hyper.base_lr.dtype), feedback.start)
+    )
+    first = settings_at(program.schedules, hyper, jnp.zeros_like(hyper.base_lr), told)
     transform = program.make_transform(first.learning_rate, first.rule)
     params = starting(program.rounding, hyper, params)
     average: Any = ()
@@ -107,6 +113,7 @@ def state_from(program: Program, hyper: Hyper, params: Any, stats: Any) -> Train
         examples=zero,
         diverged_at=jnp.full((), -1, jnp.int32),
         sums=no_sums(program.objective.task),
+        told=told,
         observed=tuple(each.empty for each in program.online),
     )
 
@@ -130,7 +137,7 @@ def micro_step(
       key: for the model's own randomness (dropout), fresh at every tick.
     """
     progress = progress_of(program, hyper, state.examples)
-    now = settings_at(program.schedules, hyper, progress)
+    now = settings_at(program.schedules, hyper, progress, state.told)
     rule = optax.with_extra_args_support(program.make_transform(now.learning_rate, now.rule))
     rule_key = jax.random.fold_in(purpose_key(hyper.key, "rule"), state.updates)
     point = evaluation_point(rule, state.params, state.opt_state, rule_key)
