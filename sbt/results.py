@@ -64,6 +64,7 @@ class Recorder:
         self.diverged_epoch = np.full(shape, np.nan)
         self.epochs_done = np.zeros(shape, np.int32)
         self.finished = np.zeros(shape, bool)
+        self.evaluations = 0  # of runs, noted so far
         self.searched = searched
         self.stopped_epoch = np.full(shape, np.nan)
         self.diverged_score = np.full(shape, score.diverged)
@@ -100,6 +101,7 @@ class Recorder:
             values = {name: at_divergence.get(_metric(name), np.nan) for name in values}
         for name, value in values.items():
             self.curves[name][(*index, epoch)] = value
+        self.evaluations += curve(TEST, LOSS) in values
         self.epochs_done[index] = epoch + 1
         self.finished[index] = last
 

@@ -208,11 +208,10 @@ class Records:
             self.progress.update(dataclasses.replace(self._status, best=self._best()))
 
     def _best(self) -> tuple[str, str] | None:
-        evaluated = int(self.recorder.epochs_done.sum())
-        if evaluated != self._compared:  # found anew only where there is something new
+        if self.recorder.evaluations != self._compared:  # else there is nothing new to compare
             best = results.best_cell(self.recorder.dataset())
             self._found = best and (self.recorder.score.text(best.value), describe(best.where))
-            self._compared = evaluated
+            self._compared = self.recorder.evaluations
         return self._found
 
 
