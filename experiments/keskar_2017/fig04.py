@@ -29,7 +29,11 @@ from ml_collections import ConfigDict
 from sbt.report.statements import falls, rises
 
 BATCH_SIZES = (100, 200, 300, 400, 500, 600, 800, 1000, 1500, 2000, 3000, 4000, 5000)
-REDUCED_BATCH_SIZES = {"small": (128, 256, 600, 2000, 6000), "digits": (32, 72, 144, 288)}
+REDUCED_BATCH_SIZES = {
+    "small": (128, 256, 600, 2000, 6000),
+    "digits": (32, 72, 144, 288),
+    "f2_small": (32, 128, 384, 1152),
+}
 SOLUTIONS = {"space": "full"}
 CAPTION = "test accuracy falls and sharpness rises with the batch size, past batches of about 500"
 CLAIMS = (

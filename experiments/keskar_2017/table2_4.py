@@ -4,10 +4,11 @@
     python experiments/keskar_2017/table2_4.py --c1 --workdir runs/table2_4   (prints the table)
     sbt measure runs/table2_4 --config.measure=hessian_eigenvalues            (anything else, later)
 
-``:small`` takes three minutes on two cores of an AMD EPYC that others used too. Evidence is in
-``results/``: for ``:small`` the large-batch solution is sharper in both spaces and for both ε; for
-F1 itself, after 20 epochs, in all but the subspace at ε = 5e-4. Both took the sharpness from one
-start of the maximisation, and give the mean training accuracy of the last epoch.
+``:f2`` trains F2 on a stand-in for TIMIT, which is licensed, see ``keskar.py``; ``:f2_small`` less
+of it. ``:small`` takes three minutes on two cores of an AMD EPYC that others used too. Evidence is
+in ``results/``: for ``:small`` the large-batch solution is sharper in both spaces and for both ε;
+for F1 itself, after 20 epochs, in all but the subspace at ε = 5e-4. Both took the sharpness from
+one start of the maximisation, and give the mean training accuracy of the last epoch.
 
 Keskar et al. (2017), sections 2.1 and 2.2.2, F1 (or another net: ``:c1`` ... ``:c4``), five trials
 of each batch size. The paper's F1: test accuracy 98.03 % (256) and 97.81 % (6000); sharpness at
@@ -71,7 +72,7 @@ CLAIMS = (
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """F1 with the paper's budget, another of its nets, ``small`` or ``digits``."""
+    """F1 with the paper's budget, another of its nets, or a reduced one, such as ``small``."""
     config = study("table2_4", variant, "Tables 2 to 4", CAPTION, CLAIMS)
     config.measure.names = ("sharpness", "distance")
     config.measure.every = config.epochs  # only the solutions

@@ -3,6 +3,7 @@
 from sbt.data.augment import augment_keys, normalize, pad_crop_flip, standardize_each
 from sbt.data.cosines import cosines
 from sbt.data.dataset import Dataset, from_arrays, from_examples
+from sbt.data.digit_frames import digit_frames
 from sbt.data.least_squares import least_squares
 from sbt.data.markov import markov_entropy
 from sbt.data.order import epoch_order, purpose_key, stream_window
@@ -21,6 +22,7 @@ __all__ = [
     "Wanted",
     "augment_keys",
     "cosines",
+    "digit_frames",
     "epoch_order",
     "eval_batches",
     "from_arrays",
