@@ -195,7 +195,7 @@ def _ends(values):
 def _smaller(field, value):
     if field == "epochs":
         return 1
-    if field == "micro_batch":
+    if field in ("batch_size", "micro_batch"):
         return BATCH_SIZES[0]
     return SMALLEST.get(value, value) if field == "model__name" else value
 

@@ -93,22 +93,34 @@ def quadratics(
     config.data.name = "least_squares"
     config.data.condition_number, config.data.noise = 128.0, 0.0  # or the axes below
     config.data.train_size, config.data.test_size = (examples, examples) if variant else (None, 8)
-    config.lr_scaling = "none"
-    sizes = {round(share * examples): round(share * updates) for share in fractions}
     config.sweep.rule = tuple(rules)
     config.sweep.data__condition_number = tuple(map(float, condition_numbers))
     config.sweep.data__noise = tuple(noises)
-    config.sweep.batch_size = tuple(sizes)
-    config.sweep.seed = (0, 1, 2)
-    config.follow.base_lr = ("rule", tuple((rule, STEPS[rule]) for rule in rules))
     config.follow.rule__condition_number = (
         "data__condition_number",
         tuple((float(kappa), float(kappa)) for kappa in condition_numbers),
     )
-    config.epochs = max(sizes.values())
-    config.follow.micro_batch = ("batch_size", tuple((m, m) for m in sizes))
+    sizes = {round(share * examples): round(share * updates) for share in fractions}
+    train(config, "batch_size", {m: (m, epochs) for m, epochs in sizes.items()})
+    return config
+
+
+def train(config: ConfigDict, axis: str, sizes: Mapping[Any, tuple[int, int]]) -> None:
+    """Sets how every method of a config trains: at theory's step sizes, and told at the end.
+
+    Args:
+      config: whose ``sweep.rule`` holds keys of :data:`STEPS`.
+      axis: ``batch_size``, or one that the batch size follows.
+      sizes: batch size and epochs at each of its values.
+    """
+    config.lr_scaling = "none"
+    config.sweep[axis], config.sweep.seed = tuple(sizes), (0, 1, 2)
+    config.follow.base_lr = ("rule", tuple((rule, STEPS[rule]) for rule in config.sweep.rule))
+    if axis != "batch_size":
+        config.follow.batch_size = (axis, tuple((at, m) for at, (m, _) in sizes.items()))
+    config.follow.micro_batch = (axis, tuple((at, m) for at, (m, _) in sizes.items()))
+    config.epochs = max(epochs for _, epochs in sizes.values())
     if len(sizes) > 1:
-        config.follow.epochs = ("batch_size", tuple(sizes.items()))
+        config.follow.epochs = (axis, tuple((at, epochs) for at, (_, epochs) in sizes.items()))
     config.evaluate.every = config.epochs
     config.measure.names, config.measure.every = ("gradient_moments",), config.epochs
-    return config

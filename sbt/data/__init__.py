@@ -4,6 +4,7 @@ from sbt.data.augment import augment_keys, normalize, pad_crop_flip, standardize
 from sbt.data.cosines import cosines
 from sbt.data.dataset import Dataset, from_arrays, from_examples
 from sbt.data.digit_frames import digit_frames
+from sbt.data.kernel_least_squares import kernel_least_squares
 from sbt.data.least_squares import least_squares
 from sbt.data.markov import markov_entropy
 from sbt.data.order import epoch_order, purpose_key, stream_window
@@ -27,6 +28,7 @@ __all__ = [
     "eval_batches",
     "from_arrays",
     "from_examples",
+    "kernel_least_squares",
     "least_squares",
     "load",
     "make_pipeline",

@@ -46,9 +46,16 @@ def digit_frames(wanted: Wanted, context: Annotated[int, Range(0, 64)] = 4) -> D
       context: frames on either side; 4 gives 72 numbers.
     """
     whole = digits(wanted)
-    train, test = (
-        frames(split["x"][..., 0], split["label"], context) for split in (whole.train, whole.test)
-    )
     height = whole.train_images.shape[1]
-    splits = [(x[..., None], y.astype(np.int32)) for x, y in (train, test)]
-    return images_and_labels("digit_frames", *splits, DIGITS * height, whole.max_value)
+
+    def split(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x, states = frames(images[..., 0], labels, context)
+        return x[..., None], states.astype(np.int32)
+
+    return images_and_labels(
+        "digit_frames",
+        split(whole.train_images, whole.train_labels),
+        split(whole.test_images, whole.test_labels),
+        DIGITS * height,
+        whole.max_value or 1.0,
+    )
