@@ -8,13 +8,18 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbt.bench.options import add_options
 from sbt.errors import UserCodeError, UserError, nearest, telling_memory
 from sbt.files import OUT_OF_SPACE, default_directory, directory_of, writing
 from sbt.pages import restart_with_large_pages
 from sbt.usage import Parser
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from sbt.report.markup import Markup
 
 # Everything that takes time to import is imported where it is used, so that Ctrl-C ends the first
 # seconds, too, in one line.
@@ -265,7 +270,8 @@ def _report(arguments: argparse.Namespace) -> int:
         metas[name] = read_meta(directory)
         target = out if out and len(directories) == 1 else directory
         with writing(target, "the report", "add --out=DIR, a directory that you may write to"):
-            paths += write_report(datasets[name], target, metas[name])
+            advice = _advice(datasets[name], metas[name])
+            paths += write_report(datasets[name], target, metas[name], advice)
     if len(directories) > 1:
         labels = {directories[name].name or name: data for name, data in datasets.items()}
         out = out or directories[arguments.directories[0]].resolve().parent / "comparison"
@@ -287,6 +293,20 @@ def _keep(arguments: argparse.Namespace) -> int:
     for path in paths:
         print(path)
     return 0
+
+
+def _advice(results: "xr.Dataset", meta: dict[str, Any]) -> "Markup":
+    """What a report says of what to use; nothing where a grid says nothing of it."""
+    from sbt.advice.advise import advise
+    from sbt.advice.page import section
+    from sbt.report.markup import NOTHING
+
+    if results.sizes.get("batch_size", 1) < 2:
+        return NOTHING
+    try:
+        return section(advise(results, meta=meta))
+    except UserError:  # not finished, say; `sbt advise` tells it
+        return NOTHING
 
 
 def _advise(arguments: argparse.Namespace) -> int:

@@ -908,19 +908,22 @@ class Page(HTMLParser):
         if tag not in self.EMPTY:
             self.open.append(tag)
         self.refers += [value for name, value in attrs if name in ("src", "href", "srcset")]
-        assert tag not in ("script", "link", "iframe")
+        self.refers = [value for value in self.refers if not value.startswith("#")]
+        assert tag not in ("link", "iframe")
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text.append(data)
+        if self.open[-1:] not in (["script"], ["style"]):
+            self.text.append(data)
 
 
 def read_page(path):
     text = path.read_text(encoding="utf-8")
     page = Page(text)
     assert all(value.startswith("data:image/svg+xml;base64,") for value in page.refers)
+    assert text.count("<script") <= 2
     assert "url(" not in text and "@import" not in text
     return " ".join(" ".join(page.text).replace("\u00a0", " ").split())
 

@@ -126,28 +126,59 @@ def _choices(advice: Advice) -> list[markup.Markup]:
     return [tag("h2", "Per value, everything else tuned for it"), table]
 
 
-def write_advice(advice: Advice, directory: Path | str) -> list[Path]:
-    """Writes ``advice.html`` and its figure; every file atomically."""
-    directory, drawing = Path(directory), advice.figure()
-    head, *body = rows(advice)
-    made = [tag("li", rich(str(one)), tag("br"), tag("small", rich(one.wrong)))
-            for one in advice.recommendations]  # fmt: skip
-    gaps = [tag("li", rich(gap)) for gap in advice.gaps]
-    target = advice.view.score.text(advice.target.value)
+def section(advice: Advice) -> markup.Markup:
+    """The advice as a part of a report: what to use, the rest folded away."""
+    made = [tag("li", rich(str(one))) for one in advice.recommendations]
     parts = [
-        tag("h1", f"{advice.view.name}: advice"),
-        tag("p", rich(f"Target: {target} ({advice.target.why})."), class_="quiet"),
-        tag("div", rich(advice.text), class_="status"),
-        markup.figure(drawing, 1),
-        tag("h2", "Per batch size"),
+        tag("h2", "Advice", id="advice"),
+        tag("p", rich(_target(advice)), class_="quiet"),
+        tag("ul", *made),
+        tag("p", rich(advice.text)),
+        markup.folded(
+            "Per batch size, and what the grid cannot say",
+            *_numbers(advice),
+            *_gaps(advice),
+            level="b",
+        ),
+    ]
+    return markup.join(parts, "\n")
+
+
+def _target(advice: Advice) -> str:
+    return f"Target: {advice.view.score.text(advice.target.value)} ({advice.target.why})."
+
+
+def _numbers(advice: Advice) -> list[markup.Markup]:
+    """The tables, and what their times are."""
+    head, *body = rows(advice)
+    return [
         tag("div", html_table(head, body, "numbers"), class_="scroll"),
         *(tag("p", rich(said), class_="quiet") for said in filter(None, [times(advice)])),
         *_choices(advice),
+    ]
+
+
+def _gaps(advice: Advice) -> list[markup.Markup]:
+    gaps = [tag("li", rich(gap)) for gap in advice.gaps]
+    asked = tag("pre", "\n".join(next_overrides(advice)), style="columns: 1")
+    return [tag("h2", "What the grid cannot say"), tag("ul", *gaps), asked]
+
+
+def write_advice(advice: Advice, directory: Path | str) -> list[Path]:
+    """Writes ``advice.html`` and its figure; every file atomically."""
+    directory, drawing = Path(directory), advice.figure()
+    made = [tag("li", rich(str(one)), tag("br"), tag("small", rich(one.wrong)))
+            for one in advice.recommendations]  # fmt: skip
+    parts = [
+        tag("h1", f"{advice.view.name}: advice"),
+        tag("p", rich(_target(advice)), class_="quiet"),
+        tag("div", rich(advice.text), class_="status"),
+        markup.figure(drawing, 1),
+        tag("h2", "Per batch size"),
+        *_numbers(advice),
         tag("h2", "Recommendations, and what it costs to be wrong"),
         tag("ul", *made),
-        tag("h2", "What the grid cannot say"),
-        tag("ul", *gaps),
-        tag("pre", "\n".join(next_overrides(advice)), style="columns: 1"),
+        *_gaps(advice),
     ]
     page = markup.page(f"{advice.view.name}: advice", markup.join(parts, "\n"))
     return [write_text(directory / "advice.html", page), *drawing.save(directory / "figures")]

@@ -4,54 +4,13 @@ import base64
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
+from importlib import resources
 from typing import Any
 
 from sbt.report.style import WIDE, Drawing
 from sbt.text import duration, printable
 
-STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 "Source Serif 4", Charter, "Bitstream Charter", Georgia, serif;
-  color: #1a1a1a; background: #fff; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.5rem; }
-h1, h2, h3, th, .status, figcaption b { font-family: "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
-h2 { font-size: 1.15rem; margin: 2.4rem 0 .7rem; border-bottom: 1px solid #bbb;
-  padding-bottom: .2rem; }
-h3 { font-size: .95rem; margin: 1.4rem 0 .4rem; }
-h1, h3, p, td, pre, figcaption { overflow-wrap: anywhere; }
-p { margin: .4rem 0; } .quiet { color: #555; }
-.status { border-left: 5px solid #0072b2; background: #f2f6fa; padding: .5rem .9rem;
-  margin: 1rem 0; font-size: .92rem; }
-.status.partial { border-color: #d55e00; background: #fdf3ec; }
-figure { margin: 1.6rem 0; break-inside: avoid; }
-figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
-figcaption { font-size: .88rem; color: #333; margin: .5rem auto 0; max-width: 50rem; }
-table { border-collapse: collapse; font-size: .85rem; margin: .6rem 0;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .22rem .55rem; text-align: left; vertical-align: top;
-  border-bottom: 1px solid #ddd; }
-th { font-weight: 600; font-size: .8rem; }
-thead th { border-bottom: 1px solid #555; }
-table.grid td, table.grid th { text-align: right; white-space: nowrap; }
-table.grid td.top { outline: 2px solid #1a1a1a; outline-offset: -2px; }
-table.numbers td { text-align: right; } table.numbers th { text-align: right; }
-sup { line-height: 0; font-size: .75em; }
-.scroll { overflow-x: auto; } .scroll td { overflow-wrap: break-word; }
-.verdict { white-space: nowrap; font-weight: 600; font-family: Arial, sans-serif; }
-.yes { color: #00604a; } .no { color: #a13d00; } .open { color: #555; }
-pre { font-size: .75rem; line-height: 1.35; columns: 2; white-space: pre-wrap; background: #f7f7f7;
-  padding: .8rem; border: 1px solid #ddd; }
-small { font-size: .8em; color: #333; }
-@media print {
-  body { font-size: 10pt; max-width: none; margin: 0; padding: 0; }
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  table { font-size: 8.5pt; } table.grid, table.numbers { font-size: 7.5pt; }
-  table.grid td, table.grid th, table.numbers td, table.numbers th { padding: .15rem .3rem; }
-  tr { break-inside: avoid; } pre { font-size: 7pt; } h2, h3 { break-after: avoid; }
-  sup { line-height: 0; font-size: .75em; }
-.scroll { overflow: visible; } a { color: inherit; text-decoration: none; }
-}
-"""
+STYLE = (resources.files("sbt.report") / "page.css").read_text(encoding="utf-8")
 
 
 class Markup(str):
@@ -101,6 +60,11 @@ def _power(match: re.Match[str]) -> str:
     return f"{match[1]}<sup>{match[2].replace('-', '−')}</sup>"
 
 
+def folded(title: str, *parts: Markup, level: str = "h2", **attributes: str) -> Markup:
+    """Parts that a reader opens; without scripts, too."""
+    return tag("details", tag("summary", tag(level, title)), join(parts, "\n"), **attributes)
+
+
 def figure(drawing: Drawing, number: int) -> Markup:
     """The figure inlined as an SVG image with its caption."""
     data = base64.b64encode(drawing.render("svg")).decode()
@@ -116,13 +80,26 @@ def figure(drawing: Drawing, number: int) -> Markup:
     return tag("figure", image, caption, id=drawing.name)
 
 
-def page(title: str, body: Markup) -> Markup:
-    """A complete document that loads nothing from anywhere."""
+# What a page with a script may do: run what stands in it, and load nothing.
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
+
+
+def page(title: str, body: Markup, script: Markup = NOTHING) -> Markup:
+    """A complete document that loads nothing from anywhere.
+
+    Args:
+      title: of its window.
+      body: what stands on it.
+      script: ``<script>`` elements that bring it to life; without it all of the page is readable.
+    """
+    wide = ' class="wide"' if script else ""
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">'
     return Markup(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"{policy if script else ''}"
         f"<title>{text(title)}</title><style>{STYLE}</style></head>\n"
-        f"<body>\n{join([body])}\n</body></html>\n"
+        f"<body{wide}>\n{join([body])}\n{script}</body></html>\n"
     )
 
 

@@ -13,9 +13,10 @@ import xarray as xr
 from sbt import implied
 from sbt.errors import UserError
 from sbt.files import write_text
-from sbt.report import claims, figures, markup, scales, tables
+from sbt.report import claims, explorer, figures, markup, scales, tables
 from sbt.report.claims import FAILS, HOLDS, Verdict
 from sbt.report.figures import MOST_SLICES, default_figures, plane
+from sbt.report.finding import finding
 from sbt.report.markup import BREAK, NOTHING, Markup, rich, tag
 from sbt.report.measured import measured_figures
 from sbt.report.style import Drawing
@@ -26,8 +27,13 @@ MOST_NAMED = 12  # values of an axis, in a sentence
 DONE = ("done", "finished", "complete")
 
 
-def write_report(ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any]) -> list[Path]:
+def write_report(
+    ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any], advice: Markup = NOTHING
+) -> list[Path]:
     """Writes figures, tables and ``report.html``; every file atomically.
+
+    The page begins with the finding and views of the grid to explore; without JavaScript figures
+    stand in their place.
 
     Args:
       ds: results of ``sbt.run``, finished or not.
@@ -35,6 +41,7 @@ def write_report(ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any])
       meta: what is known about the run, nested at will: ``status``, ``device``, ``versions``,
         ``examples_lanes_per_s``, ``compile_seconds``, ``wall_seconds``, ... Keys that end in
         ``seconds`` are shown as durations. Any ``status`` but ``done`` marks results as partial.
+      advice: a part of the page that says what to use (:func:`sbt.advice.page.section`).
 
     Returns:
       The files written, ``report.html`` first.
@@ -44,7 +51,7 @@ def write_report(ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any])
     """
     directory, view = Path(directory), checked(ds)
     drawings, measured = default_figures(view), measured_figures(view)
-    judged = _verdicts(view, claims.verdicts(view))
+    judged = claims.verdicts(view)
     frames = {view.score.name: tables.cell_table(view), "runs": tables.run_table(view)}
     if set(claims.SWEEP) <= set(view.varying):
         frames["batch_sizes"] = tables.batch_size_table(view)
@@ -52,25 +59,22 @@ def write_report(ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any])
     for name, frame in frames.items():
         path = directory / "tables" / f"{name}.csv"
         written.append(write_text(path, frame.to_csv(index=False, lineterminator="\n")))
+    explored = explorer.embedded(view)
     parts = [
-        tag("h1", view.name),
-        _subtitle(view),
-        _source(view),
+        _head(view, judged),
         _status(view, meta),
-        *((VERDICTS, judged) if judged else ()),
-        tag("h2", "Figures"),
-        *(markup.figure(drawing, i + 1) for i, drawing in enumerate(drawings)),
-        NOTHING if drawings else tag("p", "No run has results yet."),
-        tag("h2", "Measurements") if measured else NOTHING,
-        *(markup.figure(drawing, len(drawings) + i + 1) for i, drawing in enumerate(measured)),
-        _scores(view),
-        _per_batch_size(view, frames.get("batch_sizes")),
-        _laws(view),
+        tag("div", id="explorer", hidden="") if explored else NOTHING,
+        _static(drawings, measured),
+        tag("div", id="explorer-more", hidden="") if explored else NOTHING,
+        *((VERDICTS, verdicts) if (verdicts := _verdicts(view, judged)) else ()),
+        advice,
+        _tables(view, frames.get("batch_sizes")),
         _method(view, view.score.margin(view.margin)),
         _machine(meta),
         _config(view),
     ]
-    return [_write_page(f"{view.name}: report", parts, directory), *written]
+    script = explored + explorer.script()
+    return [_write_page(f"{view.name}: report", parts, directory, Markup(script)), *written]
 
 
 def write_comparison(
@@ -121,7 +125,7 @@ def write_comparison(
     return [_write_page("Comparison", parts, directory), *written]
 
 
-VERDICTS = tag("h2", "Verdicts")
+VERDICTS = tag("h2", "Verdicts", id="verdicts")
 
 
 def _slices(views: Mapping[str, View]) -> dict[str, View]:
@@ -156,9 +160,11 @@ def _save_figures(drawings: Iterable[Drawing], directory: Path) -> list[Path]:
     return [path for drawing in drawings for path in drawing.save(directory / "figures")]
 
 
-def _write_page(title: str, parts: Iterable[Markup], directory: Path) -> Path:
+def _write_page(
+    title: str, parts: Iterable[Markup], directory: Path, script: Markup = NOTHING
+) -> Path:
     body = markup.join(filter(None, parts), "\n")
-    return write_text(directory / "report.html", markup.page(title, body))
+    return write_text(directory / "report.html", markup.page(title, body, script))
 
 
 def _scrolled(table: Markup) -> Markup:
@@ -166,6 +172,29 @@ def _scrolled(table: Markup) -> Markup:
 
 
 # --- what was trained, and how far it is ---------------------------------------------------------
+
+
+def _head(view: View, judged: list[Verdict]) -> Markup:
+    """The finding, and what it is about."""
+    theme = tag("button", "Dark", id="theme", type="button", hidden="")
+    lines = [_subtitle(view), _source(view, judged)]
+    return tag(
+        "header",
+        tag("h1", view.name),
+        theme,
+        tag("p", rich(finding(view)), class_="finding"),
+        *lines,
+    )
+
+
+def _static(drawings: list[Drawing], measured: list[Drawing]) -> Markup:
+    """The figures for print: open where no script folds them away."""
+    if not drawings and not measured:
+        return tag("p", "No run has results yet.")
+    numbered = [markup.figure(drawing, i + 1) for i, drawing in enumerate([*drawings, *measured])]
+    of_measured = [tag("h3", "Measurements"), *numbered[len(drawings) :]] if measured else []
+    parts = [*numbered[: len(drawings)], *of_measured]
+    return markup.folded("Figures", *parts, id="static", open="")
 
 
 def _subtitle(view: View) -> Markup:
@@ -247,10 +276,16 @@ def _status(view: View, meta: Mapping[str, Any]) -> Markup:
 # --- verdicts ------------------------------------------------------------------------------------
 
 
-def _source(view: View) -> Markup:
-    """The figure that the run reproduces, and what its authors say that it shows."""
+def _source(view: View, judged: list[Verdict] = ()) -> Markup:
+    """The figure that the run reproduces, what it shows by its authors, and how that fared."""
     figure, caption = (str(view.setting(f"report.{key}", "")) for key in ("figure", "caption"))
-    return tag("p", rich(f"{figure}: {caption}.")) if figure and caption else NOTHING
+    said = [rich(f"{figure}: {caption}.")] if figure and caption else []
+    counts = [sum(v.verdict == one for v in judged) for one in (HOLDS, FAILS)]
+    if judged:
+        kinds = zip((*counts, len(judged) - sum(counts)), ("hold", "fail", "open"))
+        told = ", ".join(f"{n} {word}" for n, word in kinds if n)
+        said.append(tag("a", f"Statements judged: {told}.", href="#verdicts"))
+    return tag("p", markup.join(said, " ")) if said else NOTHING
 
 
 def _verdicts(view: View, found: list[Verdict]) -> Markup:
@@ -258,7 +293,7 @@ def _verdicts(view: View, found: list[Verdict]) -> Markup:
     if not found:
         return markup.join(lines)
     lead = tag("p", "Decided by the numbers of this grid, with the rules under “Method”.")
-    return markup.join([lead, *lines, _rests_on(found), _verdict_table(found)])
+    return markup.join([lead, *lines, _rests_on(found), _scrolled(_verdict_table(found))])
 
 
 def _verdict_table(found: list[Verdict]) -> Markup:
@@ -299,6 +334,13 @@ def _rests_on(found: Iterable[Verdict]) -> Markup:
 # --- numbers -------------------------------------------------------------------------------------
 
 
+def _tables(view: View, per_batch_size: pd.DataFrame | None) -> Markup:
+    parts = [part for part in (_scores(view), _per_batch_size(view, per_batch_size)) if part]
+    laws = _laws(view)
+    folded = markup.folded("Tables", *parts) if parts else NOTHING
+    return markup.join([folded, laws])
+
+
 def _scores(view: View) -> Markup:
     if not view.axes:
         return NOTHING
@@ -307,7 +349,7 @@ def _scores(view: View) -> Markup:
     of = f"Median over the seeds, in {units}" if units else "Median over the seeds"
     best = "best by validation" if view.validated else "best"
     parts = [
-        tag("h2", f"{capital(score.long_name)} per cell"),
+        tag("h3", f"{capital(score.long_name)} per cell"),
         tag(
             "p",
             f"{of}. Framed: {best}; bold: reliable (see “Method”); "
@@ -379,8 +421,9 @@ def _method(view: View, margin: str) -> Markup:
 
 def _machine(meta: Mapping[str, Any]) -> Markup:
     rows = list(markup.flat(meta))
-    table = [tag("h2", "Hardware and speed"), tables.html_table(("", ""), rows)]
-    return markup.join(table if rows else [])
+    return (
+        markup.folded("Hardware and speed", tables.html_table(("", ""), rows)) if rows else NOTHING
+    )
 
 
 def _config(view: View) -> Markup:
@@ -389,4 +432,4 @@ def _config(view: View) -> Markup:
         json.dumps({key: config[key]}, indent=1, default=str, ensure_ascii=False)[2:-2]
         for key in sorted(config)
     )
-    return markup.join([tag("h2", "Configuration"), tag("pre", text)] if config else [])
+    return markup.folded("Configuration", tag("pre", text)) if config else NOTHING
