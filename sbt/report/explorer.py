@@ -62,7 +62,7 @@ def data(view: View) -> dict[str, Any]:
     metrics = [metric for metric in found if metric]
     begun = ds[view.score.name].notnull().transpose(*order)
     for _, values in metrics:
-        begun |= values.notnull().any(values.dims[-1]).transpose(*order)
+        begun |= values.notnull().any([values.dims[-1]]).transpose(*order)
     rows = np.flatnonzero(begun.values)
     if not rows.size:
         return {}

@@ -1,7 +1,7 @@
 """A finished (or interrupted) grid as one HTML file, with its figures and tables beside it."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -276,7 +276,7 @@ def _status(view: View, meta: Mapping[str, Any]) -> Markup:
 # --- verdicts ------------------------------------------------------------------------------------
 
 
-def _source(view: View, judged: list[Verdict] = ()) -> Markup:
+def _source(view: View, judged: Sequence[Verdict] = ()) -> Markup:
     """The figure that the run reproduces, what it shows by its authors, and how that fared."""
     figure, caption = (str(view.setting(f"report.{key}", "")) for key in ("figure", "caption"))
     said = [rich(f"{figure}: {caption}.")] if figure and caption else []
