@@ -26,7 +26,7 @@ from sbt.sweep.run import Interrupted, run
 
 N, TESTED, CLASSES, EPOCHS, G = 94, 40, 4, 3, 4
 HUGE = 1e20  # a base learning rate that leaves no weight finite
-ONLINE = ("strides", "accumulated_noise_scale", "fluctuation", "range_test")
+ONLINE = ("strides", "accumulated_noise_scale", "fluctuation", "range_test", "stationarity")
 NAMES = ("sharpness", "hessian_trace", "gradient_moments", "discarded_gradient", "distance")
 CONFIG = {
     "name": "measured",

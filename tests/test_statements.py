@@ -161,6 +161,26 @@ def test_of_where_something_breaks(exponent, noise, verdict):
         assert "breaks at 1024, 256, 64" in found.numbers
 
 
+@pytest.mark.parametrize(
+    ("exponent", "noise", "verdict"), [(-2, 1e-9, HOLDS), (-1, 1e-9, FAILS), (-2, 1.0, OPEN)]
+)
+def test_of_where_something_is_best(exponent, noise, verdict):
+    """b + b*²/b is symmetric about b* = 64 ε^exponent on logarithmic axes."""
+    axes = {"tolerance": (0.5, 1, 2), "batch_size": tuple(2**k for k in range(1, 12))}
+
+    def value(tolerance, batch_size):
+        best = 64.0 * tolerance**exponent
+        return batch_size + best**2 / batch_size
+
+    place = {"along": "batch_size", "across": "tolerance", "low": -2.25, "high": -1.75}
+    found = outcome(statements.best_exponent_in, view(value, noise, **axes), best="lowest", **place)
+    assert found.verdict == verdict
+    if noise < 1 and exponent == -2:
+        assert "best at 256, 64, 16" in found.numbers
+    at_the_end = outcome(statements.best_exponent_in, view(value, 1e-9, **axes), **place)
+    assert at_the_end.verdict == OPEN and "end of batch_size" in at_the_end.numbers
+
+
 def test_a_tuned_axis_is_chosen_by_the_other_seeds():
     """At the best rate of each batch size, 0.4 at the last one, the larger batch has more."""
     axes = {"batch_size": SIZES, "base_lr": RATES}

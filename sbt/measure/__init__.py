@@ -71,6 +71,8 @@ from sbt.measure.spectrum import spectral_density as spectral_density
 from sbt.measure.spectrum import top_eigenvalues as top_eigenvalues
 from sbt.measure.split import average_over_split as average_over_split
 from sbt.measure.split import over_split as over_split
+from sbt.measure.stationarity import Course as Course
+from sbt.measure.stationarity import followed as followed
 from sbt.measure.subspace import Subspace as Subspace
 from sbt.measure.subspace import matrix_subspace as matrix_subspace
 from sbt.measure.subspace import random_subspace as random_subspace

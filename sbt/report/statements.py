@@ -24,6 +24,7 @@ import xarray as xr
 
 from sbt.errors import nearest, shown
 from sbt.intervals import Interval
+from sbt.parabola import best_positions
 from sbt.report import scales
 from sbt.report.branching import largest_without_loss
 from sbt.report.claims import OPEN, Verdict, claim
@@ -524,6 +525,51 @@ def break_exponent_in(
             raise Unfit(f"some break lies at the end of {along}: {_list(at_break)}")
         told = f"breaks at {_list(at_break)} for {across} {_list(np.exp(x))}: exponent {found}"
         return *_within([found], low, high), told
+
+    return _judge(view, words, decide)
+
+
+@claim(axes=None)
+def best_exponent_in(
+    view: View,
+    words: str,
+    variable: str,
+    *,
+    along: str,
+    across: str,
+    low: float,
+    high: float,
+    best: str = "highest",
+    at: Place | None = None,
+    tune: str | None = None,
+) -> Verdict:
+    """Whether the value of an axis that is best for a positive variable is a power of another axis.
+
+    The best lies where a parabola through the best value and its neighbours does, of the mean over
+    seeds, both axes in logarithms. The exponent is the slope through the logarithms over
+    ``across``.
+    """
+
+    def decide() -> Outcome:
+        runs = numbers(view, variable, at or {}, (along, across), tune, best)
+        if len(rest := {SEED, along, across} ^ set(map(str, runs.dims))):
+            raise Unfit(f"{', '.join(sorted(rest))} is not told by any place")
+        x, y = (np.log(runs[axis].values.astype(float)) for axis in (across, along))
+        sign = 1 if best == "highest" else -1
+
+        def tops(some: xr.DataArray) -> np.ndarray:
+            mean = _logarithm(some.mean(SEED)).transpose(across, along).values
+            return best_positions(y, sign * mean)
+
+        def slope(some: xr.DataArray) -> float:
+            return float(np.polyfit(x, tops(some), 1)[0])
+
+        tops_of_all = tops(runs)
+        if np.isnan(tops_of_all).any():
+            raise Unfit(f"the best lies at an end of {along} for some {across}")
+        found = resampled(runs, slope)
+        told = f"best at {_list(np.exp(tops_of_all))} for {across} {_list(np.exp(x))}"
+        return *_within([found], low, high), f"{told}: exponent {found}"
 
     return _judge(view, words, decide)
 

@@ -1,0 +1,109 @@
+"""The critical batch size of SGD with momentum, and the variance of gradients that it tells.
+
+    sbt run experiments/sato_2024/critical_batch.py --workdir runs/sato_critical
+    python experiments/sato_2024/critical_batch.py runs/sato_critical     (prints b* and C²)
+    sbt report runs/sato_critical
+
+Sato & Iiduka (2024), arXiv 2402.02325, section 5: the examples that training takes until the mean
+norm of its batches' gradients is within ε are fewest at a batch size b*, neither the smallest nor
+the largest, and b*ε² is the same for every ε (their figure: b* = 2^10, 2^9, 2^8 for ε = 0.5, 0.7,
+1), so that it tells the variance C² of gradients (``sbt.schedules.variance_from_critical_batch``),
+which the degree of smoothing in ``schedules.py`` is made of. ResNet-18 on CIFAR-100, η = 0.1,
+β = 0.9; a mean counts after 10 epochs, as in the authors' code. The batch sizes 2^4 ... 2^13 and
+200 epochs are ours: how long they train is not stated, and neither is their grid.
+
+10 batch sizes x 3 seeds = 30 runs: for accelerators. ``:small`` is a net of three convolutions on
+scikit-learn's digits, η = 0.02, 30 epochs, with tolerances that it reaches, minutes on two CPU
+cores; its C² is that of the small net. There a mean counts from the first update on.
+"""
+
+import sys
+
+import numpy as np
+import xarray as xr
+from ml_collections import ConfigDict
+
+import sbt
+from sbt.config import default, from_json
+from sbt.errors import UserError
+from sbt.parabola import best_positions
+from sbt.report.statements import best_exponent_in, best_lies_among
+from sbt.schedules import variance_from_critical_batch
+
+VARIANTS = ("", "small")
+CAPTION = "fewest examples at a critical batch size, which grows like 1/ε²"
+COST, LEVEL = "examples_to_tolerance", "norm_tolerance"
+RATE, MOMENTUM = 0.1, 0.9
+TOLERANCES, SMALL_TOLERANCES = (0.5, 0.7, 1.0), (0.5, 0.7, 1.0)
+CLAIMS = (
+    best_lies_among(
+        "Neither the smallest nor the largest batch needs the fewest examples",
+        COST,
+        along="batch_size",
+        values="inner",
+        best="lowest",
+    ),
+    best_exponent_in(
+        "The critical batch size grows like 1/ε²",
+        COST,
+        along="batch_size",
+        across=LEVEL,
+        best="lowest",
+        low=-2.5,
+        high=-1.5,
+    ),
+)
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """CIFAR-100, or ``small``."""
+    if variant not in VARIANTS:
+        problem = "there is no such variant"
+        raise UserError(f"critical_batch.py:{variant}", problem, "use :small, or none")
+    config = default()
+    config.name = "sato_2024-critical_batch" + "-small" * bool(variant)
+    config.report.figure, config.report.caption = "Sato & Iiduka 2024, section 5", CAPTION
+    config.report.claims = CLAIMS
+    config.report.protocol = (
+        ("data", "cifar100"),
+        ("model", ("resnet18",)),
+        ("momentum", MOMENTUM),
+        ("epochs", 200),
+        ("seeds", 3),
+    )
+    config.data.name, config.data.augment = "cifar100", "crop_flip"
+    config.model = {"name": "resnet18", "norm": "batch"}
+    config.epochs, config.lr_scaling, config.base_lr = 200, "none", RATE
+    config.rule = {"name": "sgd", "momentum": MOMENTUM}
+    config.measure.names = ("stationarity",)
+    config.measure.stationarity = {"tolerances": TOLERANCES, "after": 10.0}
+    config.sweep.batch_size = tuple(2**k for k in range(4, 14))
+    config.sweep.seed = (0, 1, 2)
+    if variant == "small":
+        config.data.name, config.data.augment = "digits", "none"
+        config.model = {"name": "convnet"}
+        config.epochs, config.base_lr = 30, 0.02
+        config.measure.stationarity = {"tolerances": SMALL_TOLERANCES, "after": 0.0}
+        config.sweep.batch_size = tuple(2**k for k in range(3, 10))
+        config.sweep.seed = (0, 1, 2)
+    return config
+
+
+def variances(ds: xr.Dataset) -> xr.Dataset:
+    """The critical batch size and C² of every tolerance, of the mean cost over seeds.
+
+    NaN where the fewest examples lie at an end of the batch sizes, or not all runs came so far.
+    """
+    config = from_json(ds.attrs["config"])
+    cost = ds[COST].isel(epoch=-1).mean("seed", skipna=False).transpose(LEVEL, "batch_size")
+    sizes = np.log(ds["batch_size"].values)
+    critical = np.exp(best_positions(sizes, -np.log(cost.values)))
+    variance = variance_from_critical_batch(
+        critical, cost[LEVEL].values, config.base_lr, config.rule.momentum, form="shb"
+    )
+    found = {"critical_batch": (LEVEL, critical), "variance": (LEVEL, np.asarray(variance))}
+    return xr.Dataset(found, {LEVEL: cost[LEVEL]})
+
+
+if __name__ == "__main__":
+    print(variances(sbt.load(sys.argv[1])).to_dataframe().to_string())
