@@ -1,5 +1,6 @@
 """The accelerator's command: it compares what it should, sees what is wrong, and ends in time."""
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -11,7 +12,11 @@ import numpy as np
 import pytest
 from lanes import compiling
 
-from sbt.bench import agreement
+import sbt.experiment
+from sbt import cli
+from sbt.bench import agreement, kernels
+from sbt.bench.options import options_of
+from sbt.files import write_json
 from sbt.nn import conv
 from sbt.optim import ROUNDINGS
 from sbt.sweep.strategy import Strategy
@@ -78,6 +83,32 @@ def test_differences_are_those_of_the_worst_layer():
     assert agreement.apart(before, {**right, "a": found["a"]}, right) == pytest.approx(0.1)
 
 
+# --- layers by themselves ------------------------------------------------------------------------
+
+
+def test_layers_are_timed_and_errors_told(monkeypatch):
+    def broken(*_):
+        raise ValueError("no room")
+
+    monkeypatch.setitem(conv._RUN, "packed", broken)
+    monkeypatch.setattr(kernels, "_seconds", lambda compiled, operands: 6e-6)
+    found = list(kernels.time_layers([kernels.Layer(4, 3)], 3, (2,), ("float32",), 1))
+    times = {one.way: one.microseconds for one in found}
+    assert list(times) == list(conv.IMPLEMENTATIONS)
+    assert times.pop("packed") is None and "ValueError: no room" in kernels.markdown(found)
+    assert list(times.values()) == [pytest.approx(1.0)] * len(times)  # 6 µs, 3 lanes, 2 examples
+
+
+def test_the_best_blocks_stand_beside_the_implementations():
+    like = kernels.Timing("8x8x64", 4, 2, "float32", "implicit", 5.0)
+    cut = [
+        dataclasses.replace(like, way=f"implicit, warps {w}", microseconds=t)
+        for w, t in ((4, 3.0), (8, 2.0), (2, None))
+    ]
+    table = kernels.markdown([like, *cut]).partition("## ")[0]
+    assert "| 8x8x64 | 2 | float32 | - | - | - | 5 | - | warps 8 | 2 |" in table
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 
@@ -110,7 +141,7 @@ def steps(monkeypatch, module, **does):
         (name,) = (part.removeprefix("--step=") for part in command if part.startswith("--step="))
         if name == "machine":
             return 0
-        given.append((name, seconds))
+        given.append((name, seconds - module.GRACE))
         return does[name](module.out / name)
 
     monkeypatch.setattr(module, "_started", started)
@@ -167,12 +198,70 @@ def test_what_is_refused(monkeypatch, run, capsys):
     assert len(given) == 1
 
 
+def test_figures_without_their_data_are_left_out(monkeypatch, tmp_path):
+    module = script()
+    left_out = module.missing(("quickstart.py", "masters_luschi_2018/fig01.py"), str(tmp_path))
+    assert list(left_out) == ["masters_luschi_2018/fig01.py"]
+    assert "cifar10 does not lie in" in left_out["masters_luschi_2018/fig01.py"]
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(module, "SMALLEST", ("masters_luschi_2018/fig01.py",))
+    monkeypatch.setattr(module, "_started", None)  # nothing is
+    said = module.figures(module.Step("figures", tmp_path, time.monotonic() + 60, quick=True))
+    assert said.startswith("masters_luschi_2018/fig01.py (cifar10 does not lie in")
+
+
+def test_figures_say_what_is_finished(monkeypatch, tmp_path):
+    module = script()
+    config = sbt.experiment.load_config("quickstart.py:tiny", ["--config.epochs=1"])
+    config.data.train_size, config.sweep.batch_size = 32, (16, 32)
+
+    def started(command, environment, seconds):
+        (directory,) = (p.removeprefix("--workdir=") for p in command if "--workdir" in p)
+        assert command[1:5] == ["-m", "sbt.cli", "run", "quickstart.py:tiny"]
+        with compiling(quickly=True):
+            sbt.run(config, directory, progress=False)
+
+    monkeypatch.setattr(module, "_started", started)
+    step = module.Step("figures", tmp_path, time.monotonic() + 600, quick=True)
+    assert module.figures(step) == ""
+    page = (tmp_path / "quickstart-tiny.md").read_text()
+    assert page.startswith("`quickstart.py:tiny`: 8 of 8 runs are finished; done.")
+    assert "\n* " in page and (tmp_path / "quickstart-tiny" / "report.html").exists()
+    monkeypatch.setattr(module, "_started", lambda *_: 130)
+    step = module.Step("figures", tmp_path / "other", time.monotonic() + 600, quick=True)
+    assert module.figures(step) == "to be gone on with: quickstart.py:tiny"
+    assert "nothing yet" in (tmp_path / "other" / "quickstart-tiny.md").read_text()
+
+
+def test_steps_time_what_sbt_bench_takes(monkeypatch, tmp_path):
+    """Every flag is one of ``sbt bench``, and what it leaves out is told."""
+    module = script()
+    cells = [{"skipped": module.NO_TIME}, {"skipped": ""}, {"skipped": "needs a lane"}]
+    given = []
+
+    def main(argv):
+        given.append(options_of(cli.parsers()[1]["bench"].read(argv[1:]), "gpu"))
+        write_json(given[-1].out / "bench.json", {"cells": cells, "complete": False})
+        return 0
+
+    monkeypatch.setattr(cli, "main", main)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(kernels, "time_layers", lambda **_: [])
+    step = module.Step("bench", tmp_path, time.monotonic() + 120, quick=False)
+    assert module.bench(step) == "1 of 3 settings left out"
+    assert given[0].minutes == pytest.approx(2, rel=0.05) and 2 in given[0].micro_batches
+    assert module.tuning(step).startswith("strategies 1 of 3 settings left out; lanes")
+    assert [options.out.name for options in given[1:]] == list(module.TUNED)
+    assert {"vmap/implicit", "auto"} < set(given[1].strategies)
+    cells[:] = cells[1:]
+    assert module.bench(step) == "not all repeats done"
+
+
 def test_a_step_that_does_not_end_is_ended(monkeypatch):
     module = script()
     monkeypatch.setattr(module, "GRACE", 0.2)
-    stubborn = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
     began = time.monotonic()
-    assert module._started([sys.executable, "-c", stubborn], {}, 1.0) < 0
+    assert module._started(["sh", "-c", "trap '' INT; exec sleep 60"], {}, 0.5) == -15
     assert time.monotonic() - began < 30
 
 

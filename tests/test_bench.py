@@ -276,6 +276,61 @@ def test_weights_that_do_not_fit_are_refused():
         load_flax(build(spec.model, shape), params)
 
 
+# --- devices that share a batch ------------------------------------------------------------------
+
+
+@pytest.fixture
+def normalised(monkeypatch):
+    """The name of a small network with batch norm."""
+    plain = _faster("convnet", 0.01)
+    model = dict(plain.model) | {"norm": "batch"}
+    monkeypatch.setitem(NETWORKS, "convnet-bn", dataclasses.replace(plain, model=model, least=2))
+    return "convnet-bn"
+
+
+def test_a_shared_batch_is_that_of_one_device(normalised):
+    """With statistics of the whole batch; those of a device's part are another training."""
+    m = 2 * jax.device_count()
+    (alone,) = ours_after(1, network=normalised, g=m)
+    shared = {"network": normalised, "g": m, "strategy": ""}
+    (synchronous,) = ours_after(1, method="data_parallel_sync", **shared)
+    (apart,) = ours_after(1, method="data_parallel", **shared)
+    assert jax.device_count() > 1
+    assert relative(synchronous, alone) < 1e-4
+    assert relative(apart, alone) > 0.01
+
+
+def test_the_cell_of_a_shared_batch_says_who_has_what(normalised):
+    devices = jax.device_count()
+    with compiling(quickly=True):
+        work = sbt_workload(setting(normalised, "data_parallel", 2 * devices, strategy=""), SIZE)
+    assert work.cell.detail.startswith(f"2 examples on each of {devices} devices, statistics of 2")
+    assert not work.cell.automatic and work.cell.setting.strategy == ""
+    at = work.advance(work.start(), 4)
+    assert work.healthy(at) and at.state.examples.tolist() == [4 * 2 * devices]
+
+
+def test_what_devices_cannot_share_is_skipped(normalised):
+    devices = jax.device_count()
+    for network, g, method, reason in (
+        ("convnet", devices + 1, "data_parallel", "evenly"),
+        (normalised, devices, "data_parallel", "2 examples each"),
+        (normalised, devices + 1, "data_parallel_sync", "evenly"),
+    ):
+        with pytest.raises(Skip, match=reason):
+            command._workload(setting(network, method, g, strategy=""), None, set())
+
+
+def test_sharing_needs_devices_and_synchronous_statistics_batch_norm():
+    assert "data_parallel" not in parse([], "cpu").peers
+    several = options_of(cli.parsers()[1]["bench"].read([]), "cpu", devices=2)
+    assert {"data_parallel", "data_parallel_sync"} < set(several.peers)
+    synchronous = {s.network for s in settings(several) if s.method == "data_parallel_sync"}
+    assert synchronous == {n for n in several.models if n in ("resnet8-bn", "f1")}
+    with pytest.raises(UserError, match="several devices"):
+        parse(["--peers=data_parallel"], "cpu")
+
+
 # --- the clock -----------------------------------------------------------------------------------
 
 
@@ -408,6 +463,20 @@ def test_sentences_say_the_numbers(record):
         "lanes^1.00",
     ):
         assert part in text
+    assert "sharing" not in text
+
+
+def test_sentences_compare_a_shared_batch_with_one_device_and_with_lanes(record):
+    shared = cell(2, "data_parallel", (25.0,), detail="1 example on each of 2 devices")
+    machine = record.environment | {"devices": 2}
+    record = dataclasses.replace(record, environment=machine, cells=(*record.cells, shared))
+    text = "\n".join(tables.sentences(record))
+    # One lane takes 40, the fastest lanes 12.
+    assert "2 devices train one run 1.60x (m=2) as fast as one of them" in text
+    assert "lanes on the same devices train 2.08x (m=2) as many examples" in text
+    head, lines = tables.summary(record)
+    assert dict(zip(head, lines[0]))["data-parallel"] == "25 (25-25)"
+    assert "1 example on each of 2 devices" in tables.markdown(record)
 
 
 def test_tables_and_figure_show_every_cell(record, tmp_path):
@@ -560,6 +629,36 @@ def test_every_axis_is_a_flag():
     assert len(every) == len(set(every)) == len(NETWORKS) * 2 * 2 * len(options.strategies)
     gpu = parse([], "gpu")
     assert isinstance(gpu, Options) and max(gpu.lanes) > max(parse([], "cpu").lanes)
+
+
+def test_time_that_is_over_is_left_out(monkeypatch):
+    clock = iter([0.0, *range(1, 100)])
+    monkeypatch.setattr(command.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(command, "_workload", lambda *_: (_ for _ in ()).throw(Skip("tried")))
+    options = parse(
+        ["--models=convnet,f1", "--micro_batches=2,4,8", "--lanes=2", "--peers=none"], "cpu"
+    )
+    show = command.Show(Console(quiet=True))
+    _, cells = command._compile(options, show, until=4.0)
+    reasons = [(c.setting.network, c.skipped) for c in cells]
+    # Two seconds each: after those of the first, the second still has its own.
+    late = "no time was left"
+    assert (
+        reasons
+        == [("convnet", "tried")] * 2 + [("convnet", late), ("f1", "tried")] + [("f1", late)] * 2
+    )
+
+
+def test_command_buffers_are_options_of_the_compiler():
+    options = parse(["--command_buffers=all", "--strategies=auto", "--peers=none"], "gpu")
+    buffers = {s.command_buffers for s in settings(options)}
+    assert buffers == {"usual", "none", "loops"}
+    with compiling(quickly=True):  # XLA takes them, and on CPU has no use for them
+        work = sbt_workload(dataclasses.replace(setting(), command_buffers="loops"), SIZE)
+    assert str(work.cell.setting) == "convnet sbt vmap/im2col, command buffers: loops g=4 x 1"
+    assert not work.cell.automatic
+    with pytest.raises(UserError, match="CUDA"):
+        parse(["--command_buffers=none"], "cpu")
 
 
 def test_help(capsys):

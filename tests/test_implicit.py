@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sbt.bench import kernels
 from sbt.nn import implicit, passes
 
 CASES = [
@@ -64,3 +65,29 @@ def test_lowers_for_a_gpu_without_a_grouped_convolution(dtype):
     text = lanes.trace(x, w).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("xla.gpu.triton") == 3
     assert "stablehlo.convolution" not in text
+
+
+@pytest.mark.parametrize("cut", [*kernels.blocks()[1:9:3], kernels.blocks()[-1]])
+def test_blocks_change_nothing_but_the_speed(x64, cut):
+    """Sums of whole numbers, which no order rounds."""
+    rng = np.random.default_rng(2)
+    x, w = rng.integers(-3, 4, (5, 6, 6, 20)), rng.integers(-3, 4, (3, 3, 20, 40))
+    x, w = x.astype(np.float64), w.astype(np.float64)
+    window = passes.Window(pads=((1, 1), (1, 1)))
+    y, pull = jax.vjp(lambda x, w: passes.stock(x, w, window), x, w)
+    plan = implicit.forward_plan(x, w, window)
+    g = jnp.round(y / 10)
+    run = {"precision": None, "interpret": True, "blocks": cut}
+    np.testing.assert_array_equal(implicit.correlate(x, w, plan, **run), y)
+    grad_x, grad_w = pull(g)
+    np.testing.assert_array_equal(implicit.input_gradient(w, g, plan, **run), grad_x)
+    np.testing.assert_array_equal(implicit.kernel_gradient(x, g, plan, **run), grad_w)
+
+
+@pytest.mark.parametrize("cut", kernels.blocks())
+def test_all_blocks_lower_for_a_gpu(cut):
+    shape = jax.ShapeDtypeStruct((4, 2, 8, 8, 64), jnp.float32)
+    weights = jax.ShapeDtypeStruct((4, 3, 3, 64, 64), jnp.float32)
+    lanes = jax.jit(jax.vmap(functools.partial(kernels._in_blocks, cut)))
+    text = lanes.trace(shape, weights, shape).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("xla.gpu.triton") == 3

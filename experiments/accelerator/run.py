@@ -21,20 +21,23 @@ there are left out. ``--quick`` takes the smallest sizes, for a trial on two CPU
 import argparse
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sbt.bench.workload import NO_TIME
 from sbt.errors import UserError
 from sbt.files import directory_of, read_json, write_json, write_text
 
 SHARES = {"correctness": 4, "bench": 7, "tuning": 6, "figures": 8}  # minutes of 25
 GRACE = 20.0  # seconds for a step to end that was asked to
+STOPPED = 130  # exit code
 # In order of what they tell in a minute; a variant is what the time allows, not what suits a CPU.
 FIGURES = (
     "marek_2025/fig05.py:small",
@@ -44,6 +47,9 @@ FIGURES = (
     "masters_luschi_2018/fig04.py",
     "masters_luschi_2018/fig01.py",
 )
+SMALLEST = ("quickstart.py:tiny",)
+# What lanes are compared on, in this order.
+NETWORKS = ("convnet", "resnet8-bn", "gpt", "f1", "alexnet-bn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +81,9 @@ def correctness(step: Step) -> str:
     """Every strategy and kernel, until all are compared or the time is over."""
     from sbt.bench import agreement
 
-    networks, arithmetic = (
-        ("convnet", "resnet8-bn", "gpt", "f1", "alexnet-bn"),
-        agreement.ARITHMETIC,
-    )
+    networks, arithmetic, found = NETWORKS, tuple(agreement.ARITHMETIC), []
     if step.quick:
-        networks, arithmetic = networks[:1], tuple(arithmetic)[:1]
-    found = []
+        networks, arithmetic = networks[:1], arithmetic[:1]
     for one in agreement.compare(networks, arithmetic):
         found.append(one)
         print(f"{one.outcome} {one.subject}, {one.way}, {one.arithmetic}", flush=True)
@@ -92,7 +94,127 @@ def correctness(step: Step) -> str:
     return ""
 
 
-STEPS: dict[str, Callable[[Step], str]] = {"correctness": correctness}
+def bench(step: Step) -> str:
+    """The README's table."""
+    peers = "flax,torch" if importlib.util.find_spec("torch") else "flax"
+    sizes = "--models=convnet,alexnet,resnet8,resnet8-bn,f1,gpt --micro_batches=2,8,32,128 "
+    sizes += "--lanes=64,512 --strategies=auto --seconds=0.4 --repeats=3"
+    if step.quick:
+        sizes = "--models=convnet --micro_batches=2,8 --lanes=16 --seconds=0.05 --repeats=2"
+    return _timed(step.out, step.left, f"{sizes} --peers={peers}")
+
+
+# What tuning times: the axis that varies around the engine's own choice, and what it varies on.
+TUNED = {
+    "strategies": "--models=convnet,resnet8-bn --micro_batches=2,32 --lanes=64 --strategies=all",
+    "lanes": "--models=convnet,resnet8-bn --micro_batches=2 --lanes=16,256,1024 --strategies=auto",
+    "command_buffers": "--models=convnet,resnet8-bn --micro_batches=2 --lanes=64 --strategies=auto "
+    "--command_buffers=all",
+    "precisions": "--models=alexnet,resnet8-bn,gpt --micro_batches=8 --lanes=64 --strategies=auto "
+    "--precisions=all",
+}
+QUICK = "--models=convnet --micro_batches=2 --lanes=4 --strategies=auto,map/direct"
+
+
+def tuning(step: Step) -> str:
+    """Every axis of :data:`TUNED`, then the blocks of the convolution kernels."""
+    import jax
+
+    from sbt.bench import kernels
+
+    tuned = {"strategies": QUICK} if step.quick else dict(TUNED)
+    if jax.default_backend() != "gpu":
+        tuned.pop("command_buffers", None)  # CUDA's
+    cut = []
+    for i, (axis, flags) in enumerate(tuned.items()):
+        seconds = step.left / (len(tuned) + 1 - i)
+        usual = "--peers=none --seconds=0.3 --repeats=3"
+        if left := _timed(step.out / axis, seconds, f"{flags} {usual}"):
+            cut.append(f"{axis} {left}")
+    sizes: dict[str, Any] = {}
+    if step.quick:
+        sizes = {"layers": kernels.LAYERS[2:], "lanes": 2, "micro_batches": (2,), "repeats": 1}
+    found = []
+    for one in kernels.time_layers(**sizes):
+        found.append(one)
+        write_json(step.out / "kernels.json", {"found": [dataclasses.asdict(t) for t in found]})
+        write_text(step.out / "kernels.md", kernels.markdown(found))
+        if step.left < 0:
+            cut.append(f"kernels after {one.layer}, g = {one.micro_batch}, {one.dtype}")
+            break
+    return "; ".join(cut)
+
+
+def _timed(out: Path, seconds: float, flags: str) -> str:
+    """``sbt bench`` with these flags; what was cut, in words."""
+    from sbt import cli
+
+    minutes = f"--minutes={max(seconds, 1) / 60:.2f}"
+    if code := cli.main(["bench", *flags.split(), minutes, f"--out={out}"]):
+        raise SystemExit(code)
+    found = read_json(out / "bench.json") or {}
+    late = sum(cell["skipped"] == NO_TIME for cell in found["cells"])
+    if late:
+        return f"{late} of {len(found['cells'])} settings left out"
+    return "" if found["complete"] else "not all repeats done"
+
+
+def figures(step: Step) -> str:
+    """Sweeps one after another, each until it ends or the time is over, and what they show."""
+    import jax
+
+    from sbt.experiment import load_config
+
+    jax.config.update("jax_platforms", "cpu")  # of this process: the accelerator is the sweeps'
+    chosen = SMALLEST if step.quick else FIGURES
+    left_out, unfinished = missing(chosen, None), []
+    for spec in (spec for spec in chosen if spec not in left_out):
+        directory = step.out / load_config(spec).name
+        if step.left > GRACE:
+            command = [sys.executable, "-m", "sbt.cli", "run", spec, f"--workdir={directory}"]
+            _started(command, dict(os.environ), step.left - GRACE)
+        text, finished = _evidence(spec, directory)
+        write_text(directory.with_suffix(".md"), text)
+        if not finished:
+            unfinished.append(spec)
+    left = [f"{spec} ({reason})" for spec, reason in left_out.items()]
+    return "; ".join([f"to be gone on with: {', '.join(unfinished)}"] * bool(unfinished) + left)
+
+
+def missing(specs: Sequence[str], data_dir: str | None) -> dict[str, str]:
+    """Of experiments whose data set is not there, what is missing."""
+    from sbt.data.cache import data_directory
+    from sbt.data.registry import DATASETS
+    from sbt.data.tfds_reader import builder_of
+    from sbt.experiment import load_config
+
+    found = {}
+    for spec in specs:
+        name = str(load_config(spec).data.name)
+        if name not in DATASETS and builder_of(name, data_dir) is None:
+            found[spec] = f"{name} does not lie in {data_directory(data_dir)}"
+    return found
+
+
+def _evidence(spec: str, directory: Path) -> tuple[str, bool]:
+    """What a sweep says of its claims, and its report; and whether it is finished."""
+    from sbt.report import write_report
+    from sbt.report.claims import verdicts
+    from sbt.report.view import checked
+    from sbt.results import load
+    from sbt.workdir import read_meta
+
+    try:
+        dataset, meta = load(directory), read_meta(directory)
+    except UserError:
+        return f"{spec}: nothing yet.\n", False
+    write_report(dataset, directory, meta)
+    done, status = int(dataset.finished.sum()), meta["status"]
+    lines = [f"`{spec}`: {done} of {dataset.finished.size} runs are finished; {status}."]
+    return "\n* ".join([*lines, *map(str, verdicts(checked(dataset)))]) + "\n", status == "done"
+
+
+STEPS = {"correctness": correctness, "bench": bench, "tuning": tuning, "figures": figures}
 
 
 # --- one after another ---------------------------------------------------------------------------
@@ -108,6 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="smallest sizes")
     parser.add_argument("--step", help=argparse.SUPPRESS)  # what the processes are started with
     given = parser.parse_args(argv)
+    given.command = ["python", "experiments/accelerator/run.py", *(argv or sys.argv[1:])]
     try:
         out = directory_of(given.workdir)
         if given.step:
@@ -116,13 +239,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return STOPPED
 
 
 def _work(name: str, out: Path, seconds: float, quick: bool) -> int:
     """Does one step, in this process."""
     if name == "machine":
         from sbt.bench.record import describe_machine
+        from sbt.parallel.mesh import prepare_devices
 
+        prepare_devices()
         write_json(out / "machine.json", describe_machine())
         return 0
     cut = STEPS[name](Step(name, out / name, time.monotonic() + seconds, quick))
@@ -136,6 +263,9 @@ def _every(given: argparse.Namespace, out: Path) -> int:
     for name in names:
         if name not in STEPS:
             raise UserError(f"--only={name}", "is no step", f"choose of {', '.join(STEPS)}")
+    if "figures" in names and not given.quick:
+        for spec, reason in missing(FIGURES, given.data_dir).items():
+            print(f"{spec} is left out: {reason}", file=sys.stderr)
     until = time.monotonic() + 60 * given.minutes
     environment = _environment(given.data_dir)
     command = [sys.executable, __file__, "--workdir", str(out), *["--quick"] * given.quick]
@@ -146,7 +276,7 @@ def _every(given: argparse.Namespace, out: Path) -> int:
     if (before := meta["machine"]["device_kind"]) != machine["device_kind"]:
         problem = f"holds what {before} did, and here is {machine['device_kind']}"
         raise UserError(f"--workdir={out}", problem, "choose another directory")
-    meta |= {"machine": machine, "command": sys.argv, "minutes": given.minutes}
+    meta |= {"machine": machine, "command": given.command, "minutes": given.minutes}
     todo = [name for name in STEPS if name in names]
     todo = [name for name in todo if meta["steps"].get(name, {}).get("status") != "done"]
     for i, name in enumerate(todo):
@@ -157,12 +287,12 @@ def _every(given: argparse.Namespace, out: Path) -> int:
         (out / name).mkdir(parents=True, exist_ok=True)
         (out / name / "ended.json").unlink(missing_ok=True)
         minutes = f"--minutes={seconds / 60}"
-        code = _started([*command, f"--step={name}", minutes], environment, seconds)
+        code = _started([*command, f"--step={name}", minutes], environment, seconds + GRACE)
         ended = read_json(out / name / "ended.json")
         status, note = f"failed (exit code {code})", ""
         if ended is not None:
             status, note = ("cut", ended["cut"]) if ended["cut"] else ("done", "")
-        elif code < 0 or code == 130:
+        elif code < 0 or code == STOPPED:
             status = "stopped: its time was over"
         took = time.monotonic() - began
         meta["steps"][name] = {"status": status, "note": note, "seconds": took, "of": seconds}
@@ -185,16 +315,17 @@ def _environment(data_dir: str | None) -> dict[str, str]:
 
 def _started(command: Sequence[str], environment: dict[str, str], seconds: float) -> int:
     """Exit code of a process, which is asked to end when its time is over, then made to."""
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    process = subprocess.Popen(command, env=environment)
     try:
         for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(seconds + GRACE)
-            os.killpg(process.pid, sent)
-            seconds = 0.0
+                return process.wait(seconds)
+            process.send_signal(sent)
+            seconds = GRACE
         return process.wait()
-    except BaseException:  # Ctrl-C: the steps stop with this process
-        os.killpg(process.pid, signal.SIGTERM)
+    except BaseException:  # this process is to end: so is the other, and a sweep saves what it has
+        process.terminate()
+        process.wait()
         raise
 
 

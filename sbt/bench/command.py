@@ -22,7 +22,10 @@ from sbt.bench.record import Facts, Record, Scaling, describe_machine, write_rec
 from sbt.bench.tables import ceiling_line, markdown, rich_table, sentences, skipped
 from sbt.bench.workload import (
     NETWORKS,
+    NO_TIME,
+    OURS,
     SBT,
+    SHARED,
     Cell,
     Setting,
     Skip,
@@ -38,7 +41,7 @@ from sbt.sweep.fit import peak_memory
 def main(arguments: Namespace, console: Console) -> int:
     """Runs the command; returns its exit code."""
     prepare_devices()
-    options = options_of(arguments, jax.default_backend())
+    options = options_of(arguments, jax.default_backend(), jax.device_count())
     show = Show(console)
     with show.bar:
         record = run_bench(options, arguments.command, show)
@@ -154,7 +157,7 @@ def _compile(options: Options, show: Show, until: float) -> tuple[dict[int, Work
     too_much: dict[Setting, int] = {}  # without its lanes -> the fewest lanes that were too many
     for setting in every:
         if time.monotonic() > ends[setting.network]:
-            cells.append(Cell(setting, skipped="no time was left"))
+            cells.append(Cell(setting, skipped=NO_TIME))
             continue
         show.step(str(setting))
         family = dataclasses.replace(setting, lanes=0)
@@ -172,7 +175,7 @@ def _compile(options: Options, show: Show, until: float) -> tuple[dict[int, Work
         except Skip as reason:
             too_much.setdefault(family, setting.lanes)
             cells.append(Cell(setting, skipped=str(reason)))
-        except RuntimeError as error:  # out of memory, or an operation that a peer lacks
+        except Exception as error:  # out of memory, or what a peer or a device's compiler lacks
             too_much.setdefault(family, setting.lanes)
             line = (str(error).splitlines() or [""])[0]
             cells.append(Cell(setting, skipped=f"{type(error).__name__}: {line[:160]}"))
@@ -183,10 +186,13 @@ def _compile(options: Options, show: Show, until: float) -> tuple[dict[int, Work
 
 
 def _workload(setting: Setting, options: Options, known: set[Setting]) -> Workload | None:
-    least = NETWORKS[setting.network].least
-    if setting.micro_batch < least:
-        raise Skip(f"batch norm of dense layers needs {least} examples")
-    if setting.method == SBT:
+    least, devices = NETWORKS[setting.network].least, jax.device_count()
+    apart = devices if setting.method == SHARED else 1
+    if setting.micro_batch < least * apart:
+        raise Skip(f"batch norm of dense layers needs {least} examples" + " each" * (apart > 1))
+    if setting.method in OURS and setting.method != SBT and setting.micro_batch % devices:
+        raise Skip(f"{devices} devices cannot share {setting.micro_batch} examples evenly")
+    if setting.method in OURS:
         return sbt_workload(setting, known=known)
     task: Any = make_task(setting)
     if setting.method in ("flax", "flax_scan"):

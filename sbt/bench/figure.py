@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from sbt.bench.record import Record
 from sbt.bench.tables import TORCH, bound, fastest
-from sbt.bench.workload import SBT, Cell
+from sbt.bench.workload import SBT, SHARED, Cell
 from sbt.report.style import LINES, MARKERS, QUIET, UNORDERED, Drawing, footnote, styled
 
 COLUMNS = 3
@@ -19,6 +19,7 @@ CURVES: dict[str, tuple[str, ...]] = {
     "flax, jitted loop": ("flax",),
     "torch, best": TORCH,
     "torch.func": ("torch_func",),
+    "data-parallel": (SHARED,),
 }
 
 

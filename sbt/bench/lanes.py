@@ -12,7 +12,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sbt.bench.workload import (
+    COMMAND_BUFFERS,
     NETWORKS,
+    SBT,
+    SHARED,
+    SYNCHRONOUS,
     TRAIN_SIZE,
     Cell,
     Network,
@@ -28,6 +32,7 @@ from sbt.sweep.fit import choose_strategy, memory_budget
 from sbt.sweep.lanes import make_lanes
 from sbt.sweep.prepare import prepare
 from sbt.sweep.problem import Parts, Placed
+from sbt.sweep.strategy import Strategy
 
 EPOCHS = 100_000  # more than any window reaches; a run that ended would cost nothing
 SEEDS = 4
@@ -57,6 +62,11 @@ def _config(setting: Setting, data: dict[str, Any]) -> ConfigDict:
     config.name, config.epochs = "bench", EPOCHS
     config.data, config.model = data, dict(network.model)
     config.batch_size = config.micro_batch = setting.micro_batch
+    if setting.method in (SHARED, SYNCHRONOUS):
+        config.parallel.data = jax.device_count()
+        config.micro_batch //= config.parallel.data
+        if setting.method == SHARED and network.batch_norm:
+            config.bn_batch = config.micro_batch
     config.rule = dict(network.rule)
     config.sweep.base_lr = tuple(
         network.base_lr * (1 - i / (2 * lanes)) for i in range(lanes // seeds)
@@ -72,7 +82,7 @@ def _config(setting: Setting, data: dict[str, Any]) -> ConfigDict:
 def sbt_workload(
     setting: Setting, train_size: int = TRAIN_SIZE, known: Container[Setting] = ()
 ) -> Workload | None:
-    """Lanes in the engine that ``sbt run`` would compile for them.
+    """Lanes in the engine that ``sbt run`` would compile for them, or one run on all devices.
 
     Args:
       setting: what to train.
@@ -94,10 +104,12 @@ def sbt_workload(
     strategy = choose_strategy(placed, size)
     if 1 < strategy.at_once >= size // devices:
         strategy = dataclasses.replace(strategy, at_once=0)  # so many at a time are all
-    named = dataclasses.replace(setting, strategy=str(strategy))
+    lanes_alone = setting.method == SBT
+    named = dataclasses.replace(setting, strategy=str(strategy) if lanes_alone else "")
     if named in known:
         return None
-    engine = make_engine(placed, size, strategy)
+    options = COMMAND_BUFFERS[setting.command_buffers]
+    engine = make_engine(placed, size, strategy, options or None)
     _refuse(engine.bytes_per_device, budget)
     lanes = make_lanes(cohort, range(setting.lanes), size)
     g, n = cohort.tick, cohort.facts.num_examples
@@ -125,12 +137,22 @@ def sbt_workload(
 
     cell = Cell(
         named,
-        automatic=strategy == automatic,
+        automatic=lanes_alone and strategy == automatic and not options,
         at_once=devices * (strategy.at_once or size // devices),
+        detail="" if lanes_alone else _shares(placed, strategy),
         compile_seconds=engine.compile_seconds,
-        memory_bytes=engine.bytes_per_device * devices,
+        memory_bytes=engine.bytes_per_device * placed.mesh.size,
     )
     return Workload(start, advance, healthy, cell)
+
+
+def _shares(placed: Placed, strategy: Strategy) -> str:
+    """How devices share a batch, in words."""
+    cohort = placed.cohort
+    text = f"{cohort.micro_batch} examples on each of {cohort.sharding.devices} devices"
+    if cohort.facts.batch_statistics:
+        text += f", statistics of {cohort.tick if cohort.synchronous else cohort.micro_batch}"
+    return f"{text}, {strategy}"
 
 
 def _refuse(need: float, budget: float) -> None:

@@ -4,17 +4,19 @@ import argparse
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from sbt.bench.workload import NETWORKS, SBT, Setting
+from sbt.bench.workload import COMMAND_BUFFERS, NETWORKS, SBT, SHARED, SYNCHRONOUS, Setting
 from sbt.errors import UserError, did_you_mean
 from sbt.files import directory_of
 
-PEERS = ("flax", "flax_scan", "torch", "torch_compile", "torch_func")
 NEED_TORCH = ("torch", "torch_compile", "torch_func")
+NEED_DEVICES = (SHARED, SYNCHRONOUS)
+PEERS = ("flax", "flax_scan", *NEED_TORCH, *NEED_DEVICES)
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -35,6 +37,7 @@ class Options:
         is skipped.
       out: directory of the results.
       scaling: whether to measure how cost grows with lanes, examples and epochs, too.
+      command_buffers: of :data:`sbt.bench.workload.COMMAND_BUFFERS`, on NVIDIA GPUs.
       minutes: in which all of it ends, half of them for compiling: what is left then is skipped.
     """
 
@@ -49,6 +52,7 @@ class Options:
     cell_seconds: float
     out: Path
     scaling: bool
+    command_buffers: tuple[str, ...]
     minutes: float
 
     @property
@@ -63,6 +67,7 @@ _USUAL: dict[str, Any] = {
     "lanes": (1, 16, 64),
     "strategies": ("auto",),
     "precisions": ("float32",),
+    "command_buffers": ("usual",),
     "peers": PEERS,
     "seconds": 1.0,
     "repeats": 5,
@@ -102,7 +107,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     about += "/packed, /direct, /im2col, /implicit or /stock; all: what is worth comparing here"
     add("strategies", about, _strategies, names)
     add("precisions", f"arithmetic: {', '.join(PRECISIONS)}", _one_of(PRECISIONS), names)
-    add("peers", f"of {', '.join(PEERS)}; all; none", _one_of(PEERS, none=True), names)
+    about = f"of {', '.join(PEERS)}; all; none; {SHARED}: all devices share each batch of a run, "
+    about += "with batch statistics of a device's part, or of all of it (_sync)"
+    add("peers", about, _one_of(PEERS, none=True), names)
+    about = f"what CUDA graphs record: {', '.join(COMMAND_BUFFERS)}; or all"
+    add("command_buffers", about, _one_of(COMMAND_BUFFERS), names)
     add("seconds", "length of a timed window", _positive, "S")
     about = "skip what compiles longer or whose windows would take longer; else 120"
     add("cell_seconds", about, _positive, "S")
@@ -116,11 +125,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scaling", action="store_true", help=about)
 
 
-def options_of(given: argparse.Namespace, platform: str) -> Options:
-    """What to time on a platform: what is given, and what suits it otherwise.
+def options_of(given: argparse.Namespace, platform: str, devices: int = 1) -> Options:
+    """What to time on so many devices of a platform: what is given, and what suits it otherwise.
 
     Raises:
-      UserError: a peer that is not installed.
+      UserError: a peer that is not installed, or that one device is not enough for.
     """
     chosen = _USUAL | ({} if platform == "cpu" else _ON_ACCELERATOR)
     chosen |= _QUICK if given.quick else {}
@@ -132,6 +141,15 @@ def options_of(given: argparse.Namespace, platform: str) -> Options:
             problem = "needs PyTorch, which is not installed"
             raise UserError(f"--peers={needy[0]}", problem, remedy)
         chosen["peers"] = tuple(peer for peer in chosen["peers"] if peer not in needy)
+    if platform != "gpu" and chosen["command_buffers"] != ("usual",):
+        problem = f"are CUDA's, and this is a {platform}"
+        raise UserError("--command_buffers", problem, "leave it out")
+    if devices == 1:
+        shared = [peer for peer in chosen["peers"] if peer in NEED_DEVICES]
+        if shared and given.peers not in (None, PEERS):
+            remedy = "leave it out, or set JAX_NUM_CPU_DEVICES on CPU"
+            raise UserError(f"--peers={shared[0]}", "needs several devices; here is one", remedy)
+        chosen["peers"] = tuple(peer for peer in chosen["peers"] if peer not in shared)
     if chosen["strategies"] == ("all",):
         from sbt.sweep.strategy import candidates
 
@@ -204,8 +222,10 @@ def settings(options: Options) -> Iterator[Setting]:
         for precision in options.precisions:
             for g in options.micro_batches:
                 for strategy in options.strategies:
-                    for lanes in options.lanes:
-                        yield Setting(network, SBT, g, lanes, strategy, precision)
+                    for lanes, buffers in itertools.product(options.lanes, options.command_buffers):
+                        yield Setting(network, SBT, g, lanes, strategy, precision, buffers)
                 for peer in options.peers:
+                    if peer == SYNCHRONOUS and not NETWORKS[network].batch_norm:
+                        continue  # the same as without
                     for lanes in options.lanes if peer == "torch_func" else (1,):
                         yield Setting(network, peer, g, lanes, "", precision)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from rich.table import Table
 
 from sbt.bench.record import Record
-from sbt.bench.workload import SBT, Cell
+from sbt.bench.workload import SBT, SHARED, SYNCHRONOUS, Cell
 
 PEER_HEADINGS = {
     "flax": "flax loop",
@@ -14,7 +14,11 @@ PEER_HEADINGS = {
     "torch": "torch",
     "torch_compile": "torch.compile",
     "torch_func": "torch.func",
+    SHARED: "data-parallel",
+    SYNCHRONOUS: "data-parallel, sync",
 }
+# Sharing a batch, in words.
+SHARING = {SHARED: "", SYNCHRONOUS: " (synchronous batch norm)"}
 # A small batch at full speed needs many lanes.
 MANY_LANES = 16
 TAX = (2, 128)
@@ -193,11 +197,35 @@ def _of_network(record: Record, table: Sequence[Row]) -> Iterator[str]:
     ]
     if reached:
         yield f": reaches {', '.join(reached)}"
+    for name, how in SHARING.items():
+        alone, lanes = _sharing(record, table, name)
+        if alone:
+            gains = ", ".join(f"{value:.2f}x (m={m})" for m, value in alone.items())
+            others = ", ".join(f"{value:.2f}x (m={m})" for m, value in lanes.items())
+            yield (
+                f": sharing each batch{how}, {record.environment.get('devices')} devices train one "
+                f"run {gains} as fast as one of them; lanes on the same devices train {others} as "
+                "many examples a second as that run"
+            )
     for row in table:
         lanes = by_lanes(record, network, precision, row.micro_batch)
         if len(lanes) > 1:
             costs = ", ".join(f"{n}: {digits(time)}" for n, time in lanes.items())
             yield f", g={row.micro_batch}: µs per example·lane by lanes: {costs}"
+
+
+def _sharing(
+    record: Record, table: Sequence[Row], name: str
+) -> tuple[dict[int, float], dict[int, float]]:
+    """By batch size: one run's speed on all devices over that on one; the lanes' speed over it."""
+    alone, lanes = {}, {}
+    for row in table:
+        ours = _ours(record, row.network, row.precision, row.micro_batch)
+        single, shared = fastest(c for c in ours if c.setting.lanes == 1), row.peers.get(name)
+        if single and shared and row.ours:
+            alone[row.micro_batch] = single.median / shared.median
+            lanes[row.micro_batch] = shared.median / row.ours.median
+    return alone, lanes
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -222,7 +250,7 @@ def summary(record: Record, brief: bool = False) -> tuple[list[str], list[list[s
         ("sbt", _of_ours(time), True),
         ("examples·lanes/s", _of_ours(lambda cell: f"{cell.rate:,.0f}"), not brief),
         ("lanes", _of_ours(lambda cell: str(cell.setting.lanes)), True),
-        ("strategy", _of_ours(lambda cell: cell.setting.strategy), True),
+        ("strategy", _of_ours(lambda cell: cell.setting.manner), True),
         ("own choice", lambda row: digits(row.automatic.median) if row.automatic else None, chosen),
         ("compile", _of_ours(lambda cell: _number(cell.compile_seconds, ".1f", unit=" s")), True),
         ("MB", _of_ours(lambda cell: _number(cell.memory_bytes, ".0f", 2**20)), True),
@@ -298,9 +326,11 @@ def markdown(record: Record) -> str:
         "Training time in µs per example·lane, median (min-max) of interleaved repeats: batches "
         "of m = g examples, plain SGD with weight decay. sbt: fastest strategy and number of "
         "lanes; own choice: the strategy that the engine takes by itself. Peers train one run "
-        "after another (torch.func: all lanes at once). MB: of the compiled program, data "
-        "included. Ceiling: part of what the measured matrix-product and copy rates allow. Memory "
-        "binds where the weights in use at a time exceed the last cache "
+        "after another (torch.func: all lanes at once). Data-parallel: one run on all devices, "
+        "which share each batch of m examples and average gradients before every update; batch "
+        "statistics are of a device's part, or (sync) of the batch. MB: of the compiled program, "
+        "data included. Ceiling: part of what the measured matrix-product and copy rates allow. "
+        "Memory binds where the weights in use at a time exceed the last cache "
         f"({ceilings.cache_bytes / 2**20:.0f} MB) and arithmetic takes less than reading and "
         "writing them at every update.",
         markdown_table(head, lines),
@@ -344,7 +374,7 @@ def _every(record: Record) -> tuple[list[str], list[list[str]]]:
         s = cell.setting
         chosen = " (own choice)" if cell.automatic else ""
         line = [s.network, s.precision, s.method, str(s.micro_batch), str(s.lanes)]
-        line += [(s.strategy + chosen) or cell.detail or "-"]
+        line += [(s.manner + chosen) or cell.detail or "-"]
         line += [spread(cell) if cell.microseconds else f"skipped: {cell.skipped}"]
         line += [_number(cell.compile_seconds, ".1f"), _number(cell.memory_bytes, ".0f", 2**20)]
         line += [_number(cell.bytes_accessed, ".2f", s.micro_batch * 2**20)]

@@ -7,9 +7,20 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 SBT = "sbt"
+# All devices share each batch of one run: batch statistics are of a device's part, or of the batch.
+SHARED, SYNCHRONOUS = "data_parallel", "data_parallel_sync"
+OURS = (SBT, SHARED, SYNCHRONOUS)  # trained by the engine
 TRAIN_SIZE = 2048
 CLASSES = 10
 BYTES = 256  # the vocabulary of gpt
+# Which of XLA's operations CUDA graphs record, so that one start serves them all: as XLA has it,
+# none, or the loops over ticks and lanes as well.
+_RECORDED = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION"
+COMMAND_BUFFERS: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "none": {"xla_gpu_enable_command_buffer": ""},
+    "loops": {"xla_gpu_enable_command_buffer": f"{_RECORDED},CONDITIONAL,WHILE"},
+}
 SGD = {"name": "sgd", "momentum": None, "weight_decay": 1e-4}
 ADAMW = {"name": "optax.adamw", "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
 
@@ -33,6 +44,11 @@ class Network:
     base_lr: float
     least: int = 1
     rule: Mapping[str, Any] = dataclasses.field(default_factory=lambda: SGD)
+
+    @property
+    def batch_norm(self) -> bool:
+        """Whether it has any."""
+        return self.model.get("norm") == "batch"
 
 
 def _images(*shape: int) -> dict[str, Any]:
@@ -100,6 +116,9 @@ def stages(depth: int) -> list[tuple[int, int]]:
     return [(16 << s, 2 if s and not b else 1) for s in range(3) for b in range(blocks)]
 
 
+NO_TIME = "no time was left"  # why a setting was skipped, where it was for that
+
+
 class Skip(Exception):
     """A setting that cannot or should not be timed here; the message says why."""
 
@@ -111,10 +130,11 @@ class Setting:
     Attributes:
       network: key of :data:`NETWORKS`.
       method: ``sbt`` or the name of a peer.
-      micro_batch: g, which is the batch size m here.
+      micro_batch: g, which is the batch size m here; where devices share it, each has a part.
       lanes: runs at a time; 1 where runs are trained one after another.
-      strategy: of sbt (``vmap/im2col``, ``auto``, ...), empty for peers.
+      strategy: of sbt's lanes (``vmap/im2col``, ``auto``, ...), empty for the rest.
       precision: ``float32`` or ``bfloat16``.
+      command_buffers: of sbt, key of :data:`COMMAND_BUFFERS`.
     """
 
     network: str
@@ -123,9 +143,16 @@ class Setting:
     lanes: int
     strategy: str
     precision: str
+    command_buffers: str = "usual"
+
+    @property
+    def manner(self) -> str:
+        """Strategy, and command buffers where they are not the usual ones."""
+        buffers = self.command_buffers
+        return self.strategy + f", command buffers: {buffers}" * (buffers != "usual")
 
     def __str__(self) -> str:
-        strategy = f" {self.strategy}" if self.strategy else ""
+        strategy = f" {self.manner}" if self.strategy else ""
         lanes = f" x {self.lanes}" if self.method in (SBT, "torch_func") else ""
         return f"{self.network} {self.method}{strategy} g={self.micro_batch}{lanes}"
 

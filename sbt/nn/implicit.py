@@ -7,8 +7,8 @@ weights the grid gets one more axis, so that nothing is grouped: every lane is a
 
 All three passes gather rows of channels by computed position; a position outside the image, or
 between the pixels of a stride, is masked, so that nothing is padded or spread in memory either.
-Away from NVIDIA GPUs the same numbers come from :func:`sbt.nn.passes.im2col`. The block sizes are
-not tuned: the kernels' speed has not been measured.
+Away from NVIDIA GPUs the same numbers come from :func:`sbt.nn.passes.im2col`. :data:`BLOCKS` are
+not tuned: the kernels' speed has not been measured (:mod:`sbt.bench.kernels` does that).
 """
 
 from typing import Any, NamedTuple
@@ -32,9 +32,37 @@ from sbt.nn.passes import (
     with_gradients,
 )
 
-POSITIONS = 64  # of the output, in one program or one step of a sum
-LEAST_SIDE, MOST_SIDE = 16, 64  # of a block of channels; tensor cores take no fewer than 16
-MOST_PARTS = 16  # that the sum over positions is cut into
+LEAST_SIDE = 16  # of a block of channels; tensor cores take no fewer
+
+
+class Blocks(NamedTuple):
+    """How a pass is cut up, which changes its speed, and of its results the rounding alone.
+
+    Attributes:
+      positions: of the output, in one program or one step of a sum; a power of two.
+      side: most channels of a block; a power of two.
+      parts: most parts that a sum over positions is cut into.
+      warps: of 32 threads, that work on a block.
+      stages: of loads that are under way at a time.
+    """
+
+    positions: int = 64
+    side: int = 64
+    parts: int = 16
+    warps: int = 4
+    stages: int = 2
+
+    @property
+    def compiled(self) -> Any:
+        """For Triton."""
+        return plgpu.CompilerParams(num_warps=self.warps, num_stages=self.stages)
+
+    def side_of(self, channels: int) -> int:
+        """Channels of a block of so many."""
+        return max(LEAST_SIDE, min(self.side, pl.next_power_of_2(channels)))
+
+
+BLOCKS = Blocks()
 
 
 class Plan(NamedTuple):
@@ -89,35 +117,31 @@ def _transposed(plan: Plan) -> Plan:
     return Plan(plan.taps, plan.target, plan.source, (1, 1), back, -1, plan.scale)
 
 
-def _side(channels: int) -> int:
-    return max(LEAST_SIDE, min(MOST_SIDE, pl.next_power_of_2(channels)))
-
-
 def _load(ref: Any, rows: jax.Array, columns: jax.Array, mask: jax.Array) -> jax.Array:
     at = ref.at[rows[:, None], columns[None, :]]
     return plgpu.load(at, mask=mask & (columns < ref.shape[1])[None, :], other=0.0)
 
 
-def _tiles(channels: int) -> tuple[int, range]:
-    side = _side(channels)
-    return side, range(0, channels, side)
-
-
 def correlate(
-    x: jax.Array, kernel: jax.Array, plan: Plan, precision: Any, interpret: bool = False
+    x: jax.Array,
+    kernel: jax.Array,
+    plan: Plan,
+    precision: Any,
+    interpret: bool = False,
+    blocks: Blocks = BLOCKS,
 ) -> jax.Array:
     """The sum over taps and c of ``x[n, source(i, j, tap), c] kernel[tap, c, o]``."""
     n, c_in, c_out = x.shape[0], x.shape[3], kernel.shape[3]
     positions = n * plan.target[0] * plan.target[1]
-    (side, starts), out_side = _tiles(c_in), _side(c_out)
+    side, out_side, block = blocks.side_of(c_in), blocks.side_of(c_out), blocks.positions
 
     def body(x_ref: Any, kernel_ref: Any, y_ref: Any) -> None:
-        at = pl.program_id(0) * POSITIONS + jnp.arange(POSITIONS, dtype=jnp.int32)
+        at = pl.program_id(0) * block + jnp.arange(block, dtype=jnp.int32)
         out = pl.program_id(1) * out_side + jnp.arange(out_side, dtype=jnp.int32)
-        total = jnp.zeros((POSITIONS, out_side), accumulation_dtype(x.dtype))
+        total = jnp.zeros((block, out_side), accumulation_dtype(x.dtype))
         for tap, (u, v) in enumerate(_all_taps(plan)):
             rows, exists = plan.rows(at, (u, v), n)
-            for start in starts:
+            for start in range(0, c_in, side):
                 channel = start + jnp.arange(side, dtype=jnp.int32)
                 pixels = _load(x_ref, rows, channel, exists[:, None])
                 known = (channel < c_in)[:, None]
@@ -129,8 +153,8 @@ def correlate(
     y = pl.pallas_call(
         body,
         out_shape=jax.ShapeDtypeStruct((positions, c_out), x.dtype),
-        grid=(pl.cdiv(positions, POSITIONS), pl.cdiv(c_out, out_side)),
-        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
+        grid=(pl.cdiv(positions, block), pl.cdiv(c_out, out_side)),
+        compiler_params=blocks.compiled,
         interpret=interpret,
         name="sbt_correlate",
     )(x.reshape(-1, c_in), kernel.reshape(-1, c_out))
@@ -138,15 +162,21 @@ def correlate(
 
 
 def kernel_gradient(
-    x: jax.Array, g: jax.Array, plan: Plan, precision: Any, interpret: bool = False
+    x: jax.Array,
+    g: jax.Array,
+    plan: Plan,
+    precision: Any,
+    interpret: bool = False,
+    blocks: Blocks = BLOCKS,
 ) -> jax.Array:
     """The sum over n, i, j of ``x[n, source(i, j, tap), c] g[n, i, j, o]``."""
     n, c_in, c_out = x.shape[0], x.shape[3], g.shape[3]
     positions = n * plan.target[0] * plan.target[1]
-    blocks = pl.cdiv(positions, POSITIONS)
-    parts = min(MOST_PARTS, blocks)
-    per_part = pl.cdiv(blocks, parts)
-    side, out_side = _side(c_in), _side(c_out)
+    block = blocks.positions
+    steps = pl.cdiv(positions, block)
+    parts = min(blocks.parts, steps)
+    per_part = pl.cdiv(steps, parts)
+    side, out_side = blocks.side_of(c_in), blocks.side_of(c_out)
     in_tiles, (k_h, k_w) = pl.cdiv(c_in, side), plan.taps
 
     def body(x_ref: Any, g_ref: Any, sums_ref: Any) -> None:
@@ -158,7 +188,7 @@ def kernel_gradient(
         channel = tile * side + jnp.arange(side, dtype=jnp.int32)
 
         def add(i: jax.Array, total: jax.Array) -> jax.Array:
-            at = (part * per_part + i) * POSITIONS + jnp.arange(POSITIONS, dtype=jnp.int32)
+            at = (part * per_part + i) * block + jnp.arange(block, dtype=jnp.int32)
             rows, exists = plan.rows(at, (tap // k_w, tap % k_w), n)
             pixels = _load(x_ref, rows, channel, exists[:, None])
             known = (at < positions)[:, None]
@@ -177,7 +207,7 @@ def kernel_gradient(
         body,
         out_shape=jax.ShapeDtypeStruct((parts * k_h * k_w * c_in, c_out), dtype),
         grid=(parts, k_h * k_w * in_tiles, pl.cdiv(c_out, out_side)),
-        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
+        compiler_params=blocks.compiled,
         interpret=interpret,
         name="sbt_kernel_gradient",
     )(x.reshape(-1, c_in), g.reshape(-1, c_out))
@@ -198,10 +228,16 @@ def on_gpu(gpu: Product, elsewhere: Product, a: jax.Array, b: jax.Array) -> jax.
 
 
 def input_gradient(
-    kernel: jax.Array, g: jax.Array, plan: Plan, precision: Any, interpret: bool = False
+    kernel: jax.Array,
+    g: jax.Array,
+    plan: Plan,
+    precision: Any,
+    interpret: bool = False,
+    blocks: Blocks = BLOCKS,
 ) -> jax.Array:
     """The gradient of the images: the same sum, along the plan of who wrote where."""
-    return correlate(g, kernel.transpose(0, 1, 3, 2), _transposed(plan), precision, interpret)
+    turned = kernel.transpose(0, 1, 3, 2)
+    return correlate(g, turned, _transposed(plan), precision, interpret, blocks)
 
 
 def _implicit(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:

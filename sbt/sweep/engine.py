@@ -76,13 +76,19 @@ class Engine:
     close: Callable[[], None]
 
 
-def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
+def make_engine(
+    placed: Placed,
+    size: int,
+    strategy: Strategy,
+    compiler_options: dict[str, Any] | None = None,
+) -> Engine:
     """Compiles a cohort's programs for passes of ``size`` lanes.
 
     Args:
       placed: what to train.
       size: lanes per pass, a multiple of ``placed.rows``.
       strategy: how lanes are executed.
+      compiler_options: for XLA, of the training program.
     """
     cohort, problem, mesh = placed.cohort, placed.problem, placed.mesh
     program = make_program(problem, cohort, strategy.convolution)
@@ -185,7 +191,7 @@ def make_engine(placed: Placed, size: int, strategy: Strategy) -> Engine:
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
     compiled_train = jit_train.lower(
         state_shape, hyper, slots, arrays_shape, orders_shape, slots, slots, used, number, number
-    ).compile()
+    ).compile(compiler_options)
     compiled_tests = {
         split: jit_test.lower(state_shape, hyper, shape).compile()
         for split, shape in parts_shape.items()
