@@ -99,7 +99,7 @@ def _passes(name: Any, x: jax.Array, kernel: jax.Array, g: jax.Array) -> Any:
 
 def _in_blocks(blocks: implicit.Blocks, x: jax.Array, kernel: jax.Array, g: jax.Array) -> Any:
     plan = implicit.forward_plan(x, kernel, Window(pads=PADS))
-    cut = {"precision": None, "blocks": blocks}
+    cut: dict[str, Any] = {"precision": None, "blocks": blocks}
     return (
         implicit.correlate(x, kernel, plan, **cut),
         implicit.input_gradient(kernel, g, plan, **cut),
