@@ -5,10 +5,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-all torture lint format lock clean
+.PHONY: help demo gallery test test-all torture lint format lock clean
 
 help:
 	@echo "make demo      environment, install, the digits grid (216 runs), figures"
+	@echo "make gallery   one page of all evidence: what papers claim, what was found"
 	@echo "make test      the test suite            make test-all  with the slow groups"
 	@echo "make torture   100 random kills of sweeps that must not change a bit"
 	@echo "make lint      ruff, mypy, layers        make format    ruff format"
@@ -24,6 +25,9 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)
 	$(BIN)/sbt run experiments/quickstart.py --workdir runs/quickstart
 	$(BIN)/sbt report runs/quickstart
+
+gallery: $(READY)
+	$(BIN)/sbt gallery
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile

@@ -90,6 +90,10 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     about = "figures of the report to keep, by name; else those of its claims, or the first"
     keep.add_argument("--figures", metavar="NAME,NAME", help=about)
 
+    about = "One page of all that was kept: what papers claim, what was found, how to redo it."
+    gallery = command(_gallery, "[--out DIR]", about)
+    gallery.add_argument("--out", metavar="DIR", default="runs/gallery", help="else runs/gallery")
+
     about = "Which batch size and learning rate to use, from a finished grid: writes advice.html."
     usage = "DIR [--target X] [--devices N,N] [--next FILE] [--no-measure]"
     advise = command(_advise, usage, about)
@@ -307,6 +311,18 @@ def _advice(results: "xr.Dataset", meta: dict[str, Any]) -> "Markup":
         return section(advise(results, meta=meta))
     except UserError:  # not finished, say; `sbt advise` tells it
         return NOTHING
+
+
+def _gallery(arguments: argparse.Namespace) -> int:
+    from sbt.gallery import write_gallery
+
+    out = directory_of(arguments.out, "--out")
+    with writing(out, "the gallery"):
+        path, problems = write_gallery(out)
+    for line in problems:
+        print(f"not shown: {line}", file=sys.stderr)
+    print(path)
+    return 0
 
 
 def _advise(arguments: argparse.Namespace) -> int:

@@ -30,14 +30,14 @@ class Shown:
       paper: who, and when.
       what: ``Fig. 1``.
       file: of the experiment, below the folder of experiments, perhaps with a variant; empty: none.
-      evidence: folders with results, below the same.
+      evidence: whose commands run the file.
       missing: what stands in the way of evidence at its full size.
     """
 
     paper: str
     what: str
     file: str
-    evidence: tuple[str, ...]
+    evidence: tuple[Evidence, ...]
     missing: str
 
     @cached_property
@@ -56,7 +56,7 @@ class Shown:
     @property
     def seeds(self) -> int:
         """The most that some evidence has."""
-        return max((Evidence(experiments() / name).seeds for name in self.evidence), default=0)
+        return max((one.seeds for one in self.evidence), default=0)
 
     @property
     def reason(self) -> str:
@@ -74,12 +74,16 @@ class Paper(NamedTuple):
       source: where to read it.
       folder: of its experiments.
       shows: its figures and tables.
+      evidence: all that can be read.
+      problems: what is wrong with the rest, a line each.
     """
 
     name: str
     source: str
     folder: Path
     shows: tuple[Shown, ...]
+    evidence: tuple[Evidence, ...]
+    problems: tuple[str, ...]
 
 
 def _has_config(path: Path) -> bool:
@@ -87,18 +91,18 @@ def _has_config(path: Path) -> bool:
 
 
 def papers() -> Iterator[Paper]:
-    """Every paper with what it shows. Evidence that is damaged counts for nothing."""
-    root = experiments()
-    for table in sorted(root.glob("*/paper.json")):
+    """Every paper with what it shows."""
+    for table in sorted(experiments().glob("*/paper.json")):
         folder, about = table.parent, json.loads(table.read_text(encoding="utf-8"))
-        ran = {one.folder: one.commands for one in evidence(folder) if not problem(one)}
+        found = {one: problem(one) for one in evidence(folder)}
+        whole = tuple(one for one in found if not found[one])
         shows = []
         for one in about["shows"]:
             file = f"{folder.name}/{one['file']}" if one["file"] else ""
-            places = (place for place, commands in ran.items() if file and spec(commands, file))
-            names = tuple(place.relative_to(root).as_posix() for place in places)
-            shows.append(Shown(about["paper"], one["what"], file, names, one["missing"]))
-        yield Paper(about["paper"], about["source"], folder, tuple(shows))
+            kept = tuple(e for e in whole if file and spec(e.commands, file))
+            shows.append(Shown(about["paper"], one["what"], file, kept, one["missing"]))
+        problems = tuple(filter(None, found.values()))
+        yield Paper(about["paper"], about["source"], folder, tuple(shows), whole, problems)
 
 
 def shown() -> Iterator[Shown]:
@@ -113,12 +117,17 @@ def evidence(folder: Path) -> Iterator[Evidence]:
         yield Evidence(place)
 
 
+def place(path: Path) -> str:
+    """Where something lies in the tree: ``experiments/...``."""
+    return f"experiments/{path.relative_to(experiments()).as_posix()}"
+
+
 def problem(one: Evidence) -> str:
     """What is wrong with evidence that cannot be read; empty where nothing is."""
     try:
         return "" if one.commands and one.seeds else f"{one.folder}: no command says how to redo it"
     except UserError as error:
-        return str(error)
+        return ". ".join(line.strip() for line in str(error).splitlines())
 
 
 def spec(commands: tuple[str, ...], file: str) -> str:

@@ -22,14 +22,15 @@ LEAST_KNOWN = 0.9  # of the draws must have the number, else its interval is not
 
 
 class Interval(NamedTuple):
-    """A number of a grid, and its 95 % interval over seeds."""
+    """A number of a grid, and its 95 % interval over seeds; infinite or NaN: none is known."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        known = np.isfinite(self.low) and np.isfinite(self.high)
+        return f"{self.value:.3g}" + f" [{self.low:.3g}, {self.high:.3g}]" * bool(known)
 
 
 def draws(seeds: int) -> np.ndarray:

@@ -12,10 +12,9 @@ from rich.text import Text
 
 from sbt.choice import Choice
 from sbt.config import SECTIONS as CONFIG_SECTIONS
-from sbt.coverage import shown
+from sbt.coverage import place, shown
 from sbt.data import DATASETS
 from sbt.errors import UserError, nearest
-from sbt.evidence import Evidence
 from sbt.experiment import experiments
 from sbt.measure import MEASUREMENTS
 from sbt.models.registry import describe_models
@@ -138,9 +137,9 @@ def _papers() -> Entries:
     for one in shown():
         claims = f"{one.claims} claim{'s' * (one.claims != 1)}"
         lines = [f"{one.file}, {claims}" if one.file else ""]
-        for name in one.evidence:
-            seeds = Evidence(experiments() / name).seeds
-            lines.append(f"evidence of {seeds} seed{'s' * (seeds != 1)}: {name}")
+        for kept in one.evidence:
+            seeds = f"{kept.seeds} seed{'s' * (kept.seeds != 1)}"
+            lines.append(f"evidence of {seeds}: {place(kept.folder)}")
         missing = f"no evidence: {one.reason}" if one.reason else ""
         yield f"{one.paper}, {one.what}", (*lines, missing)
 

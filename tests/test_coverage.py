@@ -1,7 +1,5 @@
 """Every figure and table of the papers: it has an experiment with claims, or a reason."""
 
-import json
-
 import pytest
 import toy
 
@@ -49,12 +47,14 @@ def test_each_has_claims_or_no_config_and_evidence_or_a_reason(shown):
 
 
 def test_evidence_is_what_its_command_says(shown):
-    found = {(one.paper, one.what): one.evidence for one in shown}
-    assert "gao_zhong_2020/results/fig03_small" in found["Gao & Zhong 2020", "Fig. 3"]
+    found = {
+        (one.paper, one.what): [coverage.place(kept.folder) for kept in one.evidence]
+        for one in shown
+    }
+    assert "experiments/gao_zhong_2020/results/fig03_small" in found["Gao & Zhong 2020", "Fig. 3"]
     assert set(found["Keskar et al. 2017", "Fig. 3"]) & set(found["Keskar et al. 2017", "Table 3"])
-    for folder in {place for places in found.values() for place in places}:
-        meta = json.loads((toy.EXPERIMENTS / folder / "meta.json").read_text())
-        assert meta["hardware"] and meta["command"]
+    for kept in {kept for one in shown for kept in one.evidence}:
+        assert kept.meta["hardware"] and kept.commands
 
 
 def test_they_are_listed(capsys):

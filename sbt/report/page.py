@@ -110,7 +110,7 @@ def write_comparison(
         longer = short.ds.sizes[EPOCH] < long.ds.sizes[EPOCH]
         if longer and _all_but_epochs(short) == _all_but_epochs(long):
             verdict = claims.longer_training(short, long)
-            sections += [tag("h3", f"{a} and {b}"), _verdict_table([verdict])]
+            sections += [tag("h3", f"{a} and {b}"), verdict_table([verdict])]
     written = _save_figures(drawings, directory)
     status = (tag("p", tag("b", label), ": ", rich(_progress(v))) for label, v in views.items())
     parts = [
@@ -293,10 +293,10 @@ def _verdicts(view: View, found: list[Verdict]) -> Markup:
     if not found:
         return markup.join(lines)
     lead = tag("p", "Decided by the numbers of this grid, with the rules under “Method”.")
-    return markup.join([lead, *lines, _rests_on(found), _scrolled(_verdict_table(found))])
+    return markup.join([lead, *lines, rests_on(found), _scrolled(verdict_table(found))])
 
 
-def _verdict_table(found: list[Verdict]) -> Markup:
+def verdict_table(found: list[Verdict]) -> Markup:
     """What was found, each with what it rests on where that is not the same for all."""
     same = len({verdict.scope for verdict in found}) == 1
     rows = []
@@ -319,7 +319,7 @@ def _verdict_table(found: list[Verdict]) -> Markup:
     return tag("table", tag("thead", names), tag("tbody", *rows))
 
 
-def _rests_on(found: Iterable[Verdict]) -> Markup:
+def rests_on(found: Iterable[Verdict]) -> Markup:
     """How much of the source's protocol all verdicts rest on, and how many seeds."""
     scopes = {(verdict.scope, verdict.reduced) for verdict in found}
     if len(scopes) > 1:
