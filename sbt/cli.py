@@ -61,8 +61,10 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument("--process", metavar="N", help=f"{several} number of this one, from 0")
 
     about = "A dry run: cohorts, lanes, memory and time of an experiment; nothing is trained."
-    plan = command(_plan, f"CONFIG {fields}", about, fields="")
+    plan = command(_plan, f"CONFIG [--measure] {fields}", about, fields="")
     plan.add_argument("config", metavar="CONFIG", help=_CONFIG)
+    about = "compile and time every program, rather than estimate from counts of operations"
+    plan.add_argument("--measure", action="store_true", help=about)
 
     usage = "DIR [--config.measure=NAME,NAME ...] [--config.measure.FIELD=VALUE ...]"
     about = "Measures the weights that a sweep kept (config.checkpoint.final_weights)."
@@ -248,13 +250,15 @@ def _plan(arguments: argparse.Namespace) -> int:
     from sbt.text import roughly
 
     with _telling() as note:
-        cohorts = preview(config, note, **parts)
+        cohorts = preview(config, note, measure=arguments.measure, **parts)
     console = _console(80)
     for part in tables(config.name, cohorts):
         console.print(part)
     total = sum(c.seconds + c.compile_seconds for c in cohorts)
     peak = max(c.process_bytes for c in cohorts)
     print(f"peak memory {peak / 2**30:.2f} GB, estimated time {roughly(total)}, nothing trained")
+    if not arguments.measure:
+        print("from counts of operations, within a factor of two or so; --measure times it here")
     if config.engine.lanes is None and config.engine.memory_gb is None:
         print("lanes follow free memory; config.engine.lanes (or .memory_gb) fixes them")
     return 0

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from sbt import cli
 from sbt.bench import ceilings, command, tables, workload
-from sbt.bench.ceilings import Ceilings
 from sbt.bench.figure import draw
 from sbt.bench.flax_peer import flax_workload
 from sbt.bench.lanes import make_task, prepared, sbt_workload
@@ -32,6 +31,7 @@ from sbt.bench.workload import (
     microseconds,
 )
 from sbt.errors import UserError
+from sbt.parallel.ceilings import Ceilings
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="PyTorch is an optional extra"

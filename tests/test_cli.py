@@ -87,10 +87,12 @@ def test_overrides_reach_the_config(experiment):
     assert config.base_lr == 0.25
 
 
-def test_plan_trains_nothing(capsys, experiment, monkeypatch, tmp_path):
+@pytest.mark.parametrize("measure", [False, True])
+def test_plan_trains_nothing(capsys, experiment, monkeypatch, tmp_path, measure):
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(capsys, "plan", experiment)
+    code, out, err = run(capsys, "plan", experiment, *["--measure"] * measure)
     assert code == 0, err
+    assert ("counts of operations" in out) is not measure
     assert "peak memory" in out
     assert "cohort 1 of 1: m = " in err
     assert "nothing trained" in out

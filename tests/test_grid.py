@@ -290,6 +290,7 @@ def test_measuring_passes_over_what_does_not_run(monkeypatch):
 def facts(**fields):
     """A model that planning knows only by these facts: small, without batch norm or dropout."""
     usual = {"parameters": 100, "parameter_bytes": 400, "flops": 1e5}
+    usual |= {"activation_bytes": 1e4, "operations": 300}
     usual |= {"batch_statistics": False, "dropout": False, "num_examples": 512}
     return lambda config: ModelFacts(**{**usual, **fields})
 

@@ -14,7 +14,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sbt.bench.ceilings import measure_ceilings
 from sbt.bench.figure import draw
 from sbt.bench.lanes import make_task, prepared, sbt_workload
 from sbt.bench.options import Options, options_of, settings
@@ -34,6 +33,7 @@ from sbt.bench.workload import (
     microseconds,
 )
 from sbt.files import write_text
+from sbt.parallel.ceilings import measure_ceilings
 from sbt.parallel.mesh import prepare_devices
 from sbt.sweep.fit import peak_memory
 

@@ -6,9 +6,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sbt.bench.ceilings import Ceilings
 from sbt.bench.workload import Cell, Setting
 from sbt.files import write_json
+from sbt.parallel.ceilings import Ceilings
 from sbt.workdir import describe_environment, proc
 
 FORMAT = 1

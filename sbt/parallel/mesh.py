@@ -7,6 +7,7 @@ array that is spread over the mesh.
 
 import contextlib
 import os
+import platform
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,18 @@ def prepare_devices() -> None:
                 jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
+
+
+def kind_of(device: jax.Device) -> str:
+    """What a device is, in words; of a CPU, the processor's name."""
+    if device.platform != "cpu":
+        return str(device.device_kind)
+    try:
+        with open("/proc/cpuinfo") as lines:
+            names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def make_mesh(data: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from ml_collections import ConfigDict
 from sbt import config as configs
 from sbt import workdir
 from sbt.parallel import hosts
-from sbt.parallel.mesh import LANE_AXIS
+from sbt.parallel.mesh import LANE_AXIS, kind_of
 from sbt.sweep.cohort import Cohort, ModelFacts, make_cohort, make_cohorts
 from sbt.sweep.extend import finder, settings_of
 from sbt.sweep.grid import Grid, Run, by_static_settings, with_settings
@@ -76,21 +75,12 @@ def machine_of(mesh: Mesh) -> dict[str, Any]:
     device = mesh.devices.flat[0]
     return {
         "platform": device.platform,
-        "device_kind": _processor() if device.platform == "cpu" else device.device_kind,
+        "device_kind": kind_of(device),
         "rows_of_lanes": mesh.shape[LANE_AXIS],
         "devices": mesh.size,
         "processes": jax.process_count(),
         "jaxlib": jaxlib.__version__,
     }
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 @dataclasses.dataclass

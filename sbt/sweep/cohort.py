@@ -35,6 +35,8 @@ class ModelFacts:
       parameters: number of trainable numbers.
       parameter_bytes: their size.
       flops: floating-point operations of one training example (forward and both gradients).
+      activation_bytes: of all that a forward pass of one training example computes on its way.
+      operations: of a training step, as it is handed to the compiler.
       batch_statistics: whether the model keeps running statistics of batches.
       dropout: whether training draws random numbers inside the model.
       num_examples: size of the training set.
@@ -43,6 +45,8 @@ class ModelFacts:
     parameters: int
     parameter_bytes: int
     flops: float
+    activation_bytes: float
+    operations: int
     batch_statistics: bool
     dropout: bool
     num_examples: int

@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import resource
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import jax
 
@@ -20,6 +22,14 @@ from sbt.sweep.problem import Placed
 from sbt.sweep.strategy import Strategy, candidates, heuristic, parse, round_up, whole_groups
 
 SHARE_OF_FREE_MEMORY = 0.8
+
+
+class _Sized(Protocol):
+    @property
+    def bytes_per_device(self) -> int: ...
+
+
+Sized = TypeVar("Sized", bound=_Sized)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,44 +75,73 @@ def fit(placed: Placed, runs: int, least: int = 0, kept: Setup | None = None) ->
             max(1, int(1.0 / max(per_tick, 1e-6))),
         )
 
-    def room(share: float) -> float:
-        own = mesh.local_devices
-        memory = memory_budget(cohort.config.engine.memory_gb, own[0], len(own), share)
-        return hosts.least(memory)
-
     if kept is not None and kept.asked != asked:
         changed = "config.engine asks for another program now"
     elif kept is not None and kept.fits(machine):
         lanes, _, convolution = kept.strategy.partition("/")
         strategy = parse(lanes, convolution, heuristic(cohort.facts, "cpu", 1))
         engine = make_engine(placed, kept.lanes, strategy)
-        if engine.bytes_per_device <= (free := room(1.0)):
+        if engine.bytes_per_device <= (free := _room(placed, 1.0)):
             return fitted(engine)
         engine.close()
         changed = f"{_need(engine)}, of which {free / 2**30:.2f} are free now"
 
-    budget = room(SHARE_OF_FREE_MEMORY)
-    most = cohort.config.engine.lanes or runs
-    size = round_up(max(min(runs, most), least), count)
-    strategy = choose_strategy(placed, size)
-    size = whole_groups(size, count, strategy)
-    engine = make_engine(placed, size, strategy)
-    lowest = whole_groups(max(count, round_up(least, count)), count, strategy)
-    while engine.bytes_per_device > budget and engine.lanes > lowest:
-        engine.close()
-        fixed = sum(leaf.nbytes for leaf in jax.tree.leaves(placed.arrays))
-        share = max(budget - fixed, 0) / max(engine.bytes_per_device - fixed, 1)
-        smaller = int(engine.lanes * min(share, 0.9)) // count * count
-        if strategy.at_once > 1 and smaller > (group := count * strategy.at_once):
-            smaller = smaller // group * group
-        engine = make_engine(placed, max(lowest, smaller), strategy)
-    if engine.bytes_per_device > budget:
+    strategy = choose_strategy(placed, most_lanes(placed, runs, least))
+    make = functools.partial(make_engine, placed, strategy=strategy)
+    engine = as_many_as_fit(placed, runs, least, strategy, make, lambda engine: engine.close())
+    if engine.bytes_per_device > (budget := _room(placed)):
         raise UserError(
             "config.engine.memory_gb",
             f"{_need(engine)}, there are {budget / 2**30:.2f}",
             "allow more memory, or use a smaller micro-batch, model or data set",
         )
     return fitted(engine)
+
+
+def most_lanes(placed: Placed, runs: int, least: int = 0) -> int:
+    """Lanes of a program that no memory limits, before they make whole groups."""
+    most = placed.cohort.config.engine.lanes or runs
+    return round_up(max(min(runs, most), least), placed.rows)
+
+
+def as_many_as_fit(
+    placed: Placed,
+    runs: int,
+    least: int,
+    strategy: Strategy,
+    make: Callable[[int], Sized],
+    drop: Callable[[Sized], None] = lambda made: None,
+) -> Sized:
+    """What ``make`` makes of as many lanes as there are runs, or as fit; of the fewest if none do.
+
+    Args:
+      placed: what to train.
+      runs: how many runs wait.
+      least: lanes that one pass must hold.
+      strategy: how lanes are executed.
+      make: of so many lanes, something that knows its bytes per device.
+      drop: is given what needs too much.
+    """
+    count, budget = placed.rows, _room(placed)
+    lanes = whole_groups(most_lanes(placed, runs, least), count, strategy)
+    lowest = whole_groups(max(count, round_up(least, count)), count, strategy)
+    fixed = sum(leaf.nbytes for leaf in jax.tree.leaves(placed.arrays))
+    while (made := make(lanes)).bytes_per_device > budget and lanes > lowest:
+        drop(made)
+        share = max(budget - fixed, 0) / max(made.bytes_per_device - fixed, 1)
+        smaller = int(lanes * min(share, 0.9)) // count * count
+        if strategy.at_once > 1 and smaller > (group := count * strategy.at_once):
+            smaller = smaller // group * group
+        lanes = max(lowest, smaller)
+    return made
+
+
+def _room(placed: Placed, share: float = SHARE_OF_FREE_MEMORY) -> float:
+    """Bytes that a program may use on each device of every process."""
+    own = placed.mesh.local_devices
+    return hosts.least(
+        memory_budget(placed.cohort.config.engine.memory_gb, own[0], len(own), share)
+    )
 
 
 def _need(engine: Engine) -> str:
@@ -114,14 +153,10 @@ def _need(engine: Engine) -> str:
 
 def choose_strategy(placed: Placed, size: int) -> Strategy:
     """The strategy that the config names, or the likely best one, or the fastest measured."""
-    cohort, wanted, platform = placed.cohort, placed.cohort.config.engine, placed.platform
-    usual = heuristic(cohort.facts, platform, size // placed.rows)
-    if cohort.sharding.devices > 1:
-        # A batch is large here, and a branch not taken spares its all-reduce: under vmap every tick
-        # would wait for the gradients of all devices.
-        usual = Strategy(1, usual.convolution if platform == "cpu" else "stock")
+    wanted = placed.cohort.config.engine
+    usual = named_strategy(placed, size)
     if wanted.strategy != "measure":
-        return parse(wanted.strategy, wanted.convolution, usual)
+        return usual
     if jax.process_count() > 1:
         raise UserError(
             "config.engine.strategy",
@@ -129,7 +164,7 @@ def choose_strategy(placed: Placed, size: int) -> Strategy:
             "measure with one process, and name the strategy that it prints",
         )
     timings = {}
-    for candidate in candidates(platform):
+    for candidate in candidates(placed.platform):
         if wanted.convolution in ("auto", candidate.convolution):
             try:
                 lanes = whole_groups(size, placed.rows, candidate)
@@ -142,6 +177,17 @@ def choose_strategy(placed: Placed, size: int) -> Strategy:
                 reason = str(error).partition("\n")[0]
                 warnings.warn(f"strategy {candidate} does not run here: {reason}", stacklevel=2)
     return min(timings, key=lambda s: timings[s]) if timings else usual
+
+
+def named_strategy(placed: Placed, size: int) -> Strategy:
+    """The strategy that the config names, or the likely best one; nothing is measured."""
+    cohort, wanted, platform = placed.cohort, placed.cohort.config.engine, placed.platform
+    usual = heuristic(cohort.facts, platform, size // placed.rows)
+    if cohort.sharding.devices > 1:
+        # A batch is large here, and a branch not taken spares its all-reduce: under vmap every tick
+        # would wait for the gradients of all devices.
+        usual = Strategy(1, usual.convolution if platform == "cpu" else "stock")
+    return parse(wanted.strategy, wanted.convolution, usual)
 
 
 def time_ticks(engine: Engine, runs: Sequence[int] | None = None, seconds: float = 0.5) -> float:

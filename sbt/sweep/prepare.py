@@ -147,7 +147,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], parts: Parts) -> Sweep:
     problems = [builder.problem(cohort.config, cohort.synchronous) for cohort in cohorts]
     for cohort, problem in zip(cohorts, problems, strict=True):
         moves = "schedule" if parts.schedule is not None else _moves_rate(cohort)
-        foreign.check(cohort.config.rule, problem.params(), moves)
+        foreign.check(cohort.config.rule, problem.shapes[0], moves)
         make_program(problem, cohort, "stock")
         feed.check(problem, cohort, measured=bool(separate_in(cohort.config)))
         observe.check(Placed(cohort, problem, mesh, None))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,23 @@ from rich.text import Text
 from sbt import implied
 from sbt.data import Dataset
 from sbt.optim import foreign
+from sbt.parallel.ceilings import machine_ceilings
 from sbt.sweep import run as _  # noqa: F401  so that this process holds what a run's holds
 from sbt.sweep.cohort import Cohort
-from sbt.sweep.fit import fit, peak_memory, process_memory, time_ticks
+from sbt.sweep.estimate import Costs, estimate
+from sbt.sweep.fit import (
+    as_many_as_fit,
+    fit,
+    most_lanes,
+    named_strategy,
+    peak_memory,
+    process_memory,
+    time_ticks,
+)
 from sbt.sweep.prepare import Sweep, laws_of, prepare
-from sbt.sweep.problem import Parts
+from sbt.sweep.problem import Parts, Placed
 from sbt.sweep.progress import si
+from sbt.sweep.strategy import Strategy
 from sbt.tasks.base import PerExample
 from sbt.text import one_line, roughly
 
@@ -42,8 +54,8 @@ class CohortPreview:
       lanes: per pass.
       bytes_per_device: arrays and temporaries of the largest program, data included.
       process_bytes: expected peak of this process; on accelerators the device's bytes instead.
-      compile_seconds: measured.
-      seconds: expected training time, from a short run.
+      compile_seconds: of all its programs.
+      seconds: expected training time.
       tokens: T, of each example; 0 where they are not counted.
       laws: what each batch size makes of the hyperparameters.
     """
@@ -68,6 +80,7 @@ def preview(
     config: ConfigDict,
     note: Callable[[str], None] = lambda text: None,
     *,
+    measure: bool = False,
     module: Any = None,
     dataset: Dataset | None = None,
     rule: foreign.MakeRule | None = None,
@@ -75,11 +88,13 @@ def preview(
     metrics: Mapping[str, Any] | None = None,
     schedule: Any = None,
 ) -> list[CohortPreview]:
-    """Plans, compiles and times every cohort for a moment; trains nothing.
+    """Plans every cohort; trains nothing.
 
     Args:
       config: as for ``sbt.run``.
       note: is told what goes on.
+      measure: compiles every cohort and times it for a moment; else costs follow from counts of
+        operations, see :mod:`sbt.sweep.estimate`.
       module: as for ``sbt.run``.
       dataset: as for ``sbt.run``.
       rule: as for ``sbt.run``.
@@ -91,12 +106,28 @@ def preview(
       UserError: what ``sbt.run`` would refuse.
     """
     with foreign.known(rule):
-        return _previews(
-            prepare(config, Parts(module, dataset, rule, loss, metrics, schedule)), note
-        )
+        sweep = prepare(config, Parts(module, dataset, rule, loss, metrics, schedule))
+        return _previews(sweep, _measured if measure else _estimated, note)
 
 
-def _previews(sweep: Sweep, note: Callable[[str], None]) -> list[CohortPreview]:
+def _measured(placed: Placed, runs: int) -> tuple[Strategy, Costs]:
+    with contextlib.closing(fit(placed, runs=runs).engine) as engine:
+        seconds = time_ticks(engine)
+    made = Costs(engine.lanes, seconds, engine.bytes_per_device, engine.compile_seconds)
+    return engine.strategy, made
+
+
+def _estimated(placed: Placed, runs: int) -> tuple[Strategy, Costs]:
+    strategy, ceilings = named_strategy(placed, most_lanes(placed, runs)), machine_ceilings()
+    make = functools.partial(estimate, placed, strategy=strategy, ceilings=ceilings)
+    return strategy, as_many_as_fit(placed, runs, 0, strategy, make)
+
+
+def _previews(
+    sweep: Sweep,
+    program_of: Callable[[Placed, int], tuple[Strategy, Costs]],
+    note: Callable[[str], None],
+) -> list[CohortPreview]:
     on_cpu = jax.default_backend() == "cpu"
     previews = []
     for remark in sweep.remarks:
@@ -109,14 +140,12 @@ def _previews(sweep: Sweep, note: Callable[[str], None]) -> list[CohortPreview]:
         named = ", ".join(map(str, sizes))
         note(f"cohort {number + 1} of {len(sweep.cohorts)}: m = {named}, {len(cohort.runs)} runs")
         placed = sweep.place(cohort)
-        engine = fit(placed, runs=sweep.search(cohort).width).engine
         devices = len(placed.mesh.local_devices)
         before = process_memory() if on_cpu else 0
-        passes = -(-len(cohort.runs) // engine.lanes)
+        strategy, costs = program_of(placed, sweep.search(cohort).width)
+        passes = -(-len(cohort.runs) // costs.lanes)
         held = sum(leaf.nbytes for leaf in jax.tree.leaves(placed.arrays)) if on_cpu else 0
-        program = engine.bytes_per_device * (devices if on_cpu else 1)
-        with contextlib.closing(engine):
-            seconds = time_ticks(engine) * cohort.ticks * passes
+        program = costs.bytes_per_device * (devices if on_cpu else 1)
         previews.append(
             CohortPreview(
                 runs=len(cohort.runs),
@@ -124,15 +153,15 @@ def _previews(sweep: Sweep, note: Callable[[str], None]) -> list[CohortPreview]:
                 micro_batch=cohort.micro_batch,
                 static=_static(cohort),
                 parameters=cohort.facts.parameters,
-                strategy=str(engine.strategy),
+                strategy=str(strategy),
                 passes=passes,
-                lanes=engine.lanes,
-                bytes_per_device=engine.bytes_per_device,
+                lanes=costs.lanes,
+                bytes_per_device=costs.bytes_per_device,
                 process_bytes=max(peak_memory(), before + program - devices * held)
                 if on_cpu
                 else program,
-                compile_seconds=engine.compile_seconds,
-                seconds=seconds,
+                compile_seconds=costs.compile_seconds,
+                seconds=costs.tick_seconds * cohort.ticks * passes,
                 tokens=placed.problem.dataset.tokens,
                 laws=laws_of(cohort, placed.problem.dataset.tokens),
             )

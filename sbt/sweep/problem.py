@@ -1,12 +1,15 @@
 """What a config names, built: data, model, rule, schedule; and the facts that planning needs."""
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -112,13 +115,19 @@ class Problem:
             self.arrays,
         )
 
-    def example(self) -> Any:
-        """Shape and dtype of a batch of one input."""
+    @functools.cached_property
+    def _one(self) -> Any:
         return self.examples()["x"]
 
-    def params(self) -> Any:
-        """Shapes of the weights."""
-        return jax.eval_shape(self.model.init, jax.random.key(0), self.example())[0]
+    def example(self) -> Any:
+        """Shape and dtype of a batch of one input."""
+        return self._one
+
+    @functools.cached_property
+    def shapes(self) -> tuple[Any, Any]:
+        """Shapes of the weights and of the statistics."""
+        params, stats = jax.eval_shape(self.model.init, jax.random.key(0), self.example())
+        return params, stats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +199,7 @@ class Builder:
         self.parts = parts
         self._datasets: dict[str, Dataset] = {}
         self._pipelines: dict[str, tuple[Any, Callable[..., Any]]] = {}
+        self._problems: dict[str, Problem] = {}
         self._facts: dict[str, ModelFacts] = {}
 
     def dataset(self, data_config: Mapping[str, Any]) -> Dataset:
@@ -222,13 +232,17 @@ class Builder:
         dtype = jnp.dtype(config.engine.precision)
         if jnp.result_type(float) == jnp.float64 and dtype == jnp.float32:
             dtype = jnp.dtype(jnp.float64)
-        dataset = self.dataset(config.data)
-        key = f"{configs.to_json(config.data)} {dtype}"
-        if key not in self._pipelines:
-            self._pipelines[key] = make_pipeline(dataset, config.data, dtype)
-        model = self._model(config, dataset, dtype, synchronous)
-        task, schedule = self._task(config, dataset), self._schedule()
-        return Problem(dataset, *self._pipelines[key], model, task, schedule)
+        whole = f"{_settings(config)} {dtype} {synchronous}"
+        if whole not in self._problems:
+            dataset = self.dataset(config.data)
+            key = f"{configs.to_json(config.data)} {dtype}"
+            if key not in self._pipelines:
+                self._pipelines[key] = make_pipeline(dataset, config.data, dtype)
+            model = self._model(config, dataset, dtype, synchronous)
+            task, schedule = self._task(config, dataset), self._schedule()
+            made = Problem(dataset, *self._pipelines[key], model, task, schedule)
+            self._problems[whole] = made
+        return self._problems[whole]
 
     def _task(self, config: ConfigDict, dataset: Dataset) -> Task:
         """What is learned: that of the config, or the user's own loss and metrics."""
@@ -288,16 +302,7 @@ class Builder:
 
     def facts(self, config: ConfigDict) -> ModelFacts:
         """What planning needs to know; nothing is compiled."""
-        key = configs.to_json(
-            [
-                config.model,
-                config.data,
-                config.task,
-                config.engine,
-                config.evaluate.statistics,
-                config.bn_batch,
-            ]
-        )
+        key = _settings(config)
         if key not in self._facts:
             problem = self.problem(config)
             batch = 2 * (config.bn_batch or 4)
@@ -306,6 +311,13 @@ class Builder:
             check_model(problem.model, problem.examples(), problem.task, batch, self.parts.module)
             self._facts[key] = model_facts(problem, config.bn_batch or 8)
         return self._facts[key]
+
+
+def _settings(config: ConfigDict) -> str:
+    """What a problem follows from."""
+    c = config
+    parts = [c.model, c.data, c.task, c.engine, c.evaluate.statistics, c.bn_batch]
+    return str(configs.to_json(parts))
 
 
 def outputs_of(dataset: Dataset) -> int:
@@ -331,7 +343,7 @@ def model_facts(problem: Problem, batch: int) -> ModelFacts:
     """Facts of a model from its shapes and its lowered gradient (not compiled)."""
     key = jax.random.key(0)
     examples = problem.examples(batch)
-    params, stats = jax.eval_shape(problem.model.init, key, problem.example())
+    params, stats = problem.shapes
     objective = Objective(problem.model, problem.task, "stock")
 
     def step(params: Any, stats: Any, examples: Any, key: jax.Array) -> Any:
@@ -342,16 +354,34 @@ def model_facts(problem: Problem, batch: int) -> ModelFacts:
         x = zeros(examples["x"])
         return problem.model.apply(zeros(params), zeros(stats), x, key, True)[0]
 
-    cost = jax.jit(step).lower(params, stats, examples, key).cost_analysis() or {}
+    def forward(params: Any, stats: Any, x: Any) -> Any:
+        return problem.model.apply(params, stats, x, key, True)[0]
+
+    lowered = jax.jit(step).lower(params, stats, examples, key)
+    cost = lowered.cost_analysis() or {}
+    made = _bytes_made(jax.make_jaxpr(forward)(params, stats, examples["x"]).jaxpr)
     leaves = jax.tree.leaves(params)
     return ModelFacts(
         parameters=int(sum(np.prod(p.shape) for p in leaves)),
         parameter_bytes=int(sum(np.prod(p.shape) * p.dtype.itemsize for p in leaves)),
         flops=float(cost.get("flops", 0.0)) / batch,
+        activation_bytes=made / batch,
+        operations=lowered.as_text().count(" = "),
         batch_statistics=bool(jax.tree.leaves(stats)),
         dropout=depends_on_input(draws, key),
         num_examples=problem.num_examples,
     )
+
+
+def _bytes_made(jaxpr: Any) -> int:
+    """Size of all results of a program's operations, those of its parts included."""
+    made = 0
+    for equation in jaxpr.eqns:
+        parts = list(jaxprs_in_params(equation.params))
+        made += sum(_bytes_made(part) for part in parts)
+        if not parts:
+            made += sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in equation.outvars)
+    return made
 
 
 def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
@@ -453,7 +483,7 @@ def _rounding(problem: Problem, cohort: Cohort) -> Choice:
     chosen = ROUNDINGS.configured(config.rounding)
     if chosen.name == "none":
         return chosen
-    for path, leaf in jax.tree_util.tree_leaves_with_path(problem.params()):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(problem.shapes[0]):
         if leaf.dtype not in (jnp.float32, jnp.float64):
             where = jax.tree_util.keystr(path, simple=True, separator="/")
             raise UserError(

@@ -1,6 +1,9 @@
 """What the machine can do at best, measured: matrix products, convolutions, copies."""
 
+import contextlib
 import dataclasses
+import functools
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -9,17 +12,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sbt.parallel.mesh import LANE_AXIS, make_mesh
+from sbt.data.cache import cache_directory
+from sbt.files import CannotWrite, read_json, write_json
+from sbt.parallel.mesh import LANE_AXIS, kind_of, make_mesh
 
 GEMM_SIZES = {"cpu": (512, 1024, 2048), "other": (2048, 4096, 8192)}
 COPY_BYTES = {"cpu": 2**28, "other": 2**30}
 # The middle of the reduced AlexNet: 3x3, 64 to 64 channels on 8x8 pixels.
 CONV_BATCH = {"cpu": 128, "other": 4096}
-SECONDS = 0.4
+SECONDS, QUICK_SECONDS = 0.4, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +56,33 @@ def measure_ceilings(precisions: tuple[str, ...], seconds: float = SECONDS) -> C
         copy=_best(_copy(COPY_BYTES[kind] // jax.local_device_count()), seconds),
         cache_bytes=_last_cache() if kind == "cpu" else 0,
     )
+
+
+@functools.cache
+def machine_ceilings() -> Ceilings:
+    """Those of float32 on this machine: measured in two seconds, and kept if nothing else runs.
+
+    They lie in ``ceilings.json`` of :func:`sbt.data.cache.cache_directory`, by processor, number of
+    devices and version of JAX. Those of a machine that others use are true for the moment only.
+    """
+    device = jax.devices()[0]
+    name = f"{kind_of(device)}, {jax.local_device_count()} devices, jaxlib {jaxlib.__version__}"
+    path = cache_directory() / "ceilings.json"
+    try:
+        known = read_json(path) or {}
+    except ValueError:  # damaged
+        known = {}
+    if name not in known:
+        known[name] = dataclasses.asdict(measure_ceilings(("float32",), QUICK_SECONDS))
+        if not is_busy():
+            with contextlib.suppress(CannotWrite):
+                write_json(path, known)
+    return Ceilings(**known[name])
+
+
+def is_busy() -> bool:
+    """Whether more than half of the cores had something to do in the last minute."""
+    return os.getloadavg()[0] > len(os.sched_getaffinity(0)) / 2
 
 
 def _last_cache() -> int:
