@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # seconds, too, in one line.
 
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
+RELOAD = 10  # seconds between looks at a sweep that runs
 _CONFIG = "experiment file with get_config(); file.py:variant passes it an argument"
 _EXAMPLES = """\
 A tuple is written in quotes:
@@ -74,10 +75,12 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     measure.add_argument("--experiment", metavar="FILE", help=about)
 
     about = "Writes report.html with figures, tables and verdicts; of several sweeps, a comparison."
-    report = command(_report, "DIR [DIR ...] [--out DIR]", about)
+    report = command(_report, "DIR [DIR ...] [--out DIR] [--watch]", about)
     report.add_argument("directories", metavar="DIR", nargs="+", help="work directory of a sweep")
     about = "directory of the report; else the work directory"
     report.add_argument("--out", metavar="DIR", help=about)
+    about = "write it again whenever results come, until the sweep ends; an open page follows"
+    report.add_argument("--watch", action="store_true", help=about)
 
     about = "Keeps a finished sweep as evidence: results, how they were made, figures, verdicts."
     usage = "DIR FOLDER [--command TEXT ...] [--hardware TEXT] [--figures NAME,NAME]"
@@ -273,6 +276,11 @@ def _report(arguments: argparse.Namespace) -> int:
     datasets, metas = {}, {}
     directories = {name: directory_of(name, "sbt report") for name in arguments.directories}
     out = None if arguments.out is None else directory_of(arguments.out, "--out")
+    if arguments.watch:
+        if len(directories) > 1:
+            raise UserError("--watch", "follows one sweep", "give one directory")
+        (directory,) = directories.values()
+        _watch(directory, out or directory)
     for name, directory in directories.items():
         datasets[name] = load(directory)
         metas[name] = read_meta(directory)
@@ -301,6 +309,28 @@ def _keep(arguments: argparse.Namespace) -> int:
     for path in paths:
         print(path)
     return 0
+
+
+def _watch(directory: Path, target: Path) -> None:
+    """Writes the report of a sweep whenever its results change, until it ends or Ctrl-C is pressed.
+
+    Returns with the last report still to be written: a page that does not reload itself.
+    """
+    import time
+
+    from sbt.report import write_report
+    from sbt.results import FILE, load
+    from sbt.workdir import read_meta
+
+    seen = None
+    with contextlib.suppress(KeyboardInterrupt):
+        while (meta := read_meta(directory)).get("status") == "running":
+            if (now := (directory / FILE).stat().st_mtime_ns) != seen:
+                seen = now
+                with writing(target, "the report"):
+                    page, *_ = write_report(load(directory), target, meta, every=RELOAD)
+                print(f"{time.strftime('%H:%M:%S')} {page}", flush=True)
+            time.sleep(RELOAD)
 
 
 def _advice(results: "xr.Dataset", meta: dict[str, Any]) -> "Markup":

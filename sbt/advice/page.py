@@ -129,17 +129,13 @@ def _choices(advice: Advice) -> list[markup.Markup]:
 def section(advice: Advice) -> markup.Markup:
     """The advice as a part of a report: what to use, the rest folded away."""
     made = [tag("li", rich(str(one))) for one in advice.recommendations]
+    title = "In words, per batch size, and what the grid cannot say"
+    words = tag("p", rich(advice.text))
     parts = [
         tag("h2", "Advice", id="advice"),
         tag("p", rich(_target(advice)), class_="quiet"),
         tag("ul", *made),
-        tag("p", rich(advice.text)),
-        markup.folded(
-            "Per batch size, and what the grid cannot say",
-            *_numbers(advice),
-            *_gaps(advice),
-            level="b",
-        ),
+        markup.folded(title, words, *_numbers(advice), *_gaps(advice), level="b"),
     ]
     return markup.join(parts, "\n")
 

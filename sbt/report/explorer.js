@@ -266,9 +266,14 @@
     metric: 0, view: plane.length === 2 ? "map" : "lines", x: plane[0] ?? -1, y: plane[1] ?? -1, rest: axes.map(() => -1), log: false,
     curve: curves.length && (curves[0].at.length > 1 || !plane.length) ? 0 : `along${plane[0]}`,
     logX: false, logY: false, seeds: "each", active: data.best ?? 0, seed: -1, pinned: [],
-    filters: axes.map(() => -1), seedFilter: -1, bounds: {}, sort: 0, down: score.higher, first: 0,
+    filters: axes.map(() => -1), seedFilter: -1, bounds: {}, sort: null, down: score.higher, first: 0,
   };
   if (range(metrics[0])[0] > 0 && range(metrics[0])[1] / range(metrics[0])[0] > 20) state.log = true;
+
+  // A page that reads its file again, while a sweep runs, goes on where its reader was.
+  const kept = `view of ${location.pathname}: ${sizes.join(" ")} ${curves.length}`;
+  try { Object.assign(state, JSON.parse(sessionStorage.getItem(kept)) ?? {}); } catch { /* the first time */ }
+  addEventListener("pagehide", () => { try { sessionStorage.setItem(kept, JSON.stringify(state)); } catch { /* a page of a file may not */ } });
 
   // The cell that stands for a place of the plane: the best over the other axes, or at chosen values.
   function standsFor() {
@@ -550,7 +555,7 @@
       });
     });
     const k = axes.length;
-    picture.append(svg("line", { class: "axis", x1: px(k), x2: px(k), y1: top, y2: height - bottom }), svg("text", { x: px(k), y: 12, "text-anchor": "middle", class: "name" }, titled(metric)));
+    picture.append(svg("line", { class: "axis", x1: px(k), x2: px(k), y1: top, y2: height - bottom }), svg("text", { x: width - 2, y: 12, "text-anchor": "end", class: "name" }, titled(metric)));
     for (const v of ticks(ends, log, 5)) picture.append(svg("text", { x: px(k) + 6, y: py(v) + 4 }, short(v, metric.percent)));
     picture.addEventListener("pointermove", (event) => {
       const box = picture.getBoundingClientRect();
@@ -589,7 +594,7 @@
       name: column.flag ? column.label : titled(column), column, key: (row) => column.values[row],
       words: (row) => (column.flag ? (column.values[row] ? "yes" : "") : number(column.values[row], column.percent)) })),
   ];
-  state.sort = fields.findIndex((field) => field.column === columns[0]);
+  state.sort ??= fields.findIndex((field) => field.column === columns[0]);
   const filterRow = html("tr", { class: "filters" });
   const headRow = html("tr", {});
   const tbody = html("tbody", {});

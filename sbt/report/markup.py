@@ -84,20 +84,22 @@ def figure(drawing: Drawing, number: int) -> Markup:
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 
 
-def page(title: str, body: Markup, script: Markup = NOTHING) -> Markup:
+def page(title: str, body: Markup, script: Markup = NOTHING, every: int = 0) -> Markup:
     """A complete document that loads nothing from anywhere.
 
     Args:
       title: of its window.
       body: what stands on it.
       script: ``<script>`` elements that bring it to life; without it all of the page is readable.
+      every: seconds after which an open page reads its file again; 0: never.
     """
     wide = ' class="wide"' if script else ""
     policy = f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">'
+    again = f'<meta http-equiv="refresh" content="{every}">'
     return Markup(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"{policy if script else ''}"
+        f"{policy if script else ''}{again if every else ''}"
         f"<title>{text(title)}</title><style>{STYLE}</style></head>\n"
         f"<body{wide}>\n{join([body])}\n{script}</body></html>\n"
     )

@@ -28,7 +28,11 @@ DONE = ("done", "finished", "complete")
 
 
 def write_report(
-    ds: xr.Dataset, directory: Path | str, meta: Mapping[str, Any], advice: Markup = NOTHING
+    ds: xr.Dataset,
+    directory: Path | str,
+    meta: Mapping[str, Any],
+    advice: Markup = NOTHING,
+    every: int = 0,
 ) -> list[Path]:
     """Writes figures, tables and ``report.html``; every file atomically.
 
@@ -42,6 +46,7 @@ def write_report(
         ``examples_lanes_per_s``, ``compile_seconds``, ``wall_seconds``, ... Keys that end in
         ``seconds`` are shown as durations. Any ``status`` but ``done`` marks results as partial.
       advice: a part of the page that says what to use (:func:`sbt.advice.page.section`).
+      every: seconds after which an open page reads its file again; 0: never.
 
     Returns:
       The files written, ``report.html`` first.
@@ -74,7 +79,8 @@ def write_report(
         _config(view),
     ]
     script = explored + explorer.script()
-    return [_write_page(f"{view.name}: report", parts, directory, Markup(script)), *written]
+    path = _write_page(f"{view.name}: report", parts, directory, Markup(script), every)
+    return [path, *written]
 
 
 def write_comparison(
@@ -161,10 +167,10 @@ def _save_figures(drawings: Iterable[Drawing], directory: Path) -> list[Path]:
 
 
 def _write_page(
-    title: str, parts: Iterable[Markup], directory: Path, script: Markup = NOTHING
+    title: str, parts: Iterable[Markup], directory: Path, script: Markup = NOTHING, every: int = 0
 ) -> Path:
     body = markup.join(filter(None, parts), "\n")
-    return write_text(directory / "report.html", markup.page(title, body, script))
+    return write_text(directory / "report.html", markup.page(title, body, script, every))
 
 
 def _scrolled(table: Markup) -> Markup:
@@ -194,7 +200,7 @@ def _static(drawings: list[Drawing], measured: list[Drawing]) -> Markup:
     numbered = [markup.figure(drawing, i + 1) for i, drawing in enumerate([*drawings, *measured])]
     of_measured = [tag("h3", "Measurements"), *numbered[len(drawings) :]] if measured else []
     parts = [*numbered[: len(drawings)], *of_measured]
-    return markup.folded("Figures", *parts, id="static", open="")
+    return markup.folded("Figures for print", *parts, id="static", open="")
 
 
 def _subtitle(view: View) -> Markup:
@@ -335,10 +341,8 @@ def rests_on(found: Iterable[Verdict]) -> Markup:
 
 
 def _tables(view: View, per_batch_size: pd.DataFrame | None) -> Markup:
-    parts = [part for part in (_scores(view), _per_batch_size(view, per_batch_size)) if part]
-    laws = _laws(view)
-    folded = markup.folded("Tables", *parts) if parts else NOTHING
-    return markup.join([folded, laws])
+    parts = [_scores(view), _per_batch_size(view, per_batch_size), _laws(view)]
+    return markup.folded("Tables", *filter(None, parts)) if any(parts) else NOTHING
 
 
 def _scores(view: View) -> Markup:
