@@ -5,6 +5,10 @@
 8 batch sizes x 9 base learning rates x 3 seeds = 216 runs of 10 epochs, one compiled program. The
 figure shows the main finding of Masters & Luschi (2018): the range of stable base learning rates
 shrinks as the batch grows, and the best accuracy falls at large batches.
+
+``results/quickstart`` has ten seeds: with a margin of 10 points a base learning rate may be one of
+seven at m = 2 to 16, and of six, five, three and none at 32 to 256; the best accuracy falls from
+98.5 % at m = 2 to 85.9 % at 256. All three claims hold.
 """
 
 from ml_collections import ConfigDict
