@@ -144,7 +144,7 @@ class Item:
             width, height = theirs.figure.get_size_inches()
             figure = _figure(image, f"As published. {theirs.caption}", width / height)
         else:
-            table = tag("div", html_table(theirs[0], theirs[1:]), class_="scroll")
+            table = tag("div", html_table(theirs[0], theirs[1:], "numbers"), class_="scroll")
             figure = tag("figure", table, tag("figcaption", "As published."))
         if figure not in self.above:
             self.above.add(figure)
