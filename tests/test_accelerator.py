@@ -81,6 +81,9 @@ def test_differences_are_those_of_the_worst_layer():
     # c does not move: its 0.001 is held against a thousandth of 5.
     assert agreement.apart(before, found, right) == pytest.approx(0.2)
     assert agreement.apart(before, {**right, "a": found["a"]}, right) == pytest.approx(0.1)
+    lost = {**right, "b": np.array([3.0, np.nan])}
+    assert np.isnan(agreement.apart(before, lost, right))
+    assert agreement.Agreement("net", "way", 4, "float32", np.nan, 1.0).outcome == "FAIL"
 
 
 # --- layers by themselves ------------------------------------------------------------------------

@@ -175,7 +175,7 @@ def _sweep(network: str, precision: str) -> Sweep:
     config.engine.precision = precision
     config.base_lr, config.lr_scaling = RATE, "none"
     config.micro_batch = MICRO_BATCH
-    config.bn_batch = MICRO_BATCH if spec.model.get("norm") == "batch" else None
+    config.bn_batch = MICRO_BATCH if spec.batch_norm else None
     config.sweep.batch_size = tuple(MICRO_BATCH * k for k in UPDATES)
     config.sweep.seed = SEEDS
     return prepare(config, Parts())
@@ -233,9 +233,8 @@ def _lanes(
     def difference(batch_size: int) -> float:
         with arithmetic():
             runs = [run for run in updated() if run[0] == batch_size]
-        return max(
-            apart(before, after, reference(before, m, seed)) for m, seed, before, after in runs
-        )
+        each = [apart(before, after, reference(before, m, seed)) for m, seed, before, after in runs]
+        return float(np.max(each))
 
     for k in UPDATES:
         like = Agreement(network, str(strategy), k * MICRO_BATCH, name, None, arithmetic.network)
@@ -280,7 +279,7 @@ def apart(before: Any, after: Any, expected: Any) -> float:
         for start, found, right in zip(*leaves, strict=True)
     ]
     least = NEGLIGIBLE * max(change for _, change in changes)
-    return float(max(off / max(change, least) for off, change in changes))
+    return float(np.max([off / max(change, least) for off, change in changes]))  # NaN, if any is
 
 
 # --- operations ----------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def run_bench(options: Options, command: str, show: Show) -> Record:
     short, every network has its share of it for compiling.
     """
     began = time.monotonic()
-    compiled, until = began + 30 * options.minutes, began + 60 * options.minutes
+    compiled, until = began + 40 * options.minutes, began + 60 * options.minutes
     environment = describe_machine()
     with _compiling_anew():
         show.phase("measuring the ceilings", 1)

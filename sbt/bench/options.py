@@ -38,7 +38,7 @@ class Options:
       out: directory of the results.
       scaling: whether to measure how cost grows with lanes, examples and epochs, too.
       command_buffers: of :data:`sbt.bench.workload.COMMAND_BUFFERS`, on NVIDIA GPUs.
-      minutes: in which all of it ends, half of them for compiling: what is left then is skipped.
+      minutes: in which all of it ends, two thirds for compiling: what is left then is skipped.
     """
 
     models: tuple[str, ...]
@@ -115,7 +115,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("seconds", "length of a timed window", _positive, "S")
     about = "skip what compiles longer or whose windows would take longer; else 120"
     add("cell_seconds", about, _positive, "S")
-    about = "end within so many, half of them for compiling; what is left is skipped"
+    about = "end within so many, two thirds for compiling; what is left is skipped"
     add("minutes", about, _positive, "M")
     parser.add_argument("--repeats", metavar="N", help="windows per setting, interleaved",
                         type=lambda text: int(_positive("--repeats", text)))  # fmt: skip
