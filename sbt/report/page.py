@@ -208,7 +208,8 @@ def _subtitle(view: View) -> Markup:
     for section in ("data", "model", "rule", "schedule"):
         if name := view.setting(f"{section}.name"):
             words.append(f"{section} {name}")
-    words.append(f"{view.ds.sizes.get(EPOCH, 0)} epochs")
+    epochs = view.ds.sizes.get(EPOCH, 0)
+    words.append(f"{epochs} epoch" + "s" * (epochs != 1))
     for axis in view.axes:
         shown = [scales.label(axis, v) for v in view.ds[axis].values.tolist()]
         span = f"{shown[0]} … {shown[-1]} ({len(shown)})" if len(shown) > 5 else ", ".join(shown)
