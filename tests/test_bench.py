@@ -15,7 +15,7 @@ from rich.console import Console
 
 from sbt import cli
 from sbt.bench import ceilings, command, tables, workload
-from sbt.bench.figure import draw
+from sbt.bench.figure import CURVES, draw
 from sbt.bench.flax_peer import flax_workload
 from sbt.bench.lanes import make_task, prepared, sbt_workload
 from sbt.bench.options import Options, options_of, settings
@@ -494,6 +494,17 @@ def test_tables_and_figure_show_every_cell(record, tmp_path):
         assert {len(line) for line in lines} == {len(head)}
     (file,) = draw(record).save(tmp_path, kinds=("png",))
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_figure_has_a_curve_of_every_kind(record):
+    cell = record.timed[0]
+    cells = [
+        dataclasses.replace(cell, setting=dataclasses.replace(cell.setting, method=methods[0]))
+        for methods in CURVES.values()
+    ]
+    drawing = draw(dataclasses.replace(record, cells=tuple(cells)))
+    _, labels = drawing.figure.axes[0].get_legend_handles_labels()
+    assert labels == list(CURVES)
 
 
 def test_json_holds_everything(record, tmp_path):

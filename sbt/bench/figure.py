@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from sbt.bench.record import Record
 from sbt.bench.tables import TORCH, bound, fastest
 from sbt.bench.workload import SBT, SHARED, Cell
-from sbt.report.style import LINES, MARKERS, QUIET, UNORDERED, Drawing, footnote, styled
+from sbt.report.style import QUIET, Drawing, footnote, looks, styled
 
 COLUMNS = 3
 PANEL = (3.1, 2.7)
@@ -58,15 +58,16 @@ def draw(record: Record) -> Drawing:
 
 
 def _panel(panel: Axes, record: Record, cells: Sequence[Cell]) -> None:
-    for i, (name, methods) in enumerate(CURVES.items()):
+    for (name, methods), look in zip(
+        CURVES.items(), looks(len(CURVES), ordered=False), strict=True
+    ):
         curve = _curve([c for c in cells if c.setting.method in methods])
         if not curve:
             continue
         g = [c.setting.micro_batch for c in curve]
-        look = {"color": UNORDERED[i], "marker": MARKERS[i], "linestyle": LINES[i]}
         low = [min(c.microseconds) for c in curve]
         high = [max(c.microseconds) for c in curve]
-        panel.fill_between(g, low, high, color=UNORDERED[i], alpha=0.13, linewidth=0)
+        panel.fill_between(g, low, high, color=look["color"], alpha=0.13, linewidth=0)
         panel.plot(g, [c.median for c in curve], label=name, **look)
         if methods == (SBT,):
             least = [bound(record, c)[0] for c in curve]
