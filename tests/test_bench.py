@@ -14,7 +14,7 @@ from reference import QUICKLY
 from rich.console import Console
 
 from sbt import cli
-from sbt.bench import ceilings, command, tables, workload
+from sbt.bench import command, tables, workload
 from sbt.bench.figure import CURVES, draw
 from sbt.bench.flax_peer import flax_workload
 from sbt.bench.lanes import make_task, prepared, sbt_workload
@@ -31,6 +31,7 @@ from sbt.bench.workload import (
     microseconds,
 )
 from sbt.errors import UserError
+from sbt.parallel import ceilings
 from sbt.parallel.ceilings import Ceilings
 
 needs_torch = pytest.mark.skipif(
