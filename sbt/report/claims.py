@@ -149,9 +149,10 @@ def scope_of(view: View, *protocols: Protocol) -> tuple[str, bool]:
     protocol = next((p for p in protocols if p.data == data), next(iter(protocols), None))
     less = _reductions(view, protocol) if protocol else []
     seeds = "one seed" if view.seeds == 1 else f"{view.seeds} seeds"
-    if protocol and view.seeds < protocol.seeds:
-        less.append(f"{view.seeds} of {protocol.seeds} seeds")
-    return "; ".join([*less, seeds]), bool(less)
+    fewer = protocol is not None and view.seeds < protocol.seeds
+    if protocol and fewer:
+        seeds = f"{view.seeds} of {protocol.seeds} seeds"
+    return "; ".join([*less, seeds]), bool(less) or fewer
 
 
 def _reductions(view: View, protocol: Protocol) -> list[str]:
@@ -175,7 +176,8 @@ def _reductions(view: View, protocol: Protocol) -> list[str]:
     for path, wanted in protocol.settings:
         have = view.setting(path)
         if have != (tuple(wanted) if isinstance(wanted, list) else wanted):
-            less.append(f"{path} {shown(have)} instead of {shown(wanted)}")
+            usual = f" instead of {shown(wanted)}" if wanted is not None else ""  # no limit
+            less.append(f"{path} {shown(have)}{usual}")
     ran = view.ds.sizes.get(EPOCH) or view.setting("epochs")
     if ran and ran < protocol.epochs:
         less.append(f"{int(ran)} of {protocol.epochs} epochs")
