@@ -16,8 +16,8 @@ there is a barrier at α ≈ 0.75 to 0.9 (not for F1), and from the large-batch 
 rises far more steeply than from the small-batch one: F1 has 0.02 at α = -1 and 7.2 at 1.5. Weights
 are interpolated, and batch norm takes the statistics of batches of 5000, as in the released code.
 
-``results/table2_4_small``, five pairs at a width of 128 after 20 epochs: half the distance beyond the
-large-batch minimum the loss is higher than beyond the other, by 1.4 nats [1.2, 1.5].
+``results/table2_4_small``, five pairs at a width of 128 after 20 epochs: half the distance beyond
+the large-batch minimum the loss is higher than beyond the other, by 1.4 nats [1.2, 1.5].
 """
 
 from pathlib import Path

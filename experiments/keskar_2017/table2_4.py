@@ -5,13 +5,13 @@
     sbt measure runs/table2_4 --config.measure=hessian_eigenvalues            (anything else, later)
 
 ``:f2`` trains F2 on a stand-in for TIMIT, which is licensed, see ``keskar.py``; ``:f2_small`` less
-of it. Evidence is in ``results/``. ``table2_4_small``: five trials of F1 at a width of 128, 20 epochs, three
-starts of the maximisation. Small batches generalise better, by 0.5 points [0.2, 0.9]; the large-batch
-solution is sharper in both spaces and for both ε, 3.7 times [2.0, 6.6] in the full space at 1e-3
-and so not 9 times; the small-batch one is 2.7 times [2.7, 2.8] as far from the start and not quite
-3. ``table2_4_f1``, older, is F1 itself after 20 epochs, two trials and one start: the large-batch
-solution is sharper in all but the subspace at ε = 5e-4; it gives the mean training accuracy of the
-last epoch.
+of it. Evidence is in ``results/``. ``table2_4_small``: five trials of F1 at a width of 128, 20
+epochs, three starts of the maximisation. Small batches generalise better, by 0.5 points [0.2, 0.9];
+the large-batch solution is sharper in both spaces and for both ε, 3.7 times [2.0, 6.6] in the full
+space at 1e-3 and so not 9 times; the small-batch one is 2.7 times [2.7, 2.8] as far from the start
+and not quite 3. ``table2_4_f1``, older, is F1 itself after 20 epochs, two trials and one start: the
+large-batch solution is sharper in all but the subspace at ε = 5e-4; it gives the mean training
+accuracy of the last epoch.
 
 Keskar et al. (2017), sections 2.1 and 2.2.2, F1 (or another net: ``:c1`` ... ``:c4``), five trials
 of each batch size. The paper's F1: test accuracy 98.03 % (256) and 97.81 % (6000); sharpness at
