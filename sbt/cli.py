@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # seconds, too, in one line.
 
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
+MOST_PRINTED = 5  # paths, one by one
 RELOAD = 10  # seconds between looks at a sweep that runs
 _CONFIG = "experiment file with get_config(); file.py:variant passes it an argument"
 _EXAMPLES = """\
@@ -98,6 +99,13 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     about = "One page of all that was kept: what papers claim, what was found, how to redo it."
     gallery = command(_gallery, "[--out DIR]", about)
     gallery.add_argument("--out", metavar="DIR", default="runs/gallery", help="else runs/gallery")
+
+    about = "Writes the results of a sweep as another tool reads them."
+    export = command(_export, "DIR --to FORMAT [--out DIR]", about)
+    export.add_argument("directory", metavar="DIR", help="work directory of the sweep")
+    about = "csv, parquet, tensorboard (curves and HParams) or optuna (a study)"
+    export.add_argument("--to", metavar="FORMAT", required=True, help=about)
+    export.add_argument("--out", metavar="DIR", help="else DIR/export/FORMAT")
 
     about = "Which batch size and learning rate to use, from a finished grid: writes advice.html."
     usage = "DIR [--target X] [--devices N,N] [--next FILE] [--no-measure]"
@@ -307,6 +315,20 @@ def _keep(arguments: argparse.Namespace) -> int:
     with writing(folder, "the evidence"):
         paths = keep(directory, folder, arguments.commands, arguments.hardware, names)
     for path in paths:
+        print(path)
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from sbt.export import export
+    from sbt.results import load
+
+    directory = directory_of(arguments.directory, "sbt export")
+    usual = directory / "export" / arguments.to
+    target = directory_of(arguments.out, "--out") if arguments.out else usual
+    with writing(target, "the export"):
+        paths = export(load(directory), target, arguments.to)
+    for path in paths if len(paths) <= MOST_PRINTED else (target,):
         print(path)
     return 0
 
