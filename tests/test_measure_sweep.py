@@ -298,7 +298,7 @@ def test_the_report_shows_what_was_measured(measured, tmp_path):
     in_time = dataset["hessian_trace"].squeeze("base_lr").sel(batch_size=4).median("seed")
     np.testing.assert_allclose(right.lines[0].get_ydata(), in_time)
     page, *files = write_report(dataset, tmp_path, {"status": "done"})
-    assert "<h2>Measurements</h2>" in page.read_text()
+    assert "<h3>Measurements</h3>" in page.read_text()
     assert any(path.name == "measured_sharpness.png" for path in files)
 
 
