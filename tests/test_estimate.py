@@ -35,8 +35,7 @@ def test_the_benchmark_is_met(network, g, microseconds, record):
     known = record["networks"][network]
     facts = ModelFacts(
         parameters=known["parameters"], parameter_bytes=4 * known["parameters"],
-        flops=known["flops"], activation_bytes=0.0, operations=0,
-        batch_statistics=False, dropout=False, num_examples=2048,
+        flops=known["flops"], batch_statistics=False, dropout=False, num_examples=2048,
     )  # fmt: skip
     cohort = Cohort(default(), g, g, 1, (), (), facts)
     found = lane_seconds(cohort, 2, Ceilings(**record["ceilings"])) / g

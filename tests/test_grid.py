@@ -257,7 +257,7 @@ def test_a_config_can_force_a_strategy_or_a_part_of_it(lanes, convolution, usual
     ],
 )
 def test_the_usual_strategy(platform, flops, lanes, wanted):
-    found = heuristic(SimpleNamespace(flops=flops), platform, lanes)  # type: ignore[arg-type]
+    found = heuristic(facts(flops=flops)(None), platform, lanes)
     assert str(found) == wanted
 
 
@@ -275,7 +275,7 @@ def test_measuring_passes_over_what_does_not_run(monkeypatch):
     wanted = SimpleNamespace(strategy="measure", convolution="auto")
     cohort = SimpleNamespace(
         config=SimpleNamespace(engine=wanted),
-        facts=SimpleNamespace(flops=1e9),
+        facts=facts(flops=1e9)(None),
         sharding=SimpleNamespace(devices=1),
     )
     placed = Placed(cohort, None, make_mesh(), None)  # type: ignore[arg-type]
@@ -290,7 +290,6 @@ def test_measuring_passes_over_what_does_not_run(monkeypatch):
 def facts(**fields):
     """A model that planning knows only by these facts: small, without batch norm or dropout."""
     usual = {"parameters": 100, "parameter_bytes": 400, "flops": 1e5}
-    usual |= {"activation_bytes": 1e4, "operations": 300}
     usual |= {"batch_statistics": False, "dropout": False, "num_examples": 512}
     return lambda config: ModelFacts(**{**usual, **fields})
 

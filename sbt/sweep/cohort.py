@@ -35,8 +35,6 @@ class ModelFacts:
       parameters: number of trainable numbers.
       parameter_bytes: their size.
       flops: floating-point operations of one training example (forward and both gradients).
-      activation_bytes: of all that a forward pass of one training example computes on its way.
-      operations: of a training step, as it is handed to the compiler.
       batch_statistics: whether the model keeps running statistics of batches.
       dropout: whether training draws random numbers inside the model.
       num_examples: size of the training set.
@@ -45,11 +43,14 @@ class ModelFacts:
     parameters: int
     parameter_bytes: int
     flops: float
-    activation_bytes: float
-    operations: int
     batch_statistics: bool
     dropout: bool
     num_examples: int
+
+    @property
+    def is_small(self) -> bool:
+        """Whether starting operations takes longer than doing them."""
+        return self.flops <= SMALL_FLOPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,7 +302,7 @@ def _micro_batches(
     common = math.gcd(*sizes)
     overhead = WEIGHT_PASSES * facts.parameter_bytes / BYTES_PER_SECOND
     arithmetic = largest_divisor(common, cap) * facts.flops / FLOPS_PER_SECOND
-    one = one or facts.flops <= SMALL_FLOPS or len(set(sizes)) == 1
+    one = one or facts.is_small or len(set(sizes)) == 1
     if one or overhead <= TOLERATED_OVERHEAD * arithmetic:
         return [(largest_divisor(common, cap), False)] * len(sizes)
     return [(largest_divisor(m, cap), False) for m in sizes]

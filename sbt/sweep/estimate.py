@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from sbt.parallel.ceilings import Ceilings
-from sbt.sweep.cohort import SMALL_FLOPS, WEIGHT_PASSES, Cohort, ModelFacts
+from sbt.sweep.cohort import WEIGHT_PASSES, Cohort
 from sbt.sweep.lanes import make_lanes
-from sbt.sweep.problem import Placed, make_program
+from sbt.sweep.problem import Forward, Placed, make_program
 from sbt.sweep.strategy import Strategy
 from sbt.train import step
 
@@ -28,8 +28,8 @@ IN_CACHE = 4.0  # weights that stay in the last cache move so many times as fast
 # patches lie in memory.
 ALIVE = {True: 0.27, False: 0.8}
 EVALUATED_AT_ONCE = 64
-# Seconds of compiling: a part that every program has, and so much per operation of a gradient.
-COMPILE_SECONDS, COMPILE_SECONDS_PER_OPERATION = 2.0, 2.5e-3
+# Seconds of compiling: a part that every program has, and so much per operation of a forward pass.
+COMPILE_SECONDS, COMPILE_SECONDS_PER_OPERATION = 2.5, 6.5e-3
 
 
 class Costs(NamedTuple):
@@ -48,13 +48,16 @@ class Costs(NamedTuple):
     compile_seconds: float
 
 
-def estimate(placed: Placed, lanes: int, strategy: Strategy, ceilings: Ceilings) -> Costs:
+def estimate(
+    placed: Placed, lanes: int, strategy: Strategy, forward: Forward, ceilings: Ceilings
+) -> Costs:
     """The costs of a cohort's program.
 
     Args:
       placed: what to train.
       lanes: of the program.
       strategy: how they are executed.
+      forward: a pass of the model.
       ceilings: of this machine, all devices together.
     """
     cohort = placed.cohort
@@ -62,7 +65,7 @@ def estimate(placed: Placed, lanes: int, strategy: Strategy, ceilings: Ceilings)
     at_once = min(own, strategy.at_once or own)
     g = cohort.micro_batch
     state = _state_bytes(placed)
-    alive = ALIVE[strategy.at_once == 1] * cohort.facts.activation_bytes
+    alive = ALIVE[strategy.at_once == 1] * forward.bytes_made
     batches = max(g * alive, EVALUATED_AT_ONCE * alive / 4)
     arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(placed.arrays))
     return Costs(
@@ -70,7 +73,7 @@ def estimate(placed: Placed, lanes: int, strategy: Strategy, ceilings: Ceilings)
         tick_seconds=lanes * lane_seconds(cohort, at_once * placed.mesh.size, ceilings),
         # A loop over lanes holds those that it has read beside those that it has written.
         bytes_per_device=int(arrays + 2 * own * state + at_once * (batches + state)),
-        compile_seconds=COMPILE_SECONDS + COMPILE_SECONDS_PER_OPERATION * cohort.facts.operations,
+        compile_seconds=COMPILE_SECONDS + COMPILE_SECONDS_PER_OPERATION * forward.operations,
     )
 
 
@@ -83,16 +86,11 @@ def lane_seconds(cohort: Cohort, at_once: int, ceilings: Ceilings) -> float:
       ceilings: of all devices together.
     """
     facts, product = cohort.facts, max(ceilings.matmul.values())
-    arithmetic = cohort.tick * facts.flops / (PART_OF_PRODUCT[is_small(facts)] * product)
+    arithmetic = cohort.tick * facts.flops / (PART_OF_PRODUCT[facts.is_small] * product)
     fits = at_once * facts.parameter_bytes <= ceilings.cache_bytes
     copy = ceilings.copy * (IN_CACHE if fits else 1.0)
     ticks = cohort.tick / (cohort.micro_batch * cohort.draws)  # gradients, over several devices
     return arithmetic + ticks * WEIGHT_PASSES / 2 * facts.parameter_bytes / copy
-
-
-def is_small(facts: ModelFacts) -> bool:
-    """Whether starting operations takes longer than doing them."""
-    return facts.flops <= SMALL_FLOPS
 
 
 def _state_bytes(placed: Placed) -> int:

@@ -110,22 +110,24 @@ def preview(
         return _previews(sweep, _measured if measure else _estimated, note)
 
 
-def _measured(placed: Placed, runs: int) -> tuple[Strategy, Costs]:
+def _measured(sweep: Sweep, placed: Placed, runs: int) -> tuple[Strategy, Costs]:
     with contextlib.closing(fit(placed, runs=runs).engine) as engine:
         seconds = time_ticks(engine)
     made = Costs(engine.lanes, seconds, engine.bytes_per_device, engine.compile_seconds)
     return engine.strategy, made
 
 
-def _estimated(placed: Placed, runs: int) -> tuple[Strategy, Costs]:
-    strategy, ceilings = named_strategy(placed, most_lanes(placed, runs)), machine_ceilings()
-    make = functools.partial(estimate, placed, strategy=strategy, ceilings=ceilings)
+def _estimated(sweep: Sweep, placed: Placed, runs: int) -> tuple[Strategy, Costs]:
+    strategy = named_strategy(placed, most_lanes(placed, runs))
+    forward = sweep.builder.forward(placed.cohort.config)
+    known: Any = {"strategy": strategy, "forward": forward, "ceilings": machine_ceilings()}
+    make = functools.partial(estimate, placed, **known)
     return strategy, as_many_as_fit(placed, runs, 0, strategy, make)
 
 
 def _previews(
     sweep: Sweep,
-    program_of: Callable[[Placed, int], tuple[Strategy, Costs]],
+    program_of: Callable[[Sweep, Placed, int], tuple[Strategy, Costs]],
     note: Callable[[str], None],
 ) -> list[CohortPreview]:
     on_cpu = jax.default_backend() == "cpu"
@@ -142,7 +144,7 @@ def _previews(
         placed = sweep.place(cohort)
         devices = len(placed.mesh.local_devices)
         before = process_memory() if on_cpu else 0
-        strategy, costs = program_of(placed, sweep.search(cohort).width)
+        strategy, costs = program_of(sweep, placed, sweep.search(cohort).width)
         passes = -(-len(cohort.runs) // costs.lanes)
         held = sum(leaf.nbytes for leaf in jax.tree.leaves(placed.arrays)) if on_cpu else 0
         program = costs.bytes_per_device * (devices if on_cpu else 1)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -192,6 +192,18 @@ def place(problem: Problem, cohort: Cohort, mesh: Mesh, start: Start | None = No
     return dataclasses.replace(placed, arrays=arrays)
 
 
+class Forward(NamedTuple):
+    """What a forward pass in training consists of.
+
+    Attributes:
+      bytes_made: by all of its operations, for one example.
+      operations: how many.
+    """
+
+    bytes_made: float
+    operations: int
+
+
 class Builder:
     """Builds problems; what several cohorts have in common, once."""
 
@@ -201,6 +213,7 @@ class Builder:
         self._pipelines: dict[str, tuple[Any, Callable[..., Any]]] = {}
         self._problems: dict[str, Problem] = {}
         self._facts: dict[str, ModelFacts] = {}
+        self._forwards: dict[str, Forward] = {}
 
     def dataset(self, data_config: Mapping[str, Any]) -> Dataset:
         """The data set of a config, or (of its size) the user's own."""
@@ -300,6 +313,13 @@ class Builder:
             )
         )
 
+    def forward(self, config: ConfigDict) -> Forward:
+        """A forward pass of a config's model, to plan by; nothing is compiled."""
+        key = _settings(config)
+        if key not in self._forwards:
+            self._forwards[key] = _forward(self.problem(config), config.bn_batch or 8)
+        return self._forwards[key]
+
     def facts(self, config: ConfigDict) -> ModelFacts:
         """What planning needs to know; nothing is compiled."""
         key = _settings(config)
@@ -311,6 +331,28 @@ class Builder:
             check_model(problem.model, problem.examples(), problem.task, batch, self.parts.module)
             self._facts[key] = model_facts(problem, config.bn_batch or 8)
         return self._facts[key]
+
+
+def _forward(problem: Problem, batch: int) -> Forward:
+    def forward(params: Any, stats: Any, x: Any) -> Any:
+        return problem.model.apply(params, stats, x, jax.random.key(0), True)[0]
+
+    x = problem.examples(batch)["x"]
+    made, operations = _made(jax.make_jaxpr(forward)(*problem.shapes, x).jaxpr)
+    return Forward(made / batch, operations)
+
+
+def _made(jaxpr: Any) -> tuple[int, int]:
+    """Bytes of all results of a program's operations, and their number; of its parts as well."""
+    made = operations = 0
+    for equation in jaxpr.eqns:
+        if parts := list(jaxprs_in_params(equation.params)):
+            sizes, counts = zip(*map(_made, parts), strict=True)
+            made, operations = made + sum(sizes), operations + sum(counts)
+        else:
+            made += sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in equation.outvars)
+            operations += 1
+    return made, operations
 
 
 def _settings(config: ConfigDict) -> str:
@@ -354,34 +396,16 @@ def model_facts(problem: Problem, batch: int) -> ModelFacts:
         x = zeros(examples["x"])
         return problem.model.apply(zeros(params), zeros(stats), x, key, True)[0]
 
-    def forward(params: Any, stats: Any, x: Any) -> Any:
-        return problem.model.apply(params, stats, x, key, True)[0]
-
-    lowered = jax.jit(step).lower(params, stats, examples, key)
-    cost = lowered.cost_analysis() or {}
-    made = _bytes_made(jax.make_jaxpr(forward)(params, stats, examples["x"]).jaxpr)
+    cost = jax.jit(step).lower(params, stats, examples, key).cost_analysis() or {}
     leaves = jax.tree.leaves(params)
     return ModelFacts(
         parameters=int(sum(np.prod(p.shape) for p in leaves)),
         parameter_bytes=int(sum(np.prod(p.shape) * p.dtype.itemsize for p in leaves)),
         flops=float(cost.get("flops", 0.0)) / batch,
-        activation_bytes=made / batch,
-        operations=lowered.as_text().count(" = "),
         batch_statistics=bool(jax.tree.leaves(stats)),
         dropout=depends_on_input(draws, key),
         num_examples=problem.num_examples,
     )
-
-
-def _bytes_made(jaxpr: Any) -> int:
-    """Size of all results of a program's operations, those of its parts included."""
-    made = 0
-    for equation in jaxpr.eqns:
-        parts = list(jaxprs_in_params(equation.params))
-        made += sum(_bytes_made(part) for part in parts)
-        if not parts:
-            made += sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in equation.outvars)
-    return made
 
 
 def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:

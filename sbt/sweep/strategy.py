@@ -27,7 +27,7 @@ import jax
 from jax import lax
 
 from sbt.nn.conv import Implementation
-from sbt.sweep.cohort import SMALL_FLOPS, ModelFacts
+from sbt.sweep.cohort import ModelFacts
 
 # Lanes of a tiny network that one operation covers on CPU.
 MOST_AT_ONCE = 16
@@ -67,7 +67,7 @@ def heuristic(facts: ModelFacts, platform: str, lanes: int) -> Strategy:
     """The strategy that is usually best for so many lanes per device; nothing is run."""
     if platform != "cpu":
         return Strategy(0, "im2col")
-    if facts.flops > SMALL_FLOPS:
+    if not facts.is_small:
         return Strategy(1, "packed")
     if lanes <= MOST_AT_ONCE:
         return Strategy(0, "im2col")
