@@ -102,10 +102,15 @@ def user_code(whose: str) -> Iterator[None]:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        text = (str(error).strip().splitlines() or [""])[0]
+        text = first_line(error)
         kind = type(error).__name__
         problem = f"raised {kind}: {text}" if text else f"raised {kind}"
         raise UserCodeError(whose, problem, _place(error)) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, as far as it fits into a line of ours; empty where it says nothing."""
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def _place(error: BaseException) -> str:

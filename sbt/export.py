@@ -17,11 +17,13 @@ import pandas as pd
 import xarray as xr
 
 from sbt.errors import UserError, nearest
+from sbt.measure.record import MEASURED_EPOCH
+from sbt.report.view import EPOCH, SEED
 from sbt.results import TEST, curve
 from sbt.tasks.score import of_attrs
 
-EPOCH, MEASURED, SEED, RUN = "epoch", "measured_epoch", "seed", "run"
-TIMES = {EPOCH, MEASURED}
+RUN = "run"
+TIMES = {EPOCH, MEASURED_EPOCH}
 MOST_PLACES = 64  # of a variable with further dimensions; spectra have hundreds
 
 Format = Callable[[xr.Dataset, Path], list[Path]]
@@ -44,13 +46,11 @@ def curves(ds: xr.Dataset) -> pd.DataFrame:
     """A row for every run and epoch at which something is known of it."""
     flat = _flat(ds)
     known = [
-        variable.rename({MEASURED: EPOCH}) if MEASURED in variable.dims else variable
+        variable.rename({MEASURED_EPOCH: EPOCH}) if MEASURED_EPOCH in variable.dims else variable
         for variable in flat.data_vars.values()
         if TIMES & {*variable.dims}
     ]
-    whole = xr.merge(
-        [v.drop_vars(MEASURED, errors="ignore") for v in known], join="outer", compat="override"
-    )
+    whole = xr.merge(known, join="outer", compat="override")
     rows = _rows(
         whole.assign({RUN: flat[RUN], "epochs_done": flat["epochs_done"]}), (*axes_of(ds), EPOCH)
     )
@@ -74,7 +74,7 @@ def _flat(ds: xr.Dataset) -> xr.Dataset:
         RUN: xr.DataArray(np.arange(math.prod(shape)).reshape(shape), dims=axes)
     }
     for name, variable in ds.data_vars.items():
-        further = [d for d in variable.dims if d not in (*axes, EPOCH, MEASURED)]
+        further = [d for d in variable.dims if d not in (*axes, *TIMES)]
         if not set(axes) <= set(variable.dims) or variable.dtype.kind not in "biuf":
             continue
         places = list(itertools.product(*(range(ds.sizes[d]) for d in further)))

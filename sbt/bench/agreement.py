@@ -23,6 +23,7 @@ from sbt.bench.tables import markdown_table
 from sbt.bench.workload import NETWORKS, SGD
 from sbt.config import default
 from sbt.data import epoch_order
+from sbt.errors import first_line
 from sbt.nn import passes
 from sbt.nn.conv import IMPLEMENTATIONS, Implementation, conv2d
 from sbt.optim import ROUNDINGS
@@ -160,8 +161,8 @@ def _tried(like: Agreement, difference: Callable[[], float]) -> Agreement:
     try:
         return dataclasses.replace(like, difference=difference())
     except Exception as error:  # whatever a compiler says of a kernel is a finding
-        line = (str(error).strip().splitlines() or [""])[0]
-        return dataclasses.replace(like, error=f"{type(error).__name__}: {line[:120]}")
+        said = f"{type(error).__name__}: {first_line(error)[:120]}"
+        return dataclasses.replace(like, error=said)
 
 
 # --- lanes ---------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from sbt.bench.workload import (
     calibrate,
     microseconds,
 )
+from sbt.errors import first_line
 from sbt.files import write_text
 from sbt.parallel.ceilings import measure_ceilings
 from sbt.parallel.mesh import prepare_devices
@@ -177,8 +178,8 @@ def _compile(options: Options, show: Show, until: float) -> tuple[dict[int, Work
             cells.append(Cell(setting, skipped=str(reason)))
         except Exception as error:  # out of memory, or what a peer or a device's compiler lacks
             too_much.setdefault(family, setting.lanes)
-            line = (str(error).splitlines() or [""])[0]
-            cells.append(Cell(setting, skipped=f"{type(error).__name__}: {line[:160]}"))
+            said = f"{type(error).__name__}: {first_line(error)[:160]}"
+            cells.append(Cell(setting, skipped=said))
         else:
             workloads[len(cells)] = workload
             cells.append(dataclasses.replace(cell, updates=updates))
@@ -219,8 +220,8 @@ def _round(
         try:
             found = microseconds(workload, cell.updates)
         except (Skip, RuntimeError) as reason:
-            line = (str(reason).splitlines() or [""])[0]
-            after[number] = dataclasses.replace(cell, microseconds=(), skipped=line[:160])
+            said = first_line(reason)[:160]
+            after[number] = dataclasses.replace(cell, microseconds=(), skipped=said)
         else:
             after[number] = dataclasses.replace(cell, microseconds=(*cell.microseconds, found))
     return tuple(after)

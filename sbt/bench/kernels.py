@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from sbt.bench.tables import digits, markdown_table
+from sbt.errors import first_line
 from sbt.nn import implicit
 from sbt.nn.conv import IMPLEMENTATIONS, conv2d
 from sbt.nn.passes import Window
@@ -119,8 +120,8 @@ def _timed(like: Timing, layer: Layer, run: Callable[..., Any], repeats: int) ->
         compiled = jax.jit(jax.vmap(run)).lower(x, kernel, x).compile()
         seconds = sorted(_seconds(compiled, (x, kernel, x)) for _ in range(repeats))
     except Exception as error:  # blocks that do not fit, or that a compiler does not take
-        line = (str(error).strip().splitlines() or [""])[0]
-        return dataclasses.replace(like, error=f"{type(error).__name__}: {line[:120]}")
+        said = f"{type(error).__name__}: {first_line(error)[:120]}"
+        return dataclasses.replace(like, error=said)
     each = 1e6 * seconds[repeats // 2] / (like.lanes * like.micro_batch)
     return dataclasses.replace(like, microseconds=each)
 

@@ -485,6 +485,21 @@ def lies_in(
     return _judge(view, words, decide)
 
 
+def _over_two(
+    view: View,
+    variable: str,
+    at: Place | None,
+    axes: tuple[str, str],
+    tune: str | None,
+    best: str,
+) -> xr.DataArray:
+    """The numbers of every seed over two axes, and over no other."""
+    runs = numbers(view, variable, at or {}, axes, tune, best)
+    if len(rest := {SEED, *axes} ^ set(map(str, runs.dims))):
+        raise Unfit(f"{', '.join(sorted(rest))} is not told by any place")
+    return runs
+
+
 @claim(axes=None)
 def break_exponent_in(
     view: View,
@@ -507,9 +522,7 @@ def break_exponent_in(
     """
 
     def decide() -> Outcome:
-        runs = numbers(view, variable, at or {}, (along, across), tune, "lowest")
-        if len(rest := {SEED, along, across} ^ set(map(str, runs.dims))):
-            raise Unfit(f"{', '.join(sorted(rest))} is not told by any place")
+        runs = _over_two(view, variable, at, (along, across), tune, "lowest")
         x = np.log(runs[across].values.astype(float))
         sizes = runs[along].values.astype(float)
 
@@ -551,9 +564,7 @@ def best_exponent_in(
     """
 
     def decide() -> Outcome:
-        runs = numbers(view, variable, at or {}, (along, across), tune, best)
-        if len(rest := {SEED, along, across} ^ set(map(str, runs.dims))):
-            raise Unfit(f"{', '.join(sorted(rest))} is not told by any place")
+        runs = _over_two(view, variable, at, (along, across), tune, best)
         x, y = (np.log(runs[axis].values.astype(float)) for axis in (across, along))
         sign = 1 if best == "highest" else -1
 

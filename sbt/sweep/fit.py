@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 import jax
 
-from sbt.errors import UserError
+from sbt.errors import UserError, first_line
 from sbt.parallel import hosts
 from sbt.sweep.arrangement import Setup, asked_of, machine_of
 from sbt.sweep.cohort import FLOPS_PER_SECOND
@@ -174,7 +174,7 @@ def choose_strategy(placed: Placed, size: int) -> Strategy:
             except jax.errors.JaxRuntimeError as error:
                 # One way of running lanes may need more memory than another, or a kernel that this
                 # device's compiler does not take.
-                reason = str(error).partition("\n")[0]
+                reason = first_line(error)
                 warnings.warn(f"strategy {candidate} does not run here: {reason}", stacklevel=2)
     return min(timings, key=lambda s: timings[s]) if timings else usual
 
