@@ -23,16 +23,16 @@ most.
 """
 
 from ml_collections import ConfigDict
+from training import (
+    VARIANTS,  # noqa: F401 (what get_config takes)
+    training,
+)
 
-from sbt.config import default
-from sbt.errors import UserError
 from sbt.report.statements import exceeds, nearly_equal
 
-VARIANTS = ("", "small")
 CAPTION = "lowering the degree of smoothing ends more accurate than keeping it, by any means"
 MEANS = ("lr", "lr-batch", "beta", "lr-beta")
 CONSTANT = {"noise": "none"}
-EPOCHS = 200
 CLAIMS = (
     *(
         exceeds(
@@ -55,32 +55,11 @@ CLAIMS = (
 
 def get_config(variant: str = "") -> ConfigDict:
     """CIFAR-100, or ``small``."""
-    if variant not in VARIANTS:
-        problem = "there is no such variant"
-        raise UserError(f"schedules.py:{variant}", problem, "use :small, or none")
-    config = default()
-    config.name = "sato_2024-schedules" + "-small" * bool(variant)
-    config.report.figure, config.report.caption = "Sato & Iiduka 2024, section 5", CAPTION
-    config.report.claims = CLAIMS
-    config.report.protocol = (
-        ("data", "cifar100"),
-        ("model", ("resnet18",)),
-        ("momentum", 0.9),
-        ("epochs", EPOCHS),
-        ("seeds", 3),
-    )
-    config.data.name, config.data.augment = "cifar100", "crop_flip"
-    config.model = {"name": "resnet18", "norm": "batch"}
-    config.epochs, config.lr_scaling = EPOCHS, "none"
-    config.batch_size, config.base_lr = 256, 0.1
-    config.bn_batch = 256
-    config.rule = {"name": "sgd", "momentum": 0.9}
+    config = training("schedules", variant, CAPTION, CLAIMS)
+    config.batch_size = config.bn_batch = 256
     config.sweep.noise = ("none", *MEANS)
-    config.sweep.seed = (0, 1, 2)
     constants = {"variance": 25.318, "gradient_bound": 1.77, "power": 0.9}
     if variant == "small":
-        config.data.name, config.data.augment = "digits", "none"
-        config.model = {"name": "convnet"}
         config.epochs, config.batch_size, config.base_lr = 20, 32, 0.05
         config.bn_batch = None
         config.sweep.seed = tuple(range(5))
