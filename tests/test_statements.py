@@ -220,6 +220,19 @@ def test_epochs():
     assert found.verdict != HOLDS
 
 
+@pytest.mark.parametrize("finished, verdict", [(1.0, HOLDS), (0.0, OPEN)])
+def test_the_last_epoch_is_that_of_each_run(finished, verdict):
+    """Runs that are shorter end before the file does; one that was interrupted has not ended."""
+    ends = xr.DataArray([2, 4], dims="batch_size", coords={"batch_size": [2, 8]})
+    grid = view(lambda batch_size, epoch: float(epoch), batch_size=(2, 8), epoch=(1, 2, 3, 4))
+    ds = grid.ds.assign(x=grid.ds["x"].where(grid.ds["epoch"] <= ends))
+    ds["epochs_done"] = ds["finished"].copy(data=np.ones((2, 4))) * ends
+    ds["finished"] = ds["finished"] * xr.where(ds["batch_size"] == 2, finished, 1.0)
+    found = outcome(statements.ratio_at_least, View(ds), factor=1.9, **ENDS)
+    assert found.verdict == verdict
+    assert found.numbers.startswith("2 [") == (verdict == HOLDS), found.numbers
+
+
 def test_what_the_results_cannot_decide_says_why():
     grid = view(power(1.0))
     for named, why in (

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from sbt.report import style
 from sbt.report.style import Drawing
@@ -286,6 +287,7 @@ def accuracies(
                 epochs = 1 + np.arange(len(curve))
                 panel.plot(epochs, curve, color=colour, linestyle=line, **FAINT)
     panel.set_xlabel("epoch")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_ylabel("accuracy [%]")
     panel.legend(loc="lower right")
     words = "Training and test accuracy over the epochs, for small and large batches."

@@ -76,7 +76,9 @@ def numbers(
     values = values if SEED in values.dims else values.expand_dims(SEED)
     wanted = {axis: LAST for axis in EPOCHS if axis in values.dims and axis not in keep}
     for axis, value in {**wanted, **place}.items():
-        if axis in values.dims and (value != ALL or np.any(values[axis].values == ALL)):
+        if axis in EPOCHS and axis in values.dims and value == LAST:
+            values = _at_the_end(view, values, axis)
+        elif axis in values.dims and (value != ALL or np.any(values[axis].values == ALL)):
             values = values.isel({axis: _index(values[axis].values, axis, value)})
         elif axis not in values.dims and not _is_there(view, axis, value):
             raise Unfit(f"the results do not vary {axis}")
@@ -87,6 +89,15 @@ def numbers(
     if count := int((~np.isfinite(values)).sum()):
         raise Unfit(f"{count} of {values.size} numbers are missing or not finite")
     return values.transpose(SEED, ...)
+
+
+def _at_the_end(view: View, values: xr.DataArray, axis: str) -> xr.DataArray:
+    """The numbers of every run at its own last epoch: the runs of a grid may differ in budget."""
+    if "epochs_done" not in view.ds:
+        return values.isel({axis: -1})
+    finished, ends = view.ds["finished"].astype(bool), view.ds["epochs_done"]
+    before = (values[axis] <= ends).sum(axis)
+    return values.isel({axis: (before - 1).clip(0)}).where(finished & (before > 0)).drop_vars(axis)
 
 
 def _index(values: np.ndarray, axis: str, value: Any) -> int:
