@@ -9,6 +9,10 @@ by three iterations of ADAM. Test accuracy comes a little nearer to that of smal
 inner iterations carry ADAM's moments on, which is not printed. Small batches are trained plainly in
 the paper; here every combination is there. F1 by default, whose three figures are 98.12, 97.81 and
 98.03 %. ``:small`` is the reduced F1 on MNIST, 20 epochs.
+
+``:small`` with 5 trials (``results/table7_small``): both claims hold. Test accuracy of batches of
+6000 rises from 97.2 to 97.6 % (small ones: 97.9 %) and they end 4.7 times as sharp as plain small
+ones at ε = 1e-3, 1.8 times at 5e-4. At 1e-3 they are sharper than without the remedy.
 """
 
 from as_published import rows
