@@ -149,8 +149,8 @@ def make_cohorts(
         config = with_settings(grid.config, dict(static))
         facts = facts_of(config)
         sizes = [run.settings.get("batch_size", config.batch_size) for run in runs]
-        needs = RULES.named(config.rule.name).needs
-        drawn = draws(needs)
+        rule = RULES.configured(config.rule)
+        needs, drawn = rule.needs, draws(rule.needs)
         for m in sizes:
             if m * drawn > facts.num_examples:
                 pair = f" in each of the two batches of {config.rule.name!r}" * (drawn > 1)
@@ -178,9 +178,9 @@ def make_cohorts(
                     f"a batch of {m} examples cannot be shared by {d} devices",
                     "use batch sizes that are multiples of it, or fewer devices",
                 )
-        option = RULES.named(config.rule.name).facts.get("parts")
+        option = rule.facts.get("parts")
         for m in sizes if option else ():
-            check_parts(m // d, config.rule[option])
+            check_parts(m // d, rule.values[option])
         if whole:
             parts = [m // d for m in sizes]
             chosen = [(config.micro_batch or m, m * d, False) for m in parts]
