@@ -178,7 +178,7 @@ def make_cohorts(
                     f"a batch of {m} examples cannot be shared by {d} devices",
                     "use batch sizes that are multiples of it, or fewer devices",
                 )
-        option = rule.facts.get("parts")
+        option = str(rule.facts.get("parts", ""))
         for m in sizes if option else ():
             check_parts(m // d, rule.values[option])
         if whole:
