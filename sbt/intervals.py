@@ -14,6 +14,7 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy import special
 
 MOST_DRAWS = 2000
@@ -66,3 +67,23 @@ def interval(value: float, drawn: np.ndarray, seeds: int, *, log: bool = False) 
     if log:
         return Interval(float(value), float(value * np.exp(-reach)), float(value * np.exp(reach)))
     return Interval(float(value), float(value - reach), float(value + reach))
+
+
+def lead(one: npt.ArrayLike, other: npt.ArrayLike) -> Interval:
+    """By how much the median of some numbers exceeds that of others, seed by seed.
+
+    Args:
+      one, other: ``(seeds,)`` each, of the same seeds; a seed without two finite numbers is left
+        out.
+
+    Returns:
+      The difference of the medians, with the interval of :func:`interval`; NaN of no seed.
+    """
+    pair = np.stack([np.asarray(one, float), np.asarray(other, float)])
+    pair = pair[:, np.isfinite(pair).all(0)]
+    seeds = pair.shape[1]
+    if not seeds:
+        return Interval(np.nan, np.nan, np.nan)
+    a, b = np.median(pair, axis=1)
+    drawn_a, drawn_b = np.median(pair[:, draws(seeds)], axis=-1)
+    return interval(a - b, drawn_a - drawn_b, seeds)

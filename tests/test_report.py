@@ -21,6 +21,7 @@ from sbt import files, report
 from sbt.cli import main
 from sbt.config import to_json
 from sbt.errors import UserError
+from sbt.intervals import lead
 from sbt.report import (
     FAILS,
     HOLDS,
@@ -317,17 +318,20 @@ def seeds(*rows, spread=0.01):
 
 
 @pytest.mark.parametrize(
-    "top, last, spread, expected",
+    "top, last, spread, paired, expected",
     [
-        (0.90, 0.80, 0.01, HOLDS),
-        (0.90, 0.89, 0.02, OPEN),  # the bands overlap
-        (0.90, 0.898, 0.0, FAILS),  # below the resolution of the test set
-        (0.80, 0.90, 0.01, FAILS),  # it rises
+        (0.90, 0.80, 0.005, False, HOLDS),
+        (0.90, 0.89, 0.02, False, OPEN),  # less than what seeds change
+        (0.90, 0.89, 0.02, True, HOLDS),  # which they change everywhere alike
+        (0.90, 0.898, 0.0, False, FAILS),  # below the resolution of the test set
+        (0.80, 0.90, 0.01, False, FAILS),  # it rises
     ],
 )
-def test_best_falls(top, last, spread, expected):
+def test_best_falls(top, last, spread, paired, expected):
     rows = [[0.3, top, 0.3], [0.3, 0.79, 0.3], [0.3, last, 0.3]]
-    ds = results(seeds(*rows, spread=spread), {"batch_size": [2, 4, 8], "base_lr": [0.1, 0.2, 0.4]})
+    values = seeds(*rows, spread=spread)
+    values[-1] = values[-1] if paired else values[-1, :, ::-1]
+    ds = results(values, {"batch_size": [2, 4, 8], "base_lr": [0.1, 0.2, 0.4]})
     assert falls(ds).verdict == expected
 
 
@@ -431,6 +435,19 @@ def test_the_scope_names_the_part_that_is_less():
     words, reduced = claims.scope_of(View(ds.assign_attrs(config=json.dumps(config))))
     assert reduced and "model resnet8 instead of resnet20" in words
     assert "accuracy from the last 2 epochs instead of 5" in words
+
+
+def test_the_lead_of_a_cell_is_of_seeds_in_pairs():
+    """What seeds change in both is no part of it, a seed that one lacks neither."""
+    both = np.array([0.1, -0.3, 0.2, 0.05, 0.0])
+    assert lead(both + 0.5, both) == pytest.approx((0.5, 0.5, 0.5))
+    apart = np.array([0.0, 0.2, -0.1, 0.3, 0.1])
+    found, back = lead(both + apart, both), lead(both, both + apart)
+    assert found == pytest.approx((-back.value, -back.high, -back.low))
+    assert found.low < found.value < found.high
+    missing = np.append(both, np.nan)
+    assert lead(missing + 0.5, np.append(both, 7.0)) == pytest.approx((0.5, 0.5, 0.5))
+    assert np.isnan(lead([1.0], [0.0]).low)
 
 
 def test_one_seed_separates_nothing():

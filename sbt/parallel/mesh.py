@@ -97,6 +97,14 @@ def put(tree: Any, sharding: Sharding) -> Any:
     return jax.tree.map(one, tree)
 
 
+def handed(tree: Any, sharding: Sharding) -> Any:
+    """Small host arrays as a compiled call takes them: within one process it puts them itself.
+
+    A call does that in a tenth of the time of :func:`put`, which a short epoch notices.
+    """
+    return tree if jax.process_count() == 1 else put(tree, sharding)
+
+
 def fetch(tree: Any) -> Any:
     """Arrays from the mesh as whole host arrays, in every process."""
     if jax.process_count() == 1:

@@ -23,6 +23,7 @@ import numpy as np
 import xarray as xr
 
 from sbt.errors import UserCodeError, UserError, nearest, shown, user_code
+from sbt.intervals import lead
 from sbt.report import scales
 from sbt.report.view import BASE_LR, BATCH_SIZE, BN_BATCH, EPOCH, View, spread
 from sbt.results import TEST, curve
@@ -400,20 +401,27 @@ def _so_far(view: View, verdict: Verdict) -> Verdict:
 def separated(view: View, better: xr.Dataset, worse: xr.Dataset) -> bool:
     """Whether one cell is better than another beyond the noise.
 
-    Their bands over the seeds must not overlap, and their medians must differ by more than counts
+    The 95 % interval of the difference of their medians over seeds, which are paired
+    (:func:`sbt.intervals.lead`), must lie above zero, and the difference must be more than counts
     (``View.resolution``): of accuracies, one binomial standard error of the test set. One seed has
-    no band, and the standard error alone is less than what another seed changes: it separates
-    nothing.
+    no interval, and the standard error alone is less than what another seed changes: it separates
+    nothing. A run that is infinitely bad counts as a guess where there is one; where there is none,
+    all seeds of one cell must be so, and none of the other.
 
     Args:
       view: the results that both come from.
-      better, worse: cells with ``score`` (median), ``low`` and ``high`` (band).
+      better, worse: cells with ``score`` (median) and ``runs`` (of every seed).
     """
-    ends = ("low", "high") if view.score.higher_is_better else ("high", "low")
-    worst, best = (view.score.gain(float(c[end])) for c, end in zip((better, worse), ends))
-    apart = worst > best
-    gap = _lead(view, better, worse)
-    return view.seeds > 1 and apart and gap > view.resolution(float(better["score"]))
+    if view.seeds < 2:
+        return False
+    guess = view.score.gain(view.score.guess)
+    least = -np.inf if np.isnan(guess) else guess
+    runs = xr.align(better["runs"], worse["runs"], join="inner")  # seeds that both have
+    one, other = (np.maximum(view.score.gain(cell.values), least) for cell in runs)
+    if np.isinf(other).all() or not np.isfinite([one, other]).all():
+        return bool(np.isfinite(one).all() and np.isinf(other).all())
+    found = lead(one, other)
+    return bool(found.low > 0 and found.value > view.resolution(float(better["score"])))
 
 
 def _lead(view: View, a: xr.Dataset, b: xr.Dataset) -> float:

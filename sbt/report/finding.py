@@ -3,9 +3,9 @@
 The other choice is the largest batch size (the smallest, where the largest is best), of an axis
 without an order the next best value, of any other axis the end farther away. All else is tuned
 for both: each stands for its best cell in the tables, and what it costs is the difference of
-their medians over seeds. Its interval is of seeds drawn in pairs (:mod:`sbt.intervals`); that cells
-were chosen by the same seeds is not part of it, and is where verdicts are stricter
-(:mod:`sbt.report.seeds`).
+their medians over seeds. Its interval is of seeds drawn in pairs (:func:`sbt.intervals.lead`), by
+which verdicts on sweeps go as well; that cells were chosen by the same seeds is not part of it, and
+is where those of :mod:`sbt.report.seeds` are stricter.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 
-from sbt.intervals import Interval, draws, interval
+from sbt.intervals import Interval, lead
 from sbt.report import scales
 from sbt.report.figures import plane
 from sbt.report.seeds import gains, student
@@ -82,13 +82,11 @@ def _cost(view: View, axis: str) -> str:
     row = cells.sel({axis: other})
     at = np.unravel_index(np.argmax(row.fillna(-np.inf).values), row.shape)
     where = {axis: other} | {str(d): row[d].values[i] for d, i in zip(row.dims, at, strict=True)}
-    pair = np.stack([_at(gains(view), one).values for one in (best, where)])
-    pair = pair[:, np.isfinite(pair).all(0)]
-    seeds = pair.shape[1]
+    pair = [_at(gains(view), one).values for one in (best, where)]
+    seeds = int(np.isfinite(pair).all(0).sum())
     if not seeds:
         return ""
-    (one, two), drawn = np.median(pair, axis=1), np.median(pair[:, draws(seeds)], axis=-1)
-    found = interval(one - two, drawn[0] - drawn[1], seeds)
+    found = lead(*pair)
     text = (lambda v: f"{100 * v:.1f}") if score.percent else (lambda v: f"{v:.2g}")
     told = f"{'loses' if found.value >= 0 else 'gains'} {score.difference(abs(found.value))}"
     if found.low <= 0 <= found.high:

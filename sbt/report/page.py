@@ -417,8 +417,9 @@ def _method(view: View, margin: str) -> Markup:
             "one binomial standard error of the test set (half a point if its size is unknown)"
         )
     better = (
-        "Better: the bands of the two cells do not overlap and their medians differ by more "
-        f"than {counts_from}. "
+        "Better: the medians of the two cells differ by more than "
+        f"{counts_from}, and the 95 % interval of their difference, over seeds drawn in pairs, "
+        "is above zero. "
         f"At least three finished {scales.plain(BATCH_SIZE)}s decide a trend."
     )
     return markup.join([tag("h2", "Method"), *(tag("p", p) for p in (of_runs, ranges, better))])

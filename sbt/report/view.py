@@ -271,6 +271,7 @@ class View:
         Best means the highest ``gain``; of equal cells, the smallest base LR.
 
         ``score`` (the median over seeds), ``low``, ``high``, ``gain``, ``count``, ``best_base_lr``;
+        ``runs``: the score of every seed;
         ``edge``: whether the best lies at the end of the finished base LRs, with every cell inside
         them worse by more than counts (:meth:`resolution`), so that a wider grid could find a
         better one; ``complete``: whether every cell of the row has all its seeds.
@@ -293,6 +294,7 @@ class View:
             "high": picked["high"],
             "gain": picked["gain"],
             "count": picked["count"],
+            "runs": wide.reported.isel({BASE_LR: at}),
             "best_base_lr": rates.isel({BASE_LR: at}).where(picked["median"].notnull()),
             "edge": edge,
             "complete": (cell["count"] == cell["seeds"]).all(BASE_LR),

@@ -20,7 +20,7 @@ from sbt.checkpoint import unpack
 from sbt.data import purpose_key
 from sbt.measure.online import Online, new_epoch
 from sbt.models.check import zeros
-from sbt.parallel.mesh import LANE_AXIS, put
+from sbt.parallel.mesh import LANE_AXIS, handed, put
 from sbt.sweep.feed import Round, make_feed
 from sbt.sweep.lanes import (
     Lanes,
@@ -198,6 +198,10 @@ def make_engine(
     }
     seconds = time.perf_counter() - started
 
+    @functools.lru_cache(maxsize=1)  # the lanes stay the same for many epochs
+    def placed_hyper(lanes: Lanes) -> Any:
+        return put(lanes.hyper, sharded)
+
     def run_init(lanes: Lanes) -> TrainState:
         return compiled_init(*begin(lanes))
 
@@ -213,18 +217,18 @@ def make_engine(
         fresh = np.broadcast_to(fresh, size)
         read, which = np.unique(epochs, return_inverse=True)
         rows = (which * len(seed_keys) + lanes.seed_slot).astype(np.int32)
-        hyper = put(lanes.hyper, sharded)
+        hyper = placed_hyper(lanes)
         while ticks:
             arrays, orders, base, count = feed.piece(read.tolist(), int(firsts[0]), ticks)
-            row, *own = put((rows, epochs, firsts, fresh), sharded)
-            shared = put((np.int32(base), np.int32(count)), replicated)
+            row, *own = handed((rows, epochs, firsts, fresh), sharded)
+            shared = handed((np.int32(base), np.int32(count)), replicated)
             state = compiled_train(state, hyper, row, arrays, orders, *own, *shared)
             firsts, ticks = firsts + np.int32(count * program.tick), ticks - count
             fresh = np.zeros(size, bool)
         return state
 
     def run_test(state: TrainState, lanes: Lanes) -> dict[str, evaluation.Evaluation]:
-        hyper, found = put(lanes.hyper, sharded), {}
+        hyper, found = placed_hyper(lanes), {}
         for split, compiled in compiled_tests.items():
             parts = (compiled(state, hyper, part) for part in feed.rounds(split))
             total = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts)

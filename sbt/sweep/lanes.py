@@ -17,9 +17,12 @@ from sbt.train.shards import Sharding
 from sbt.train.state import Hyper, TrainState
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Lanes:
-    """What tells the lanes of one pass apart; every leaf has a leading lane axis."""
+    """What tells the lanes of one pass apart; every leaf has a leading lane axis.
+
+    Compared by identity: an engine keeps the hyperparameters of the last ones on its devices.
+    """
 
     hyper: Hyper
     seed_slot: jax.Array | np.ndarray  # int32, which of the cohort's seeds
