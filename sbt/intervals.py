@@ -69,21 +69,29 @@ def interval(value: float, drawn: np.ndarray, seeds: int, *, log: bool = False) 
     return Interval(float(value), float(value - reach), float(value + reach))
 
 
+def student(values: npt.ArrayLike) -> list[Interval]:
+    """Means over the first axis, one value a seed, with Student's interval; infinite for one."""
+    each = np.asarray(values, float)
+    seeds = len(each)
+    if seeds < 2:
+        return [Interval(float(v), -np.inf, np.inf) for v in each.mean(0)]
+    reach = special.stdtrit(seeds - 1, 0.975) * each.std(0, ddof=1) / np.sqrt(seeds)
+    return [
+        Interval(float(v), float(v - r), float(v + r))
+        for v, r in zip(each.mean(0), reach, strict=True)
+    ]
+
+
 def lead(one: npt.ArrayLike, other: npt.ArrayLike) -> Interval:
-    """By how much the median of some numbers exceeds that of others, seed by seed.
+    """By how much some numbers exceed others on average, seed by seed.
 
     Args:
       one, other: ``(seeds,)`` each, of the same seeds; a seed without two finite numbers is left
         out.
 
     Returns:
-      The difference of the medians, with the interval of :func:`interval`; NaN of no seed.
+      The mean of the differences, with Student's interval; NaN of no seed.
     """
-    pair = np.stack([np.asarray(one, float), np.asarray(other, float)])
-    pair = pair[:, np.isfinite(pair).all(0)]
-    seeds = pair.shape[1]
-    if not seeds:
-        return Interval(np.nan, np.nan, np.nan)
-    a, b = np.median(pair, axis=1)
-    drawn_a, drawn_b = np.median(pair[:, draws(seeds)], axis=-1)
-    return interval(a - b, drawn_a - drawn_b, seeds)
+    gaps = np.asarray(one, float) - np.asarray(other, float)
+    gaps = gaps[np.isfinite(gaps)]
+    return student(gaps[:, None])[0] if gaps.size else Interval(np.nan, np.nan, np.nan)

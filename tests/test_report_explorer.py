@@ -1,7 +1,6 @@
 """The part of a report that one explores: its finding, its data, and the page in a real browser."""
 
 import base64
-import itertools
 import re
 import time
 
@@ -27,17 +26,13 @@ def test_the_finding_compares_the_best_batch_size_with_the_largest():
     rows = seeds([0.5, 0.9], [0.6, 0.95], [0.8, 0.7])
     rows[2, 0] = [0.78, 0.8, 0.85]
     ds = results(rows, {"batch_size": [2, 4, 8], "base_lr": [0.125, 0.25]})
-    # Medians 0.95 and 0.80. Every draw of three of the three seeds counts, its deviation widened by
-    # Student's 97.5 % quantile of two degrees of freedom, 4.3027, and by n/(n-1).
-    pairs = list(zip((0.94, 0.95, 0.96), (0.78, 0.8, 0.85)))
-    drawn = [
-        sorted(a for a, _ in draw)[1] - sorted(b for _, b in draw)[1]
-        for draw in itertools.product(pairs, repeat=3)
-    ]
-    reach = 4.3027 * np.sqrt(3 / 2) * np.std(drawn)
+    # Of each seed 0.16, 0.15 and 0.11; Student's 97.5 % quantile of two degrees of freedom is
+    # 4.3027.
+    gaps = np.array([0.16, 0.15, 0.11])
+    reach = 100 * 4.3027 * gaps.std(ddof=1) / np.sqrt(3)
     assert finding(View(ds)) == (
         "Batch size m = 4 is best: test accuracy 95.0 % at η̃ = 2^-2; m = 8, tuned as well, loses "
-        f"15.0 points (95 % interval {15 - 100 * reach:.1f} to {15 + 100 * reach:.1f}, 3 seeds)."
+        f"14.0 points on average (95 % interval {14 - reach:.1f} to {14 + reach:.1f}, 3 seeds)."
     )
 
 
@@ -65,7 +60,7 @@ def test_findings_of_other_axes(axes, values, words):
 
 def test_a_difference_that_seeds_do_not_tell_is_open():
     ds = results([[0.8, 0.9, 0.85], [0.88, 0.8, 0.84]], {"batch_size": [2, 4]})
-    words = "m = 4 loses 1.0 points, but not beyond chance (95 % interval −"
+    words = "m = 4 loses 1.0 points on average, but not beyond chance (95 % interval −"
     assert words in finding(View(ds))
 
 

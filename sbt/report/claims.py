@@ -401,16 +401,16 @@ def _so_far(view: View, verdict: Verdict) -> Verdict:
 def separated(view: View, better: xr.Dataset, worse: xr.Dataset) -> bool:
     """Whether one cell is better than another beyond the noise.
 
-    The 95 % interval of the difference of their medians over seeds, which are paired
-    (:func:`sbt.intervals.lead`), must lie above zero, and the difference must be more than counts
-    (``View.resolution``): of accuracies, one binomial standard error of the test set. One seed has
-    no interval, and the standard error alone is less than what another seed changes: it separates
-    nothing. A run that is infinitely bad counts as a guess where there is one; where there is none,
-    all seeds of one cell must be so, and none of the other.
+    The 95 % interval of their difference, over paired seeds (:func:`sbt.intervals.lead`), must lie
+    above zero, and the difference must be more than counts (``View.resolution``): of accuracies,
+    one binomial standard error of the test set. One seed has no interval, and the standard error
+    alone is less than what another seed changes: it separates nothing. A run that is infinitely bad
+    counts as a guess where there is one; where there is none, all seeds of one cell must be so, and
+    none of the other.
 
     Args:
       view: the results that both come from.
-      better, worse: cells with ``score`` (median) and ``runs`` (of every seed).
+      better, worse: cells with ``score`` (median over seeds) and ``runs`` (the score of each).
     """
     if view.seeds < 2:
         return False

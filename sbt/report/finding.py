@@ -2,10 +2,10 @@
 
 The other choice is the largest batch size (the smallest, where the largest is best), of an axis
 without an order the next best value, of any other axis the end farther away. All else is tuned
-for both: each stands for its best cell in the tables, and what it costs is the difference of
-their medians over seeds. Its interval is of seeds drawn in pairs (:func:`sbt.intervals.lead`), by
-which verdicts on sweeps go as well; that cells were chosen by the same seeds is not part of it, and
-is where those of :mod:`sbt.report.seeds` are stricter.
+for both: each stands for its best cell in the tables, and what it costs is their mean difference
+over paired seeds (:func:`sbt.intervals.lead`), by which verdicts on sweeps go as well. That cells
+were chosen by the same seeds is not part of the interval, and is where those of
+:mod:`sbt.report.seeds` are stricter.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 
-from sbt.intervals import Interval, lead
+from sbt.intervals import Interval, lead, student
 from sbt.report import scales
 from sbt.report.figures import plane
-from sbt.report.seeds import gains, student
+from sbt.report.seeds import gains
 from sbt.report.view import BATCH_SIZE, SEED, View
 from sbt.text import capital
 
@@ -89,7 +89,8 @@ def _cost(view: View, axis: str) -> str:
     found = lead(*pair)
     text = (lambda v: f"{100 * v:.1f}") if score.percent else (lambda v: f"{v:.2g}")
     told = f"{'loses' if found.value >= 0 else 'gains'} {score.difference(abs(found.value))}"
-    if found.low <= 0 <= found.high:
+    told += " on average" if seeds > 1 else ""
+    if seeds > 1 and found.low <= 0 <= found.high:
         told += ", but not beyond chance"
     return f"{name}{tuned} {told}{_of_seeds(found, seeds, text)}"
 

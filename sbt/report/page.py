@@ -417,9 +417,8 @@ def _method(view: View, margin: str) -> Markup:
             "one binomial standard error of the test set (half a point if its size is unknown)"
         )
     better = (
-        "Better: the medians of the two cells differ by more than "
-        f"{counts_from}, and the 95 % interval of their difference, over seeds drawn in pairs, "
-        "is above zero. "
+        "Better: the two cells differ, on average over seeds, by more than "
+        f"{counts_from}, and the 95 % interval of the difference is above zero. "
         f"At least three finished {scales.plain(BATCH_SIZE)}s decide a trend."
     )
     return markup.join([tag("h2", "Method"), *(tag("p", p) for p in (of_runs, ranges, better))])

@@ -4,7 +4,7 @@ A verdict falls when the interval of a number lies on one side of the border, an
 border is inside. Numbers are paired: all cells of a seed count together, so that what a seed
 changes everywhere drops out. Fewer than three seeds decide nothing.
 
-- A number that each seed has by itself has Student's interval (:func:`student`).
+- A number that each seed has by itself has Student's interval (:func:`sbt.intervals.student`).
 - What a choice loses: the best of several noisy cells looks better than it is, so for each seed
   cells are chosen by the others and compared on that seed (:func:`held_out`).
 - A number of the mean over seeds, such as where an optimum lies, has the interval of that number
@@ -15,11 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
-from scipy import stats
 
-from sbt.intervals import Interval, draws
+from sbt.intervals import Interval, draws, student
 from sbt.report.claims import FAILS, HOLDS, OPEN, Verdict
 from sbt.report.view import SEED, View
 from sbt.results import VALIDATION_SCORE
@@ -36,19 +34,6 @@ def gains(view: View) -> xr.DataArray:
     found = view.score.gain(chosen if SEED in chosen.dims else chosen.expand_dims(SEED))
     guess = view.score.gain(view.score.guess)
     return found if np.isnan(guess) else found.clip(min=guess)
-
-
-def student(values: npt.ArrayLike) -> list[Interval]:
-    """Means over the first axis, one value a seed, with Student's interval; infinite for one."""
-    each = np.asarray(values, float)
-    seeds = len(each)
-    if seeds < 2:
-        return [Interval(float(v), -np.inf, np.inf) for v in each.mean(0)]
-    reach = stats.t.ppf(0.975, seeds - 1) * each.std(0, ddof=1) / np.sqrt(seeds)
-    return [
-        Interval(float(v), float(v - r), float(v + r))
-        for v, r in zip(each.mean(0), reach, strict=True)
-    ]
 
 
 def resampled(runs: xr.DataArray, number: Callable[[xr.DataArray], float]) -> Interval:

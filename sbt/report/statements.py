@@ -23,12 +23,12 @@ import numpy as np
 import xarray as xr
 
 from sbt.errors import nearest, shown
-from sbt.intervals import Interval
+from sbt.intervals import Interval, student
 from sbt.parabola import best_positions
 from sbt.report import scales
 from sbt.report.branching import largest_without_loss
 from sbt.report.claims import OPEN, Verdict, claim
-from sbt.report.seeds import decided, each_held_out, resampled, student
+from sbt.report.seeds import decided, each_held_out, resampled
 from sbt.report.tuning import rank_correlation
 from sbt.report.view import EPOCH, SEED, View, where_best
 
