@@ -22,7 +22,7 @@ import xarray as xr
 
 from sbt import results, workdir
 from sbt.errors import UserError, nearest
-from sbt.files import read_json, write_text
+from sbt.files import read_json, write_bytes, write_text
 from sbt.report import claims
 from sbt.report.figures import default_figures
 from sbt.report.measured import measured_figures
@@ -126,7 +126,8 @@ def keep(
       UserError: the sweep has not finished, nothing says how it was made, or there is no figure of
         that name.
     """
-    view, meta = checked(results.load(directory)), workdir.read_meta(directory)
+    dataset, meta = results.load(directory), workdir.read_meta(directory)
+    view = checked(dataset)
     if meta.get("status") != "done":
         problem = f"holds a sweep that has not finished (status {meta.get('status', 'unknown')})"
         raise UserError(str(directory), problem, "finish it first: the same sbt run resumes it")
@@ -141,7 +142,10 @@ def keep(
     drawings = _drawings(view, figures, any(path.suffix == ".png" for path in own))
     workdir.write_meta(_made(folder), meta)
     for path in own:
-        shutil.copyfile(path, folder / path.name)
+        if path.name == results.FILE:
+            write_bytes(folder / path.name, results.to_bytes(dataset, compressed=True))
+        else:
+            shutil.copyfile(path, folder / path.name)
     written = [folder / path.name for path in own]
     for drawing in drawings:
         written += drawing.save(folder, ("png",))

@@ -348,16 +348,25 @@ def coordinate(values: tuple[Any, ...]) -> np.ndarray:
 # The last line of a file: the checksum of what is before it. It stands behind the end that HDF5 has
 # noted in its first bytes, where no reader of netCDF looks.
 _SEAL = "\nsbt: crc32 {sum:08x} of the {size:016d} bytes before this line\n"
+_WORTH_COMPRESSING = 10_000  # bytes of a variable
 _SEAL_BYTES = len(_SEAL.format(sum=0, size=0))
 # What makes a netCDF file the results of a sweep.
 _OURS = (*RESERVED, curve(TRAIN, LOSS), curve(TEST, LOSS))
 
 
-def to_bytes(dataset: xr.Dataset) -> bytes:
-    """A netCDF file with its checksum at the end; other tools read it like any other."""
+def to_bytes(dataset: xr.Dataset, *, compressed: bool = False) -> bytes:
+    """A netCDF file with its checksum at the end; other tools read it like any other.
+
+    Args:
+      dataset: of ``sbt.run``.
+      compressed: without loss, and slower: for a file that is kept.
+    """
     # Whole in memory: HDF5 can bring the process down when a disk is full.
     buffer = io.BytesIO()
-    dataset.to_netcdf(buffer, engine="h5netcdf")
+    least = _WORTH_COMPRESSING if compressed else np.inf
+    large = [name for name, values in dataset.data_vars.items() if values.nbytes >= least]
+    encoding = {name: {"zlib": True, "shuffle": True} for name in large}
+    dataset.to_netcdf(buffer, engine="h5netcdf", encoding=encoding)
     data = buffer.getvalue()
     return data + _seal(data)
 

@@ -15,9 +15,9 @@ COMMAND = "sbt run experiments/someone_2020/fig01.py:small"
 CLAIMS = (rises("Accuracy rises with the batch size", "accuracy", along="batch_size"),)
 
 
-def sweep(claims=CLAIMS, seeds=3, slope=0.1, **attrs):
+def sweep(claims=CLAIMS, seeds=3, slope=0.1, step=0.01, **attrs):
     """Finished results of three batch sizes; the accuracy rises by ``slope`` each time."""
-    at = 0.4 + slope * np.arange(3)[:, None] + 0.01 * np.arange(seeds)
+    at = 0.4 + slope * np.arange(3)[:, None] + step * np.arange(seeds)
     dims, epochs = ("batch_size", "seed"), 2
     report = {"figure": "Someone 2020, Fig. 1", "caption": "it rises", "claims": claims}
     curves = {name: ((*dims, "epoch"), np.repeat(at[..., None], epochs, -1)) for name in (
@@ -55,6 +55,15 @@ def test_a_sweep_is_kept_with_its_figure_and_verdicts(tmp_path, capsys):
     assert [path.name for path in found.files("png")] == ["accuracy_vs_batch_size.png"]
     assert found.noted.startswith("Accuracy rises with the batch size: holds (3 seeds). ")
     assert set(capsys.readouterr().out.split()) == {str(path) for path in folder.iterdir()}
+
+
+def test_what_is_kept_is_compressed_without_loss(tmp_path):
+    dataset = sweep(seeds=1000, step=1e-4)
+    work, folder = finished(tmp_path / "work", dataset, command=COMMAND), tmp_path / "kept"
+    evidence.keep(work, folder)
+    xr.testing.assert_identical(results.load(folder), dataset)
+    sizes = [(at / results.FILE).stat().st_size for at in (folder, work)]
+    assert sizes[0] < 0.7 * sizes[1], sizes
 
 
 def test_what_the_figures_own_file_drew_and_found_is_kept_instead(tmp_path):
