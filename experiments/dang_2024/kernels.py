@@ -12,6 +12,13 @@ against these problems. See ``quadratics.py`` for what is told.
 
 3 sets x 3 batch sizes x 5 methods x 3 seeds = 135 runs (2496 updates at n/8). ``:small`` is
 breast_cancer and wine with batches of n/2 and n/8, 400 updates: minutes on two CPU cores.
+
+``results/kernels`` has the whole grid with ten seeds (11 minutes on two busy cores; picture:
+``draw_kernels.py``). On all nine problems heavy ball in stages ends with a gradient whose square is
+some thousand times smaller than with constant steps, and 20 to 2000 times smaller than SGD's; mixed
+stages, which the claims do not name, end lowest everywhere. Larger batches end lower on every set.
+That exponential steps end below SGD is so on seven of the nine
+problems, and open at n/2 of breast_cancer and digits.
 """
 
 import flax.linen as nn

@@ -52,6 +52,8 @@ def strides(panel: Axes, ds: xr.Dataset, name: str, power: float) -> None:
     panel.plot(m, first * (m / m[0]) ** power, "k:", label=f"m^{power:g}")
     words = ds[name].attrs.get("long_name", name)
     panel.set(xscale="log", yscale="log", xlabel="batch size m", ylabel=f"{words}, epoch 1")
+    panel.set_xticks(m, [f"{size:g}" for size in m])
+    panel.set_xticks([], minor=True)
 
 
 def paths(panel: Axes, ds: xr.Dataset) -> None:

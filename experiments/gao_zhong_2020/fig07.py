@@ -11,6 +11,9 @@ See ``dynamics.py`` for what is chosen here.
 
 12 runs of one epoch. For accelerators; ``:small``, the same network on 512 images and
 batches of 32, 128 and 512, took 3 minutes on two CPU cores that ten processes shared.
+
+``results/fig07_small`` (``:small`` with three seeds): the loss stride falls with the batch, and
+faster than 1/m: exponent -1.35 [-1.46, -1.24]. The mean |g| of an update follows 1/sqrt(m) closely.
 """
 
 from dynamics import dynamics
