@@ -8,7 +8,9 @@ Dang, Babanezhad & Vaswani (2024), section 6: without noise in the targets, stoc
 say, where SGD does like exp(-T/κ); with a tenth of the examples it cycles or diverges. κ = 64, 128,
 256; 2000 updates; 3 seeds. (At b = 0.1 n, where a batch's Hessian may be ten times the whole one,
 1/L is too long a step for SGD as well: what the small batch takes is the step, and with it the
-acceleration.) See ``quadratics.py`` for the rest.
+acceleration.) Methods are compared after a quarter of the updates: at the end of them single
+precision holds both where it rounds. See ``quadratics.py`` for the rest. With the 800 examples of
+``:small`` nine tenths are too few, and SHB diverges: what its batches leave out weighs more.
 """
 
 from typing import Any
@@ -23,6 +25,7 @@ from sbt.report.statements import lies_in, ratio_at_least
 VARIANTS = ("", "small")
 CAPTION = "with large batches heavy ball is accelerated, with small ones it is not"
 FRACTIONS = (0.1, 0.9, 1.0)
+UPDATES, QUARTER = 2000, 500
 
 
 def claims(examples: int) -> tuple[Any, ...]:
@@ -31,12 +34,12 @@ def claims(examples: int) -> tuple[Any, ...]:
     return (
         *(
             ratio_at_least(
-                f"With {share} SHB ends with a gradient at least ten times smaller than SGD's",
+                f"With {share} SHB has a gradient ten times smaller than SGD's, or smaller still",
                 "gradient_square",
                 factor=100,
                 more=SGD,
                 less=SHB,
-                at=place,
+                at={**place, "measured_epoch": QUARTER},
             )
             for share, place in (("all examples", whole), ("nine tenths of them", most))
         ),
@@ -61,14 +64,16 @@ def loss(outputs: jax.Array, examples: dict[str, jax.Array]) -> jax.Array:
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's size, or ``small``."""
-    return quadratics(
+    config = quadratics(
         "interpolation",
         variant,
         "interpolation",
         CAPTION,
         claims(SMALL_EXAMPLES if variant else EXAMPLES),
         rules=("sgd", "accelerated_shb"),
-        updates=2000,
+        updates=UPDATES,
         fractions=FRACTIONS,
         condition_numbers=(64, 128, 256),
     )
+    config.measure.every = QUARTER
+    return config
