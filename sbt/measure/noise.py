@@ -18,7 +18,6 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -325,6 +324,8 @@ def fit_critical_batch(batch_sizes: ArrayLike, steps: ArrayLike) -> CriticalBatc
       >>> print(f'{fit.critical_batch:.1f} {fit.min_steps:.1f} {fit.min_examples:.0f}')
       100.0 500.0 50000
     """
+    import scipy.optimize  # half a second that training does not need
+
     b, s = (np.asarray(x, np.float64).ravel() for x in (batch_sizes, steps))
     if b.shape != s.shape:
         raise UserError("steps", f"{s.size} for {b.size} batch sizes", "give one for each")

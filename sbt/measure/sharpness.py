@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -298,6 +297,8 @@ def sharpness_scipy(
       Byrd et al., `A Limited Memory Algorithm for Bound Constrained Optimization
       <https://doi.org/10.1137/0916069>`_, 1995
     """
+    import scipy.optimize  # half a second that training does not need
+
     key = checked_key(key)
     checked_count("iterations", iterations)
     one_of("start", start, get_args(Start))
