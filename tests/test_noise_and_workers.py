@@ -292,6 +292,13 @@ def test_a_batch_without_equal_parts_is_refused(rule, devices):
         prepare(config, Parts(NET, dataset()))
 
 
+def test_parts_at_their_default_are_checked_where_rules_are_swept():
+    config = {"sweep": {"rule": ("sgd", "elastic_averaging")}, "batch_size": 8}
+    assert prepare(config, Parts(NET, dataset())).runs == 2
+    with pytest.raises(UserError, match=r"config\.batch_size.*6 examples .* 4 equal parts"):
+        prepare(config | {"batch_size": 6}, Parts(NET, dataset()))
+
+
 def test_parts_are_the_same_on_any_number_of_devices(x64):
     """Two devices take parts of their own halves, and find what one device finds."""
     found = []

@@ -360,7 +360,8 @@ def sharpness_of(
 ) -> Found:
     r"""Keskar's sharpness by box size, in the full space and in a random subspace.
 
-    Beside it the loss at the weights themselves, :math:`f(x)` of the metric.
+    It is that of :func:`sharpness`. Beside it the loss at the weights themselves, :math:`f(x)` of
+    the metric.
 
     Args:
       run: what is measured.

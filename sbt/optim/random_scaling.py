@@ -166,6 +166,8 @@ def randomly_scaled_sgdm(
 ) -> base.Rule:
     r"""SGDM whose steps are scaled by Exp(1) numbers: :func:`sbt.optim.sgd` in random scaling.
 
+    What that is, :func:`random_scaling` says.
+
     Args:
       learning_rate: :math:`\eta`, in mean form: number, traced scalar or schedule.
       momentum: as in :func:`sbt.optim.sgd`.

@@ -342,6 +342,8 @@ def multistage_shb(
 ) -> base.Rule:
     r"""Multi-stage SHB: accelerated, then halved steps in ever longer stages against the noise.
 
+    Step sizes and momenta are those of :func:`multistage_coefficients`.
+
     Choices: :math:`c = 0.4` as in the authors' code, and all lengths rounded up. Their code rounds
     :math:`T_0` down but starts every later stage one update late. The theory asks for
     :math:`T \ge 2\kappa`.
@@ -435,6 +437,8 @@ def exponential_shb(
 ) -> base.Rule:
     r"""SHB with exponentially falling steps, for smooth strongly convex functions.
 
+    Step sizes and momenta are those of :func:`exponential_coefficients`.
+
     Two things to know. At :math:`\gamma = 1/(2L)` the factor :math:`1 - 2\eta_1 L = 1 - \nu \approx
     \ln T/T` keeps the momentum nearly off for long, and with ``final=1`` (constant steps) it is 0:
     plain SGD. With :math:`\gamma = 1/(4L)`, ``relative_step=0.25``, momentum acts at once.
@@ -515,6 +519,8 @@ def mix_shb(
     momentum: Literal["full", "half"] = "full",
 ) -> base.Rule:
     r"""Mix-SHB: constant accelerated SHB first, then :func:`exponential_shb` over the rest.
+
+    Step sizes and momenta are those of :func:`mix_coefficients`.
 
     The paper's text leaves open whether the first phase carries the ½ of :func:`accelerated_shb`
     inside the square; the authors' loop does not, so ``'full'`` is the default. Their code makes

@@ -128,7 +128,11 @@ def small_first(
     ratio: Part = 1 / 16,
     factor: Positive = 0.1,
 ) -> Growth:
-    """A smaller batch at the start (Gao & Zhong, 2020, section 3.2), then the nominal one.
+    r"""A smaller batch at the start (Gao & Zhong, 2020, section 3.2), then the nominal one.
+
+    .. math:: m(p) = r\,m, \quad \eta(p) = f\,\eta \qquad \text{for } p < \text{until}
+
+    with :math:`r` for ``ratio`` and :math:`f` for ``factor``.
 
     The paper trains the first epoch with 512 examples at learning rate 0.005 and the others with
     8192 at 0.05: ``until = 1 / epochs``, ``ratio = 1/16``, ``factor = 0.1``.
@@ -155,7 +159,12 @@ def adabatch(
     ratio: Positive = 2.0,
     factor: Positive = 0.75,
 ) -> Growth:
-    """AdaBatch (Devarakonda, Naumov & Garland, 2017): batch times ``ratio`` in regular stairs.
+    r"""AdaBatch (Devarakonda, Naumov & Garland, 2017): batch times ``ratio`` in regular stairs.
+
+    .. math:: m(p) = r^{\,k} m, \quad \eta(p) = f^{\,k} \eta, \qquad
+              k = \lfloor p / \text{every} \rfloor
+
+    with :math:`r` for ``ratio`` and :math:`f` for ``factor``.
 
     The paper's CIFAR arm doubles the batch and multiplies the learning rate by 0.75 every 20 of 100
     epochs, where the fixed-batch arm multiplies it by 0.375: the learning rate per example is the
@@ -183,7 +192,11 @@ def smith(
     drops: Annotated[ArrayLike | Sequence[ArrayLike], PART] = (0.3, 0.6, 0.8),
     factor: Annotated[ArrayLike | Sequence[ArrayLike], Range(1)] = 5.0,
 ) -> Growth:
-    """Smith, Kindermans, Ying & Le (2018): grow the batch where others lower the learning rate.
+    r"""Smith, Kindermans, Ying & Le (2018): grow the batch where others lower the learning rate.
+
+    .. math:: m(p) = m \prod_{i\,:\,d_i \le p} f_i
+
+    with drops :math:`d_i` and factors :math:`f_i`.
 
     The defaults are the CIFAR-10 run of the paper: times 5 at epochs 60, 120 and 160 of 200, at
     constant learning rate. With ``largest``, growth stops there and the learning rate is divided

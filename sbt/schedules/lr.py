@@ -175,7 +175,11 @@ def steps(
     drops: Annotated[ArrayLike | Sequence[ArrayLike], PART] = (0.5, 0.75),
     factor: Annotated[ArrayLike | Sequence[ArrayLike], PART] = 0.1,
 ) -> jax.Array:
-    """A staircase: multiplied by ``factor`` at every drop.
+    r"""A staircase: multiplied by ``factor`` at every drop.
+
+    .. math:: s(p) = \prod_{i\,:\,d_i \le p} f_i
+
+    with drops :math:`d_i` and factors :math:`f_i`.
 
     The defaults are the CIFAR protocol of Masters & Luschi (2018): a tenth at 50 % of the budget
     and a tenth again at 75 %.
@@ -188,8 +192,9 @@ def steps(
     Returns:
       The multiplier, shaped like ``progress``.
 
-    >>> print(steps(jnp.asarray([0.0, 0.49, 0.5, 0.75])))
-    [1.   1.   0.1  0.01]
+    Examples:
+      >>> print(steps(jnp.asarray([0.0, 0.49, 0.5, 0.75])))
+      [1.   1.   0.1  0.01]
     """
     progress = as_progress(progress)
     drops = jnp.asarray(drops, progress.dtype)
@@ -200,9 +205,12 @@ def steps(
 
 @SCHEDULES.register("poly", source="You, Gitman and Ginsburg 2017, arXiv 1708.03888")
 def poly(progress: ArrayLike, power: NonNegative = 2.0, end: Fraction = 0.0) -> jax.Array:
-    """Polynomial decay ``end + (1 - end) (1 - progress)**power``.
+    r"""Polynomial decay, from 1 to ``end``.
 
-    ``power`` 2 is the value of LARS (You et al., 2017), 1 is linear decay.
+    .. math:: s(p) = e + (1 - e)\,(1 - p)^q
+
+    with :math:`e` for ``end`` and :math:`q` for ``power``: 2 is the value of LARS (You
+    et al., 2017), 1 is linear decay.
     """
     progress = as_progress(progress)
     power, end = (jnp.asarray(x, progress.dtype) for x in (power, end))
@@ -211,7 +219,10 @@ def poly(progress: ArrayLike, power: NonNegative = 2.0, end: Fraction = 0.0) -> 
 
 @SCHEDULES.register("cosine", source="Loshchilov and Hutter 2017, arXiv 1608.03983")
 def cosine(progress: ArrayLike, end: Fraction = 0.0) -> jax.Array:
-    """Half a cosine from 1 to ``end`` (Loshchilov & Hutter, 2017, without restarts)."""
+    r"""Half a cosine from 1 to ``end`` (Loshchilov & Hutter, 2017, without restarts).
+
+    .. math:: s(p) = e + (1 - e)\,\frac{1 + \cos \pi p}{2}
+    """
     progress = as_progress(progress)
     end = jnp.asarray(end, progress.dtype)
     return end + (1 - end) * (1 + jnp.cos(jnp.pi * progress)) / 2
@@ -219,10 +230,12 @@ def cosine(progress: ArrayLike, end: Fraction = 0.0) -> jax.Array:
 
 @SCHEDULES.register("exponential", source="Dang, Babanezhad and Vaswani 2024, arXiv 2401.06738")
 def exponential(progress: ArrayLike, final: Part = 0.01) -> jax.Array:
-    r"""Exponential decay ``final**progress``, from 1 to ``final`` > 0.
+    r"""Exponential decay, from 1 to ``final``, which is greater than 0.
 
-    The exponential step sizes :math:`\nu^k,\ \nu = T^{-1/T}` of Dang, Babanezhad & Vaswani (2024)
-    are ``final = 1 / T``.
+    .. math:: s(p) = f^{\,p}
+
+    with :math:`f` for ``final``. The exponential step sizes :math:`\nu^k,\ \nu = T^{-1/T}` of
+    Dang, Babanezhad & Vaswani (2024) are ``final = 1 / T``.
     """
     progress = as_progress(progress)
     return jnp.asarray(final, progress.dtype) ** progress
@@ -230,7 +243,11 @@ def exponential(progress: ArrayLike, final: Part = 0.01) -> jax.Array:
 
 @SCHEDULES.register("triangular", source="Smith 2017, arXiv 1506.01186")
 def triangular(progress: ArrayLike, cycles: Positive = 1.0, low: Fraction = 0.1) -> jax.Array:
-    """Cyclical learning rate (Smith, 2017): up from ``low`` to 1 and back, ``cycles`` times.
+    r"""Cyclical learning rate (Smith, 2017): up from ``low`` to 1 and back, ``cycles`` times.
+
+    .. math:: s(p) = l + (1 - l)\,(1 - |2x - 1|), \qquad x = np - \lfloor np \rfloor
+
+    with :math:`l` for ``low`` and :math:`n` for ``cycles``.
 
     Smith & Topin's super-convergence run (0.1 to 3.0, step size half of the budget) is
     ``cycles=1, low=1/30``.
@@ -246,7 +263,9 @@ def triangular(progress: ArrayLike, cycles: Positive = 1.0, low: Fraction = 0.1)
 def range_test(
     progress: ArrayLike, low: Part = 1e-3, rise: Literal["linear", "exponential"] = "linear"
 ) -> jax.Array:
-    """The learning-rate range test: up from ``low`` to 1 over the whole budget.
+    r"""The learning-rate range test: up from ``low`` to 1 over the whole budget.
+
+    .. math:: s(p) = l + (1 - l)\,p \qquad \text{or} \qquad s(p) = l^{\,1 - p}
 
     A short training, a few epochs, whose peak is larger than any rate that trains; the measurement
     ``range_test`` reads its result. Smith raises the rate linearly; ``exponential`` looks at every
@@ -260,8 +279,9 @@ def range_test(
     Returns:
       The multiplier, shaped like ``progress``.
 
-    >>> print(range_test(jnp.asarray([0.0, 0.5, 1.0]), 0.01, "exponential"))
-    [0.01 0.1  1.  ]
+    Examples:
+      >>> print(range_test(jnp.asarray([0.0, 0.5, 1.0]), 0.01, "exponential"))
+      [0.01 0.1  1.  ]
     """
     progress = as_progress(progress)
     low = jnp.asarray(low, progress.dtype)
@@ -278,7 +298,12 @@ def onecycle(
     div: AtLeastOne = 10.0,
     final_div: AtLeastOne = 100.0,
 ) -> jax.Array:
-    """1cycle (Smith, 2018): ``1/div`` to 1 to ``1/div`` to ``1/(div * final_div)``, all linear.
+    r"""1cycle (Smith, 2018): up, down and further down, all linear.
+
+    .. math:: \tfrac1d \to 1 \to \tfrac1d \to \tfrac{1}{d\,d_f}
+              \quad\text{at}\quad p = 0,\ \text{rise},\ \text{fall},\ 1
+
+    with :math:`d` for ``div`` and :math:`d_f` for ``final_div``.
 
     Args:
       progress: fraction of the budget.
@@ -355,8 +380,9 @@ def onecycle_momentum(
     Returns:
       The momentum, shaped like ``progress``.
 
-    >>> print(onecycle_momentum(jnp.asarray([0.0, 0.45, 0.9, 1.0])))
-    [0.95 0.85 0.95 0.95]
+    Examples:
+      >>> print(onecycle_momentum(jnp.asarray([0.0, 0.45, 0.9, 1.0])))
+      [0.95 0.85 0.95 0.95]
     """
     progress = as_progress(progress)
     high, low = (jnp.asarray(x, progress.dtype) for x in (high, low))

@@ -20,32 +20,22 @@ All functions take numbers or traced scalars.
 Implicit graduated optimisation lowers :math:`\delta` along :math:`\delta(p) = \delta_0 (1-p)^q`,
 :math:`p` being progress (the paper's factors :math:`\gamma_m = ((M-m)/(M-m+1))^q` multiply to
 this). The schedules below, :data:`NOISE`, differ in which of learning rate, batch size and momentum
-brings it about:
-
-==============  ================================================================================
-``none``        nothing changes
-``lr``          :math:`\eta = \eta_0 (1-p)^q`
-``lr-batch``    :math:`b = b_0 (1-p)^{-q\cdot{\rm balance}}`, :math:`\eta` solved from
-                :math:`\delta`
-``beta``        :math:`\beta` solved from :math:`\delta`; 0 once even that smooths too much
-``lr-beta``     :math:`\eta = \eta_0 (1-p)^{q/2}`, :math:`\beta` solved from :math:`\delta`
-``cosine``      :math:`\eta = \eta_0 (1 + \cos \pi p) / 2`
-``exp``         :math:`\eta` times ``power`` every epoch
-==============  ================================================================================
+brings it about.
 
 In the authors' code the factor of the first epoch is :math:`(M/(M+1))^q`, one epoch off the text;
 here :math:`\delta` falls as the text says, together with ``lr``. Their code makes a new optimiser
 every epoch, which empties the momentum buffer: a choice of the caller here.
 
->>> start = Settings(jnp.asarray(0.1), jnp.asarray(256.0), jnp.asarray(0.9))
->>> for name in ("lr", "lr-batch", "beta", "lr-beta"):
-...     now = NOISE[name](0.5, start, variance=25.318, gradient_bound=1.77)
-...     delta = degree_of_smoothing(*now, variance=25.318, gradient_bound=1.77)
-...     print(name, *(f"{x:.4g}" for x in (*now, delta)))
-lr 0.05359 256 0.9 0.872
-lr-batch 0.05398 477.7 0.9 0.872
-beta 0.1 256 0.8264 0.872
-lr-beta 0.0732 256 0.8677 0.872
+Examples:
+  >>> start = Settings(jnp.asarray(0.1), jnp.asarray(256.0), jnp.asarray(0.9))
+  >>> for name in ("lr", "lr-batch", "beta", "lr-beta"):
+  ...     now = NOISE[name](0.5, start, variance=25.318, gradient_bound=1.77)
+  ...     delta = degree_of_smoothing(*now, variance=25.318, gradient_bound=1.77)
+  ...     print(name, *(f"{x:.4g}" for x in (*now, delta)))
+  lr 0.05359 256 0.9 0.872
+  lr-batch 0.05398 477.7 0.9 0.872
+  beta 0.1 256 0.8264 0.872
+  lr-beta 0.0732 256 0.8677 0.872
 
 References:
   Sato and Iiduka, `Role of Momentum in Smoothing Objective Function and Generalizability of Deep
@@ -339,11 +329,13 @@ def _scaled_rate(start: Settings, multiplier: jax.Array) -> Settings:
 
 @NOISE.register("lr", source=_SOURCE)
 def lr(progress: jax.Array, start: Settings, *, power: Any, **_: Any) -> Settings:
+    r"""By the learning rate: :math:`\eta = \eta_0 (1-p)^q`."""
     return _scaled_rate(start, poly(progress, power))
 
 
 @NOISE.register("cosine", source=_SOURCE)
 def cosine(progress: jax.Array, start: Settings, **_: Any) -> Settings:
+    r"""Cosine annealing: :math:`\eta = \eta_0 (1 + \cos \pi p) / 2`."""
     return _scaled_rate(start, curves.cosine(progress))
 
 
@@ -354,6 +346,7 @@ def cosine(progress: jax.Array, start: Settings, **_: Any) -> Settings:
     defaults={"power": 0.99, "epochs": 200.0},
 )
 def exp(progress: jax.Array, start: Settings, *, power: Any, epochs: Any, **_: Any) -> Settings:
+    r"""The learning rate times ``power`` every epoch: :math:`\eta = \eta_0 q^{pM}`."""
     return _scaled_rate(start, curves.exponential(progress, power**epochs))
 
 
@@ -368,6 +361,10 @@ def lr_batch(
     constants: dict[str, Any],
     **_: Any,
 ) -> Settings:
+    r"""By rate and batch: :math:`b = b_0 (1-p)^{-qr}`, and :math:`\eta` solved from :math:`\delta`.
+
+    The exponent :math:`r` is ``balance``.
+    """
     delta = degree_of_smoothing(*start, **constants) * poly(progress, power)
     left = poly(progress, power * balance)
     batch = jnp.minimum(start.batch_size / jnp.where(left > 0, left, 1e-30), largest_batch)
@@ -379,6 +376,7 @@ def lr_batch(
 def beta(
     progress: jax.Array, start: Settings, *, power: Any, constants: dict[str, Any], **_: Any
 ) -> Settings:
+    r"""By momentum: :math:`\beta` solved from :math:`\delta`; 0 once that smooths too much."""
     delta = degree_of_smoothing(*start, **constants) * poly(progress, power)
     momentum = momentum_for_smoothing(delta, start.learning_rate, start.batch_size, **constants)
     return start._replace(momentum=momentum)
@@ -388,6 +386,7 @@ def beta(
 def lr_beta(
     progress: jax.Array, start: Settings, *, power: Any, constants: dict[str, Any], **_: Any
 ) -> Settings:
+    r"""By both: :math:`\eta = \eta_0 (1-p)^{q/2}`, :math:`\beta` solved from :math:`\delta`."""
     delta = degree_of_smoothing(*start, **constants) * poly(progress, power)
     rate = start.learning_rate * poly(progress, power / 2)
     safe = jnp.where(rate > 0, rate, start.learning_rate)
