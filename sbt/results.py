@@ -162,15 +162,49 @@ class Recorder:
         coords |= labels | {"epoch": np.arange(1, epochs + 1)}
         return xr.Dataset(data | measured, coords, dict(self.attrs))
 
+    def after(self, indices: Sequence[tuple[int, ...]], epochs: int) -> xr.Dataset:
+        """What is known of some runs after so many epochs.
+
+        Args:
+          indices: grid position of each of the n runs.
+          epochs: that they have trained; 0 for what was measured before.
+
+        Returns:
+          Over ``run`` (n), the numbers of the runs in grid order: the curves at that epoch, what
+          was measured then, ``diverged``, and the reported score of runs that end here (NaN for
+          others). The axes are coordinates over ``run`` as well, ``epoch`` is one number.
+        """
+        places = np.asarray(indices, int).reshape(len(indices), len(self.axes)).T
+        at = tuple(places) or (np.newaxis,)
+        shape = self.finished.shape
+        coords: dict[str, Any] = {
+            "run": np.ravel_multi_index(tuple(places), shape) if shape else np.zeros(1, int),
+            "epoch": epochs,
+        }
+        for (axis, values), place in zip(self.axes.items(), places, strict=True):
+            coords[axis] = ("run", coordinate(values)[place])
+        data: dict[str, Any] = {"diverged": ("run", self.diverged_epoch[at] <= epochs)}
+        if epochs:
+            for name, curves in self.curves.items():
+                data[name] = ("run", curves[(*at, epochs - 1)], self.curve_attrs[name])
+            ends = self.finished[at] & (self.epochs_done[at] == epochs)
+            data[self.score.name] = ("run", np.where(ends, self._scores(TEST, at), np.nan))
+        return xr.Dataset(data | self.measured.after(at, epochs), coords, dict(self.attrs))
+
+    def _scores(self, split: str, at: Any = ...) -> np.ndarray:
+        """The reported score of the runs at some positions; NaN before they end."""
+        curves = self.curves[curve(split, self.score.name)][at]
+        ends = np.where(self.finished, self.epochs_done, 0)[at]
+        values = last_median(curves, ends, self.attrs["last_epochs"])
+        return np.where(np.isnan(self.diverged_epoch[at]), values, self.diverged_score[at])
+
     def _reported(self, split: str) -> tuple[np.ndarray, dict[str, str]]:
         """The score of every run on a split, with its attributes."""
         curves, last = self.curves[curve(split, self.score.name)], self.attrs["last_epochs"]
         ends = np.where(self.finished, self.epochs_done, 0)
-        values = last_median(curves, ends, last)
-        values = np.where(np.isnan(self.diverged_epoch), values, self.diverged_score)
         words = f"{split} {self.score.long_name}, {reported_words(curves, ends, last)}"
         units = {"units": self.score.units} if self.score.units else {}
-        return values, {**units, "long_name": words}
+        return self._scores(split), {**units, "long_name": words}
 
 
 def _metric(name: str) -> str:

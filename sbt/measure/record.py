@@ -74,6 +74,35 @@ class Measured:
                     array.values.copy(), own, array.dims, attrs=dict(array.attrs)
                 )
 
+    def after(self, at: tuple[Any, ...], epoch: int) -> dict[str, xr.DataArray]:
+        """What was measured on some runs after so many epochs, over ``run`` and its own dimensions.
+
+        Args:
+          at: positions of the runs along the axes, an array for each.
+          epoch: epochs trained.
+        """
+        found = {}
+        for name, array in self._arrays.items():
+            (time,) = (dim for dim in array.dims if dim in TIMES)
+            if epoch in array[time].values:
+                then = array.sel({time: epoch}, drop=True)
+                own = then.dims[len(self.axes) :]
+                labels = {dim: then[dim].values for dim in own}
+                found[name] = xr.DataArray(
+                    then.values[at], labels, ("run", *own), attrs=array.attrs
+                )
+        return found
+
+    def begun(self) -> np.ndarray:
+        """Of which runs something was measured before they trained, over the axes."""
+        found = np.zeros(tuple(self.axes.values()), bool)
+        for array in self._arrays.values():
+            (time,) = (dim for dim in array.dims if dim in TIMES)
+            if 0 in array[time].values:
+                known = array.sel({time: 0}).notnull()
+                found |= known.any(known.dims[len(self.axes) :]).values
+        return found
+
     def variables(self, epochs: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Variables and coordinates of a dataset.
 

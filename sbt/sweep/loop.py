@@ -117,6 +117,7 @@ class Loop:
             slots.members[done] = -1
             if ended:
                 state = self._refill(state)
+                records.tell()  # before they are written: what nobody was told of is told again
                 records.write_due()
             window, saving, stop = self._agreed(window, saving or records.save_due())
             within = ticks_between_updates(self.cohort) <= window
@@ -246,8 +247,10 @@ class Loop:
 
     def _write(self, member: int, epoch: int, values: dict[str, float], at: int) -> None:
         """One epoch of one run; ``at``: examples until it diverged, or -1."""
+        index = self.cohort.runs[member].index
+        self.records.note(epoch + 1, [index])
         self.records.recorder.record(
-            self.cohort.runs[member].index,
+            index,
             epoch,
             values,
             diverged=at / self.cohort.facts.num_examples if at >= 0 else np.nan,
@@ -297,6 +300,7 @@ class Loop:
         if self.cohort.sharding.local:
             weights = jax.tree.map(lambda leaf: leaf.mean(axis=1), weights)
         indices = self._indices(self.slots.members[lanes])
+        self.records.note(epochs, indices)
         diverged = self.records.recorder.diverged_epoch
         used = np.zeros(self.engine.lanes, bool)
         used[lanes] = [epochs == 0 or not diverged[index] <= epochs for index in indices]

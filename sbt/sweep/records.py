@@ -5,7 +5,7 @@ import dataclasses
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import xarray as xr
 from sbt import config as configs
 from sbt import implied, results, workdir
 from sbt.checkpoint import Checkpoint, Checkpoints
+from sbt.errors import UserError, user_code
 from sbt.parallel import hosts
 from sbt.search import Log
 from sbt.sweep.arrangement import Arrangement
@@ -26,8 +27,10 @@ from sbt.sweep.problem import Problem
 from sbt.sweep.progress import Progress, Status, describe
 
 # What the time of a sweep goes into, and what the display says meanwhile.
-DOING = {"train": "", "evaluate": "evaluating", "measure": "measuring", "write": ""}
+DOING = {"train": "", "evaluate": "evaluating", "measure": "measuring", "write": "", "tell": ""}
 WRITE_SECONDS = 10.0  # at least, between two times that the results are written as they grow
+
+OnEpoch = Callable[[xr.Dataset], object]  # see :func:`sbt.sweep.run.run`
 
 
 @dataclasses.dataclass
@@ -43,6 +46,8 @@ class Records:
       checkpoints: in that directory.
       meta: contents of ``meta.json``.
       logs: of the searches, by number of their cohort.
+      on_epoch: told of every epoch of every run, once.
+      failure: what ``on_epoch`` has raised; it is not called again.
       stop: set to ask for a stop at the next opportunity.
       work_done: examples times lanes, those of earlier calls included; of a search, whose whole
         nobody knows, those of this call alone.
@@ -58,6 +63,8 @@ class Records:
     checkpoints: Checkpoints | None
     meta: dict[str, Any]
     logs: dict[int, Log] = dataclasses.field(default_factory=dict)
+    on_epoch: OnEpoch | None = None
+    failure: UserError | None = None
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
     work_done: float = 0.0
     examples: float = 0.0
@@ -70,8 +77,15 @@ class Records:
     _compared: int = -1
     _found: tuple[str, str] | None = None
     _kept_events: dict[str, Any] = dataclasses.field(default_factory=dict)
+    _untold: dict[int, set[tuple[int, ...]]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        done = self.recorder.epochs_done
+        begun = (done > 0) | self.recorder.measured.begun()
+        self._told = np.where(begun, done, -1)  # epochs, as far as the results know
+        if self.on_epoch is not None:
+            for epochs, indices in self.meta.pop("untold", {}).items():
+                self._untold[int(epochs)] = {tuple(index) for index in indices}
         spent = self.meta.get("spent", {})
         self._spent = {what: spent.get(f"{what}_seconds", 0.0) for what in DOING}
 
@@ -91,6 +105,8 @@ class Records:
             "spent": {f"{k}_seconds": self._spent[k] + s for k, s in self.seconds.items()},
             "memory_peak_bytes": peak_memory(),
         }
+        if self._untold:
+            self.meta["untold"] = {str(e): sorted(found) for e, found in self._untold.items()}
         workdir.write_meta(self.directory, self.meta)
 
     def dataset(self) -> xr.Dataset:
@@ -133,6 +149,37 @@ class Records:
         """
         if time.monotonic() - self._written >= WRITE_SECONDS:
             self.write("running")
+
+    def note(self, epochs: int, indices: Iterable[tuple[int, ...]]) -> None:
+        """Notes that the results hold what runs at these grid positions do after so many epochs."""
+        if self.on_epoch is not None:
+            new = {index for index in indices if self._told[index] < epochs}
+            self._untold.setdefault(epochs, set()).update(new)
+
+    def tell(self) -> None:
+        """Calls ``on_epoch`` with what was noted, an epoch at a time, in process 0.
+
+        What it raises asks the sweep to stop, see :attr:`failure`; what it was not told by then
+        is told when the sweep goes on.
+
+        Raises:
+          UserError: without a directory, where nothing could be saved: at once.
+        """
+        if self.on_epoch is None or self.failure is not None or not hosts.writes():
+            return
+        try:
+            with self.timed("tell"), user_code("on_epoch"):
+                while self._untold:
+                    epochs = min(self._untold)
+                    if indices := sorted(self._untold[epochs]):
+                        self.on_epoch(self.recorder.after(indices, epochs))
+                    for index in self._untold.pop(epochs):
+                        self._told[index] = epochs
+        except UserError as error:
+            if self.checkpoints is None:
+                raise
+            self.failure = error
+            self.stop.set()
 
     def waiting(self, number: int) -> list[int]:
         """Positions of the runs of a cohort that are not finished."""
@@ -216,7 +263,11 @@ class Records:
 
 
 def open_records(
-    sweep: Sweep, arrangement: Arrangement, kept: workdir.Kept | None, progress: Progress
+    sweep: Sweep,
+    arrangement: Arrangement,
+    kept: workdir.Kept | None,
+    progress: Progress,
+    on_epoch: OnEpoch | None = None,
 ) -> Records:
     """Starts the records of a sweep, or goes on with those that are kept."""
     config = sweep.config
@@ -264,8 +315,9 @@ def open_records(
         name = sweep.parts["module"]["name"]
         progress.note(f"  model: {name} (module=), in place of {config.model.name!r} of the config")
     return Records(
-        sweep, arrangement, recorder, progress, directory, checkpoints, meta, _kept_events=events
-    )
+        sweep, arrangement, recorder, progress, directory, checkpoints, meta, on_epoch=on_epoch,
+        _kept_events=events,
+    )  # fmt: skip
 
 
 def _curves(problems: Sequence[Problem]) -> dict[str, dict[str, str]]:

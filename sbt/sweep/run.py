@@ -17,10 +17,12 @@ from sbt import config as configs
 from sbt import workdir as directories
 from sbt.checkpoint import Checkpoint
 from sbt.data import Dataset
-from sbt.errors import telling_memory
+from sbt.errors import UserError, telling_memory
+from sbt.errors import shown as in_words
 from sbt.files import directory_of
 from sbt.measure.registry import separate_in
 from sbt.optim import foreign
+from sbt.parallel import hosts
 from sbt.parallel.mesh import by_lane
 from sbt.sweep import extend
 from sbt.sweep.afterwards import measure_runs
@@ -32,7 +34,7 @@ from sbt.sweep.observe import make_observer
 from sbt.sweep.prepare import Sweep, prepare
 from sbt.sweep.problem import Parts
 from sbt.sweep.progress import Progress, chosen_progress, si
-from sbt.sweep.records import Records, open_records
+from sbt.sweep.records import OnEpoch, Records, open_records
 from sbt.sweep.slots import epoch_ends, plan_of
 from sbt.sweep.weights import starting
 from sbt.tasks.base import PerExample
@@ -51,6 +53,7 @@ def run(
     metrics: Mapping[str, Any] | None = None,
     schedule: Any = None,
     start: Any = None,
+    on_epoch: OnEpoch | None = None,
     progress: Progress | bool | None = None,
 ) -> xr.Dataset:
     """Trains every run of a config's grid.
@@ -77,6 +80,12 @@ def run(
       start: weights that all runs start from instead of random ones, as :func:`sbt.load_weights`
         gives them, or params alone; ``config.start`` names a work directory instead, see
         :func:`sbt.sweep.weights.starting`. What a directory was made with is given again to resume.
+      on_epoch: called whenever runs come to the end of an epoch, with what was just measured: a
+        dataset over ``run``, their numbers in grid order, with ``epoch`` (one number), the axes of
+        these runs and every metric as arrays, and the score of those that have ended. All runs
+        that train side by side end an epoch together. Every epoch is told once, in order; a call
+        that resumes tells new ones only (after a crash those, too, that were not written yet). It
+        changes nothing of what is trained. What it raises stops the sweep, saved.
       progress: shows the progress; None: a panel in a notebook or, from a script, on a terminal's
         standard error; False: silent.
 
@@ -88,15 +97,25 @@ def run(
 
     Raises:
       UserError: before anything compiles, for a config that cannot be run, with the remedy.
+      UserCodeError: ``on_epoch`` raised, once everything is saved; the same call tells it of that
+        epoch again, and goes on.
       Interrupted: after SIGTERM or Ctrl-C, once everything is saved.
+
+    Examples:
+      >>> def best(now):
+      ...     print(int(now.epoch), float(now.test_accuracy.max()))
+      >>> sbt.run(config, "runs/mine", on_epoch=best)  # doctest: +SKIP
     """
+    if on_epoch is not None and not callable(on_epoch):
+        problem = f"{in_words(on_epoch)} cannot be called"
+        raise UserError("on_epoch", problem, "give a function of a dataset")
     directory = None if workdir is None else directory_of(workdir)
     with telling_memory(), foreign.known(rule):
         parts = Parts(module, dataset, rule, loss, metrics, schedule)
         sweep = starting(prepare(config, parts), start)
         shown = chosen_progress(progress)
         if directory is None:
-            return _train(sweep, None, shown)
+            return _train(sweep, None, shown, on_epoch)
         agree = functools.partial(extend.check, sweep.grid)
         kept = directories.checked(directory, sweep.config, sweep.parts, agree)
         late, nothing_left = _finished(sweep, kept)
@@ -113,7 +132,7 @@ def run(
         with directories.locked(
             directory, sweep.config, agree, parts=sweep.parts, known=kept
         ) as kept:
-            return _train(sweep, kept, shown)
+            return _train(sweep, kept, shown, on_epoch)
 
 
 def _finished(sweep: Sweep, kept: directories.Kept) -> tuple[list[str], bool]:
@@ -143,14 +162,16 @@ def _finished(sweep: Sweep, kept: directories.Kept) -> tuple[list[str], bool]:
     return late, ended and alike and not late
 
 
-def _train(sweep: Sweep, kept: directories.Kept | None, progress: Progress) -> xr.Dataset:
+def _train(
+    sweep: Sweep, kept: directories.Kept | None, progress: Progress, on_epoch: OnEpoch | None
+) -> xr.Dataset:
     directory = None if kept is None else kept.directory
     elsewhere = jax.default_backend() != "cpu"
     found = arrange(
         sweep.grid, sweep.builder.facts, directory, one_micro_batch=elsewhere, note=progress.note
     )
     sweep = dataclasses.replace(sweep, cohorts=found.cohorts)
-    records = open_records(sweep, found, kept, progress)
+    records = open_records(sweep, found, kept, progress, on_epoch)
     sharding = functools.partial(by_lane, sweep.mesh)
     saved = records.checkpoints.latest(sharding) if records.checkpoints else None
     if saved and (reason := _unfit(saved, records)):
@@ -158,12 +179,17 @@ def _train(sweep: Sweep, kept: directories.Kept | None, progress: Progress) -> x
         saved = None
     with _signals(records), contextlib.closing(progress):
         try:
+            records.tell()
+            if hosts.anywhere(records.failure is not None):
+                raise Interrupted
             for number in range(len(sweep.cohorts)):
                 mine = saved if saved and saved.position["cohort"] == number else None
                 _train_cohort(records, number, mine)
             records.show_end()
         except Interrupted:
             records.write("interrupted")
+            if records.failure is not None:
+                raise records.failure from records.failure.__cause__
             raise
     records.write("done")
     if records.checkpoints:
