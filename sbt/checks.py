@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from sbt import log
 from sbt.config import FIELDS, SECTIONS, taken, unknown_field
 from sbt.data import source
 from sbt.errors import UserError, nearest, shown
@@ -35,6 +36,7 @@ def validate(config: ConfigDict) -> None:
         NAME.fullmatch(config.name) is not None, "name", config.name, "cannot name a directory",
         "give 1 to 100 characters without / \\ : * ? \" < > |, not beginning or ending with a dot",
     )  # fmt: skip
+    log.check(config.log)
     check_batches(config.batch_size, config.micro_batch, config.bn_batch)
     strategy = config.engine.strategy
     head, _, lanes = strategy.partition(":")

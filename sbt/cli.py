@@ -103,7 +103,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     about = "Writes the results of a sweep as another tool reads them."
     export = command(_export, "DIR --to FORMAT [--out DIR]", about)
     export.add_argument("directory", metavar="DIR", help="work directory of the sweep")
-    about = "csv, parquet, tensorboard (curves and HParams) or optuna (a study)"
+    about = "csv, parquet, optuna (a study), tensorboard (curves and HParams), wandb or trackio"
     export.add_argument("--to", metavar="FORMAT", required=True, help=about)
     export.add_argument("--out", metavar="DIR", help="else DIR/export/FORMAT")
 

@@ -124,6 +124,7 @@ FIELDS: dict[str, Field] = {
     "objective.name": _text("standard", "or adversarial, stability, label_smoothing; and fields"),
     "sample.name": _text("all", "leaves out the smallest losses (loss) or any (random)"),
     "search.name": _text("grid", "which runs of the sweep begin and which stop; and its fields"),
+    "log": Field((), tuple, about="where metrics go meanwhile: tensorboard, wandb, mine:function"),
     "skip_impossible": _switch(False, "leaves grid points with b > m out, or refuses the grid"),
     "evaluate.every": _whole(1, "epochs between evaluations; the last is always evaluated"),
     "evaluate.batch": _whole(None, "examples per evaluation step; None: by platform"),

@@ -1,14 +1,14 @@
-"""Results where people look: long tables, TensorBoard, an Optuna study.
+"""Results where people look: long tables, an Optuna study, TensorBoard and other logs.
 
 Every format is a function ``(dataset, directory) -> files`` in :data:`FORMATS`. A run has the same
 name in all of them: ``run``, its number in grid order. Variables with further dimensions (layers,
 spaces) become one for each of their places, ``sharpness/space=full/epsilon=0.001``.
 """
 
+import functools
 import importlib
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pandas as pd
 import xarray as xr
 
 from sbt.errors import UserError, nearest
+from sbt.log import SINKS, LoggedRun, Sink, finite, needed, numbers
 from sbt.measure.record import MEASURED_EPOCH
 from sbt.report.view import EPOCH, SEED
 from sbt.results import TEST, curve
@@ -24,7 +25,6 @@ from sbt.tasks.score import of_attrs
 
 RUN = "run"
 TIMES = {EPOCH, MEASURED_EPOCH}
-MOST_PLACES = 64  # of a variable with further dimensions; spectra have hundreds
 
 Format = Callable[[xr.Dataset, Path], list[Path]]
 
@@ -70,23 +70,8 @@ def _flat(ds: xr.Dataset) -> xr.Dataset:
     """Variables of runs and epochs alone, the number of every run among them."""
     axes = axes_of(ds)
     shape = tuple(ds.sizes[axis] for axis in axes)
-    found: dict[str, xr.DataArray] = {
-        RUN: xr.DataArray(np.arange(math.prod(shape)).reshape(shape), dims=axes)
-    }
-    for name, variable in ds.data_vars.items():
-        further = [d for d in variable.dims if d not in (*axes, *TIMES)]
-        if not set(axes) <= set(variable.dims) or variable.dtype.kind not in "biuf":
-            continue
-        places = list(itertools.product(*(range(ds.sizes[d]) for d in further)))
-        for place in places if len(places) <= MOST_PLACES else ():
-            at = dict(zip(further, place, strict=True))
-            one = variable.isel(at)
-            labels = [
-                f"{d}={one[d].item()}" if d in one.coords else f"{d}={i}" for d, i in at.items()
-            ]
-            whole = "/".join([str(name), *labels])
-            found[whole] = one.drop_vars(further, errors="ignore").rename(whole)
-    return xr.Dataset(found)
+    number = xr.DataArray(np.arange(math.prod(shape)).reshape(shape), dims=axes)
+    return xr.Dataset({RUN: number, **numbers(ds, axes, tuple(TIMES))})
 
 
 # --- formats -------------------------------------------------------------------------------------
@@ -100,39 +85,33 @@ def _csv(ds: xr.Dataset, directory: Path) -> list[Path]:
 
 
 def _parquet(ds: xr.Dataset, directory: Path) -> list[Path]:
-    _needed("pyarrow", "parquet")
+    needed("pyarrow", "export", "--to parquet")
     paths = [directory / "runs.parquet", directory / "curves.parquet"]
     for path, frame in zip(paths, (runs(ds), curves(ds)), strict=True):
         frame.to_parquet(path, index=False)
     return paths
 
 
-def _tensorboard(ds: xr.Dataset, directory: Path) -> list[Path]:
-    """One directory of events for every run, with its axes as hyperparameters."""
-    board = _needed("tensorboardX", "tensorboard")
-    summary = importlib.import_module("tensorboardX.summary")
-    score, axes = of_attrs(ds.attrs), axes_of(ds)
-    steps = {run: rows for run, rows in curves(ds).groupby(RUN)}
-    places = []
-    for row in runs(ds).to_dict("records"):
-        place = directory / f"run-{row[RUN]:05d}"
-        with board.SummaryWriter(logdir=str(place)) as writer:
+def _logged(sink: Sink, ds: xr.Dataset, directory: Path) -> list[Path]:
+    """What a log would have been told while the sweep ran, a run after the other."""
+    score, axes = str(of_attrs(ds.attrs).name), axes_of(ds)
+    steps = {number: rows for number, rows in curves(ds).groupby(RUN)}
+    with sink(directory) as log:
+        for row in runs(ds).to_dict("records"):
             settings = {axis: row[axis] for axis in axes}
-            ends = {score.name: row[score.name]} if math.isfinite(row[score.name]) else {}
-            for part in summary.hparams(settings, ends or {score.name: None}):
-                writer.file_writer.add_summary(part)
-            for name, value in ends.items():
-                writer.add_scalar(name, value, int(row["epochs_done"]))
-            for step in steps[row[RUN]].to_dict("records") if row[RUN] in steps else ():
-                for name, value in _finite(step, (*axes, RUN, EPOCH)):
-                    writer.add_scalar(name, value, int(step[EPOCH]))
-        places.append(place)
-    return places
+            run = LoggedRun(str(ds.attrs.get("name", "sweep")), row[RUN], settings, score)
+            own = steps.get(row[RUN])
+            for step in [] if own is None else own.to_dict("records"):
+                epoch = int(step[EPOCH])
+                told = {k: v for k, v in step.items() if k not in (*axes, RUN, EPOCH)}
+                ends = {score: row[score]} if epoch == row["epochs_done"] else {}
+                log(run, epoch, finite(told | ends))
+    return [directory]
 
 
 def _optuna(ds: xr.Dataset, directory: Path) -> list[Path]:
     """A study with a trial for every cell: medians of its seeds, at every epoch and at the end."""
-    optuna = _needed("optuna", "optuna")
+    optuna = needed("optuna", "optuna", "--to optuna")
     journal = importlib.import_module("optuna.storages.journal")
     score = of_attrs(ds.attrs)
     path = directory / "study.log"
@@ -182,28 +161,11 @@ def _distribution(optuna: Any, values: list[Any]) -> Any:
     return kinds.CategoricalDistribution(values)
 
 
-def _finite(row: Mapping[str, Any], without: tuple[str, ...]) -> Iterator[tuple[str, float]]:
-    for name, value in row.items():
-        if name not in without and isinstance(value, int | float) and math.isfinite(value):
-            yield name, float(value)
-
-
-def _needed(package: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise UserError(
-            f"--to {extra}",
-            f"needs the package {package}, which is not installed",
-            f"pip install {package}, or export to csv",
-        ) from None
-
-
 FORMATS: dict[str, Format] = {
     "csv": _csv,
     "parquet": _parquet,
-    "tensorboard": _tensorboard,
     "optuna": _optuna,
+    **{name: functools.partial(_logged, sink) for name, sink in SINKS.items()},
 }
 
 
@@ -214,11 +176,12 @@ def export(ds: xr.Dataset, directory: Path, to: str) -> list[Path]:
       ds: of a sweep, finished or not.
       directory: where to; made if it is not there.
       to: of :data:`FORMATS`: ``csv`` and ``parquet`` (``runs``, a row for each; ``curves``, a row
-        for each run and epoch), ``tensorboard`` (HParams and curves), ``optuna`` (``study.log``, a
-        journal that optuna-dashboard opens).
+        for each run and epoch), ``optuna`` (``study.log``, a journal that optuna-dashboard opens),
+        ``tensorboard`` (HParams and curves), ``wandb`` and ``trackio``: the logs of
+        :mod:`sbt.log`, told of what ``config.log`` would have told them.
 
     Returns:
-      The files, or the directories of every run.
+      The files, or their directory.
 
     Raises:
       UserError: there is no such format, or its package is not installed.

@@ -99,7 +99,9 @@ def test_tensorboard_reads_curves_and_hyperparameters(ds, tmp_path):
     pytest.importorskip("tensorboardX")
     module = "tensorboard.backend.event_processing.event_accumulator"
     events = pytest.importorskip(module)
-    places = export(ds, tmp_path, "tensorboard")
+    export(ds, tmp_path, "tensorboard")
+    (place,) = export(ds, tmp_path, "tensorboard")  # replaces it
+    places = sorted(place.glob("run-*"))
     rows = runs(ds).to_dict("records")
     assert len(places) == len(rows)
     for place, row in list(zip(places, rows, strict=True))[::3]:
@@ -135,16 +137,18 @@ def test_a_study_has_a_trial_for_every_cell(ds, tmp_path):
     assert study.best_value == pytest.approx(float(median.max()))
 
 
-@pytest.mark.parametrize(("to", "package"), [
-    ("parquet", "pyarrow"), ("tensorboard", "tensorboardX"), ("optuna", "optuna"),
+@pytest.mark.parametrize(("to", "package", "extra"), [
+    ("parquet", "pyarrow", "export"), ("tensorboard", "tensorboardX.summary", "export"),
+    ("optuna", "optuna", "optuna"), ("wandb", "wandb", "wandb"), ("trackio", "trackio", "trackio"),
 ])  # fmt: skip
-def test_a_missing_package_is_named(ds, tmp_path, monkeypatch, to, package):
+def test_a_missing_package_is_named(ds, tmp_path, monkeypatch, to, package, extra):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=f"pip install {package}"):
+    remedy = rf"{package.partition('.')[0]}, which .*\n.*'small-batch-training\[{extra}\]'"
+    with pytest.raises(UserError, match=remedy):
         export(ds, tmp_path, to)
 
 
 def test_an_unknown_format_is_refused(ds, tmp_path):
     with pytest.raises(UserError, match="did you mean parquet"):
         export(ds, tmp_path, "parque")
-    assert set(FORMATS) == {"csv", "parquet", "tensorboard", "optuna"}
+    assert set(FORMATS) == {"csv", "parquet", "tensorboard", "optuna", "wandb", "trackio"}

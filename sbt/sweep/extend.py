@@ -20,7 +20,7 @@ from sbt.sweep.grid import Grid, Run, make_grid
 
 # What says how to compute, keep, measure and show what is trained, not what it is; all but the
 # precision, which does change it. The weights that runs start from are compared, not their place.
-NOT_COMPARED = ("engine", "checkpoint", "measure", "report", "start")
+NOT_COMPARED = ("engine", "checkpoint", "measure", "report", "start", "log")
 SWEEPING = ("sweep", "follow", "skip_impossible")  # what runs there are; each has its settings
 
 

@@ -16,7 +16,7 @@ from sbt.results import coordinate
 
 MOST_RUNS = 10**6
 # What a sweep has once, for all of its runs.
-_OF_ALL_RUNS = ("name", "skip_impossible", "parallel.data", "start", "start_rule")
+_OF_ALL_RUNS = ("name", "log", "skip_impossible", "parallel.data", "start", "start_rule")
 _SECTIONS_OF_ALL_RUNS = (
     "sweep", "follow", "search", "engine", "measure", "checkpoint", "report",
 )  # fmt: skip

@@ -14,6 +14,7 @@ import xarray as xr
 from ml_collections import ConfigDict
 
 from sbt import config as configs
+from sbt import log
 from sbt import workdir as directories
 from sbt.checkpoint import Checkpoint
 from sbt.data import Dataset
@@ -115,7 +116,8 @@ def run(
         sweep = starting(prepare(config, parts), start)
         shown = chosen_progress(progress)
         if directory is None:
-            return _train(sweep, None, shown, on_epoch)
+            with _listening(sweep, None, on_epoch) as listener:
+                return _train(sweep, None, shown, listener)
         agree = functools.partial(extend.check, sweep.grid)
         kept = directories.checked(directory, sweep.config, sweep.parts, agree)
         late, nothing_left = _finished(sweep, kept)
@@ -129,10 +131,36 @@ def run(
                 directory, {"names": tuple(late)}, module=module, dataset=dataset, rule=rule,
                 loss=loss, metrics=metrics, schedule=schedule, progress=shown,
             )  # fmt: skip
-        with directories.locked(
-            directory, sweep.config, agree, parts=sweep.parts, known=kept
-        ) as kept:
-            return _train(sweep, kept, shown, on_epoch)
+        with (
+            directories.locked(
+                directory, sweep.config, agree, parts=sweep.parts, known=kept
+            ) as kept,
+            _listening(sweep, directory, on_epoch) as listener,
+        ):
+            return _train(sweep, kept, shown, listener)
+
+
+@contextlib.contextmanager
+def _listening(
+    sweep: Sweep, directory: Path | None, on_epoch: OnEpoch | None
+) -> Iterator[OnEpoch | None]:
+    """What is told of every epoch, in process 0: the user's function, and the logs of the config.
+
+    These open here, before anything compiles, and close when the sweep ends, however it does.
+    """
+    if not sweep.config.log or not hosts.writes():
+        yield on_epoch
+        return
+    place = None if directory is None else directory / "log"
+    with log.opened(sweep.config.log, place) as logs:
+        tell = log.teller(logs, str(sweep.config.name), tuple(sweep.grid.axes))
+
+        def both(now: xr.Dataset) -> None:
+            if on_epoch is not None:
+                on_epoch(now)
+            tell(now)
+
+        yield both
 
 
 def _finished(sweep: Sweep, kept: directories.Kept) -> tuple[list[str], bool]:
