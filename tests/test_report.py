@@ -665,6 +665,7 @@ def test_protocols_that_are_none_are_refused(pairs, words):
         ("weight_decay", [0.0, 1e-4, 5e-3], "category"),
         ("rule", ["sgd", "sngm"], "category"),
         ("epochs", [5], "linear"),
+        ("measured_epoch", list(range(62, 81)), "linear"),
     ],
 )
 def test_spacing_of_an_axis(axis, values, expected):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import toy
 
+import sbt
 from sbt.data import load
 from sbt.data.least_squares import least_squares_arrays
+from sbt.errors import UserError
 
 
 @pytest.mark.parametrize("kappa", [64, 256, 1000])
@@ -18,6 +20,13 @@ def test_least_squares_has_its_condition_number(kappa):
     assert 1 <= values[-1] < 1.02
     assert 1 <= kappa * values[0] < 1.1
     assert np.linalg.lstsq(x, y, rcond=None)[1] == pytest.approx(0, abs=1e-12)  # all targets met
+
+
+def test_least_squares_want_as_many_examples_as_dimensions():
+    config = sbt.default_config()
+    config.data.name, config.data.train_size, config.data.test_size = "least_squares", 40, 8
+    with pytest.raises(UserError, match=r"config\.data\.test_size: 8 examples of 20 dimensions"):
+        load(config.data)
 
 
 def test_noise_of_least_squares_is_what_no_weights_remove():

@@ -92,7 +92,7 @@ def quadratics(
     )
     config.data.name = "least_squares"
     config.data.condition_number, config.data.noise = 128.0, 0.0  # or the axes below
-    config.data.train_size, config.data.test_size = (examples, examples) if variant else (None, 8)
+    config.data.train_size, config.data.test_size = (examples, examples) if variant else (None, 20)
     config.sweep.rule = tuple(rules)
     config.sweep.data__condition_number = tuple(map(float, condition_numbers))
     config.sweep.data__noise = tuple(noises)

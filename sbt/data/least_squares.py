@@ -6,6 +6,7 @@ import numpy as np
 
 from sbt.data.dataset import Dataset, from_examples
 from sbt.data.registry import DATASETS, Wanted
+from sbt.errors import UserError
 from sbt.ranges import NON_NEGATIVE, Range
 
 EXAMPLES = 8000  # the paper's 10,000 without the fifth that it tests on
@@ -62,7 +63,14 @@ def least_squares(
       condition_number: :math:`\kappa`.
       noise: r, of the targets, before scaling.
       dimensions: d.
+
+    Raises:
+      UserError: a split has fewer examples than dimensions.
     """
+    for split, size in (("train", wanted.train_size), ("test", wanted.test_size)):
+        if (size or EXAMPLES) < dimensions:
+            problem = f"{size} examples of {dimensions} dimensions"
+            raise UserError(f"config.data.{split}_size", problem, f"give {dimensions} or more")
     parts = [
         least_squares_arrays(size or EXAMPLES, dimensions, condition_number, noise, seed)
         for seed, size in enumerate((wanted.train_size, wanted.test_size))

@@ -87,7 +87,7 @@ def stationarity(
         return {
             "mean_gradient_norm": Labelled(mean, (), "", "mean norm of batch gradients so far"),
             "examples_to_tolerance": Labelled(
-                cost, dims, "examples", "examples until the mean gradient norm is within ε"
+                cost, dims, "examples", "training until mean ‖g‖ ≤ ε"
             ),
         }
 

@@ -77,7 +77,8 @@ def scale_of(axis: str, values: np.ndarray) -> str:
     wide = positive.size > 1 and positive.max() / positive.min() >= 16
     # Neither have values that crowd: 0, 0.9, 0.99.
     gaps = np.diff(np.sort(values.astype(float)))
-    crowded = gaps.size > 0 and gaps.min() < 0.07 * gaps.sum()
+    uneven = gaps.size > 0 and gaps.max() > 2 * gaps.min()
+    crowded = uneven and gaps.min() < 0.07 * gaps.sum()
     return "category" if crowded or (wide and values.min() == 0) else "linear"
 
 
