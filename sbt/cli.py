@@ -62,6 +62,26 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument("--processes", metavar="N", help=f"{several} how many there are")
     run.add_argument("--process", metavar="N", help=f"{several} number of this one, from 0")
 
+    about = "Trains a grid in parts, a job for each, and puts the results together; again resumes."
+    usage = f"CONFIG [--workdir DIR] [--parts N] [--executor slurm|local] {fields}"
+    submit = command(_submit, usage, about, fields="")
+    submit.add_argument("config", metavar="CONFIG", help=_CONFIG)
+    about = "directory of all parts; else runs/NAME"
+    submit.add_argument("--workdir", metavar="DIR", help=about)
+    about = "jobs to split the grid into; else 2"
+    submit.add_argument("--parts", metavar="N", type=int, default=2, help=about)
+    about = "slurm, or local: processes of this machine; else slurm"
+    submit.add_argument("--executor", metavar="NAME", default="slurm", help=about)
+    submit.add_argument("--time", metavar="MINUTES", type=int, help="of a job; else a day")
+    submit.add_argument("--partition", metavar="NAME", help="of Slurm")
+    submit.add_argument("--gpus", metavar="N", type=int, help="of a job")
+    about = "any other parameter of submitit's executor, such as slurm_account=NAME"
+    submit.add_argument(
+        "--option", metavar="NAME=VALUE", action="append", default=[], dest="options", help=about
+    )
+    about = "return once the jobs are submitted; the same command without it waits, and merges"
+    submit.add_argument("--detach", action="store_true", help=about)
+
     about = "A dry run: cohorts, lanes, memory and time of an experiment; nothing is trained."
     plan = command(_plan, f"CONFIG [--measure] {fields}", about, fields="")
     plan.add_argument("config", metavar="CONFIG", help=_CONFIG)
@@ -253,6 +273,37 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _submit(arguments: argparse.Namespace) -> int:
+    from sbt.experiment import load_config
+    from sbt.overrides import value_of
+    from sbt.submit import submit
+
+    directory = arguments.workdir
+    if directory is None:
+        directory = default_directory(load_config(arguments.config, arguments.overrides).name)
+    options = {
+        "timeout_min": arguments.time,
+        "slurm_partition": arguments.partition,
+        "gpus_per_node": arguments.gpus,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    for given in arguments.options:
+        name, equals, text = given.partition("=")
+        if not equals:
+            raise UserError(f"--option={given}", "has no value", f"write --option={given}=VALUE")
+        options[name] = value_of(text)
+    with _telling() as note:
+        found = submit(
+            arguments.config, arguments.overrides, directory_of(directory), arguments.parts,
+            arguments.executor, options, wait=not arguments.detach, note=note,
+        )  # fmt: skip
+    if found is None:
+        print("the same command without --detach waits for the jobs, and puts them together")
+        return 0
+    print(f"results: {directory}/results.nc    figures: sbt report {directory}")
+    return 0
+
+
 def _plan(arguments: argparse.Namespace) -> int:
     from sbt.experiment import load_experiment
 
@@ -342,14 +393,18 @@ def _watch(directory: Path, target: Path) -> None:
 
     from sbt.report import write_report
     from sbt.results import FILE, load
-    from sbt.workdir import read_meta
+    from sbt.workdir import in_use, read_meta
 
+    results = directory / FILE
     seen = None
     with contextlib.suppress(KeyboardInterrupt):
-        while (meta := read_meta(directory)).get("status") == "running":
-            if (now := (directory / FILE).stat().st_mtime_ns) != seen:
+        if in_use(directory) and not results.exists():
+            print("waiting for the first results", flush=True)
+        while in_use(directory):
+            if results.exists() and (now := results.stat().st_mtime_ns) != seen:
                 seen = now
                 with writing(target, "the report"):
+                    meta = read_meta(directory) | {"status": "running"}
                     page, *_ = write_report(load(directory), target, meta, every=RELOAD)
                 print(f"{time.strftime('%H:%M:%S')} {page}", flush=True)
             time.sleep(RELOAD)

@@ -345,6 +345,19 @@ def _lock(lock: IO[str], field: str, note: Callable[[str], None]) -> bool:
     return True
 
 
+def in_use(directory: Path) -> bool:
+    """Whether a process works in a directory; where the file system has no locks, whether its meta
+    data say so."""
+    try:
+        with open(directory / ".lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        return error.errno in BUSY or read_meta(directory).get("status") == "running"
+    return False
+
+
 def _remove_leftovers(directory: Path) -> None:
     """What writers that were killed left half written."""
     remove_parts(directory, CONFIG, META, COHORTS, PARTS, results.FILE)

@@ -134,40 +134,51 @@ def test_wandb_offline(tmp_path, monkeypatch):
 def of_wandb(directory):
     """What the files of offline runs hold."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     found, settings = {}, {}
     for path in directory.glob("wandb/offline-run-*/*.wandb"):
-        store, number = DataStore(), None
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
+        number = int(path.stem.rpartition("-")[2])
+        for data in records(path):
             record = Record.FromString(data)
-            if record.HasField("run"):
-                number = int(record.run.display_name.removeprefix("run-"))
-                settings[number] = {i.key: i.value_json for i in record.run.config.update}
-            if record.HasField("history"):
-                items = {
-                    i.key or "/".join(i.nested_key): json.loads(i.value_json)
-                    for i in record.history.item
-                }
-                for name, value in items.items():
-                    if not name.startswith("_"):
-                        found[number, int(items["_step"]), name] = value
-    assert json.loads(settings[0]["batch_size"]) == 4
+            for item in record.run.config.update:
+                settings.setdefault(number, {})[item.key] = json.loads(item.value_json)
+            items = {
+                item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                for item in record.history.item
+            }
+            step = record.history.step.num
+            found |= {(number, step, n): v for n, v in items.items() if not n.startswith("_")}
+    assert settings[0]["batch_size"] == 4
     return found
+
+
+def records(path):
+    """The records of a LevelDB log: blocks of 32 KiB, in which they stand whole or in pieces."""
+    data, at, whole = path.read_bytes(), 7, b""  # after W&B's own mark
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield whole
+            whole = b""
 
 
 def test_trackio(tmp_path, monkeypatch):
     trackio = pytest.importorskip("trackio")
+    of_run = trackio.sqlite_storage.SQLiteStorage.get_logs
     ds = run({**CONFIG, "log": ("trackio",)}, tmp_path)
     api = trackio.Api().runs("logged")
     token = (tmp_path / "log" / "trackio" / "id").read_text()
     mine = {one.name: one for one in api if one.name.endswith(token)}
     assert len(mine) == 6
     for (number, step), metrics in told(ds).items():
-        for name, value in metrics.items():
-            rows = mine[f"run-{number:05d}-{token}"].history(name)
-            assert [r["value"] for r in rows if r["step"] == step] == [pytest.approx(value)]
+        one = mine[f"run-{number:05d}-{token}"]
+        (row,) = (r for r in of_run("logged", one.name, run_id=one.id) if r["step"] == step)
+        assert {name: row[name] for name in metrics} == pytest.approx(metrics)
 
 
 @pytest.mark.parametrize(("names", "directory", "text"), [

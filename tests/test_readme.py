@@ -51,6 +51,14 @@ def test_the_lines_that_train_a_grid_run_as_printed(tmp_path, monkeypatch, capsy
     assert (tmp_path / "runs/fig01/report.html").exists()
 
 
+def test_following_a_sweep(capsys):
+    (block,) = blocks("Follow it, and split it into jobs")
+    exec(block, {})
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in told] == ["epoch 1", "epoch 2", "epoch 3"]
+    assert all(line.endswith(("m = 8", "m = 32")) for line in told)
+
+
 def test_update_rules():
     (block,) = blocks("Update rules")
     names: dict = {}
