@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sbt.advice.advise import advise
     from sbt.config import default as default_config
     from sbt.data import from_arrays, from_examples
+    from sbt.errors import UserError
     from sbt.results import load
     from sbt.search import octaves
     from sbt.sweep.afterwards import measure_runs
