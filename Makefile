@@ -3,13 +3,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+CODE := sbt experiments tests docs
 READY := $(VENV)/.ready
 
-.PHONY: help demo gallery test test-all torture lint format lock clean
+.PHONY: help demo gallery docs test test-all torture lint format lock clean
 
 help:
 	@echo "make demo      environment, install, the digits grid (216 runs), figures"
 	@echo "make gallery   one page of all evidence: what papers claim, what was found"
+	@echo "make docs      the documentation as a site: build/docs/index.html"
 	@echo "make test      the test suite            make test-all  with the slow groups"
 	@echo "make torture   100 random kills of sweeps that must not change a bit"
 	@echo "make lint      ruff, mypy, layers        make format    ruff format"
@@ -29,6 +31,9 @@ demo: $(READY)
 gallery: $(READY)
 	$(BIN)/sbt gallery
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 test: $(READY)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
@@ -39,14 +44,14 @@ torture: $(READY)
 	$(BIN)/python tests/torture.py --kills=100
 
 lint: $(READY)
-	$(BIN)/ruff check sbt experiments tests notebooks
-	$(BIN)/ruff format --check sbt experiments tests
+	$(BIN)/ruff check $(CODE) notebooks
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(READY)
-	$(BIN)/ruff check --fix sbt experiments tests
-	$(BIN)/ruff format sbt experiments tests
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 # Universal: one lock for all supported Python versions and platforms.
 lock: $(READY)
