@@ -103,6 +103,8 @@ def run_line(line, capsys):
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
     elif words[:2] == ["python", "-m"]:
         assert find_spec(words[2])
+    elif words[0] == "python":
+        assert (ROOT / words[1]).exists()
     elif words[:2] == ["pip", "install"]:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
             "optional-dependencies"
