@@ -22,7 +22,7 @@ from sbt.measure import MEASUREMENTS
 from sbt.report.claims import CLAIMS
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)(?: title=\"(.*?)\")?\n(.*?)^```$", re.M | re.S)
 LONG = ("advice", "language", "papers")
 ELSEWHERE = ("sbt list papers", "sbt gallery")  # lines that other tests run: they take long
@@ -30,6 +30,9 @@ ELSEWHERE = ("sbt list papers", "sbt gallery")  # lines that other tests run: th
 SMALLER = {
     "sbt advise runs/quickstart": ("--no-measure", "--target=0.5"),
     "sbt advise": ("--no-measure",),
+    "sbt submit": ("--config.model.name=mlp", "--config.epochs=1", "--config.data.train_size=64",
+                   "--config.sweep.batch_size=(4,16)", "--config.sweep.base_lr=(2**-8,2**-6)",
+                   "--config.sweep.seed=(0,1)"),
     "quickstart.py": ("--config.model.name=mlp", "--config.epochs=4",
                       "--config.data.train_size=128", "--config.sweep.batch_size=(2,8,32)",
                       "--config.sweep.base_lr=(2**-8,2**-6,2**-4)", "--config.sweep.seed=(0,)"),
@@ -65,7 +68,7 @@ def each(page):
     )
 
 
-@pytest.mark.parametrize("page", map(each, PAGES))
+@pytest.mark.parametrize("page", [each(page) for page in PAGES])
 def test_every_block_of_a_page_runs(page, tmp_path, monkeypatch, capsys, as_before):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
