@@ -162,6 +162,9 @@ def submit(
         _raise_failed(failed, jobs)
     if left:
         return None
+    for job in jobs.values():
+        if getattr(job, "_process", None) is not None:
+            job._process.wait()  # a process of this machine that is about to end
     return _merged(config, axis, places, directory)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import submitit  # noqa: F401 (within a test its import would close what pytest captures)
 
 from sbt import cli
 from sbt.config import SECTIONS
