@@ -84,6 +84,7 @@ def test_every_block_of_a_page_runs(page, tmp_path, monkeypatch, capsys, as_befo
             elif title:
                 Path(title).write_text(body)
             elif language == "python":
+                capsys.readouterr()
                 exec(compile(body, f"{page.name}: {body[:40]!r}", "exec"), names)
                 printed = capsys.readouterr().out
             elif language == "text":

@@ -1,6 +1,8 @@
 """The part of a report that one explores: its finding, its data, and the page in a real browser."""
 
 import base64
+import fcntl
+import os
 import re
 import time
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from test_report import NAN, grid, results, surface
 
-from sbt import report, workdir
+from sbt import report
 from sbt.cli import main
 from sbt.report import View, explorer, markup
 from sbt.report.finding import finding
@@ -160,18 +162,19 @@ def test_watching_writes_again_until_the_sweep_ends(tmp_path, monkeypatch, capsy
     ds = surface(sizes=2, rates=2, seeds=1)
     whole = ds.assign(epochs_done=ds["diverged"] * 0 + 10, finished=ds["diverged"] | True)
     part = whole.assign(accuracy=whole["accuracy"].where(whole["batch_size"] < 4))
-    states = iter([(part, "running"), (whole, "done")])
-    pages, meta = [], {}
-    monkeypatch.setattr(workdir, "read_meta", lambda *_: dict(meta))
+    states, pages = iter([(part, fcntl.LOCK_EX), (whole, fcntl.LOCK_UN)]), []
+    lock = os.open(tmp_path / ".lock", os.O_CREAT)  # as a sweep holds it while it works there
 
     def next_state(seconds):
         pages.append((tmp_path / "report.html").read_text() if seconds else "")
-        results, meta["status"] = next(states)
+        results, held = next(states)
         results.to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
+        fcntl.flock(lock, held)
 
     next_state(0)
     monkeypatch.setattr(time, "sleep", next_state)
     assert main(["report", str(tmp_path), "--watch"]) == 0
+    os.close(lock)
     pages.append((tmp_path / "report.html").read_text())
     assert ['http-equiv="refresh"' in page for page in pages] == [False, True, False]
     assert "2 of 4 runs have results" in pages[1] and "4 of 4 runs have results" in pages[2]
