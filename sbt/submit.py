@@ -158,13 +158,13 @@ def submit(
         if not running or not wait:
             break
         time.sleep(LOOK_SECONDS)
+    for number in jobs.keys() - set(running):
+        if getattr(jobs[number], "_process", None) is not None:
+            jobs[number]._process.wait()  # of this machine, and about to end
     if failed := [number for number in left if number not in running]:
         _raise_failed(failed, jobs)
     if left:
         return None
-    for job in jobs.values():
-        if getattr(job, "_process", None) is not None:
-            job._process.wait()  # a process of this machine that is about to end
     return _merged(config, axis, places, directory)
 
 
