@@ -22,7 +22,7 @@ from sbt import config as configs
 from sbt import results, workdir
 from sbt.errors import UserError
 from sbt.experiment import load_experiment
-from sbt.files import write_json
+from sbt.files import read_json, write_json
 from sbt.log.hook import needed
 from sbt.parallel.mesh import prepare_devices
 from sbt.sweep.extend import said
@@ -183,8 +183,6 @@ def _pool(submitit: Any, folder: Path, executor: str, options: Mapping[str, Any]
 
 def _jobs(submitit: Any, directory: Path, executor: str) -> dict[int, Any]:
     """The jobs that earlier calls have submitted, by part."""
-    from sbt.files import read_json
-
     known = read_json(directory / JOBS) or {}
     if known.get("executor") != executor:
         return {}
