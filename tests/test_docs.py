@@ -31,6 +31,7 @@ ELSEWHERE = ("sbt list papers", "sbt gallery")  # lines that other tests run: th
 SMALLER = {
     "sbt advise runs/quickstart": ("--no-measure", "--target=0.5"),
     "sbt advise": ("--no-measure",),
+    "sbt keep": ("--command=sbt run experiments/marek_2025/fig01a.py:small",),  # pytest ran it
     "sbt submit": ("--config.model.name=mlp", "--config.epochs=1", "--config.data.train_size=64",
                    "--config.sweep.batch_size=(4,16)", "--config.sweep.base_lr=(2**-8,2**-6)",
                    "--config.sweep.seed=(0,1)"),
