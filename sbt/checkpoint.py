@@ -15,7 +15,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from sbt import files
-from sbt.errors import UserError
+from sbt.errors import UserError, first_line
 from sbt.parallel import hosts
 
 SUMS = "checksums.json"
@@ -304,7 +304,7 @@ def load_with_rule(directory: Path) -> tuple[Any, Any, list[list[int]], list[Any
             leaves = [rule[name] for name in sorted(rule)]
             return saved["params"], saved.get("stats") or {}, runs, leaves
         except Exception as error:  # a library's, about files of any content
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error) or type(error).__name__
     remedy = (
         f"restore it from a copy, or remove it and {directory.parent.parent / 'results.nc'} and "
         "give the same sbt run again: it trains these runs again"

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from sbt import files
-from sbt.errors import UserError
+from sbt.errors import UserError, first_line
 from sbt.measure.record import MARK, Measured
 from sbt.tasks.score import Score, of_attrs
 
@@ -424,7 +424,7 @@ def from_bytes(data: bytes) -> xr.Dataset:
         with xr.open_dataset(io.BytesIO(data), engine="h5netcdf") as dataset:
             return dataset.load()
     except Exception as error:  # a library's, about bytes of any kind
-        raise ValueError((str(error).strip().splitlines() or [type(error).__name__])[0]) from None
+        raise ValueError(first_line(error) or type(error).__name__) from None
 
 
 def _is_whole(data: bytes) -> bool:

@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from sbt import config as configs
 from sbt import results, workdir
-from sbt.errors import UserError
+from sbt.errors import UserError, first_line
 from sbt.experiment import load_experiment
 from sbt.files import read_json, write_json
 from sbt.log.hook import needed
@@ -139,14 +139,14 @@ def submit(
         made.append(Part(spec, (*overrides, *change), str(place)))
     for part, place in zip(made, places, strict=True):
         _check(load_experiment(part.spec, part.overrides).config, place)
-    with _pool(submitit, directory / "jobs", executor, options or {}) as pool:
-        jobs = _jobs(submitit, directory, executor)
-        for number, (part, place) in enumerate(zip(made, places, strict=True)):
-            if not _finished(place) and not (number in jobs and _alive(jobs[number])):
-                jobs[number] = pool.submit(part)
-                note(f"part {number}: job {jobs[number].job_id}, log {jobs[number].paths.stderr}")
-                known = {str(n): job.job_id for n, job in jobs.items()}
-                write_json(directory / JOBS, {"executor": executor, "jobs": known})
+    pool = _pool(submitit, directory / "jobs", executor, options or {})
+    jobs = _jobs(submitit, directory, executor)
+    for number, (part, place) in enumerate(zip(made, places, strict=True)):
+        if not _finished(place) and not (number in jobs and _alive(jobs[number])):
+            jobs[number] = pool.submit(part)
+            note(f"part {number}: job {jobs[number].job_id}, log {jobs[number].paths.stderr}")
+            known = {str(n): job.job_id for n, job in jobs.items()}
+            write_json(directory / JOBS, {"executor": executor, "jobs": known})
     said_last = ""
     while True:
         left = [number for number, place in enumerate(places) if not _finished(place)]
@@ -168,17 +168,16 @@ def submit(
     return _merged(config, axis, places, directory)
 
 
-@contextlib.contextmanager
-def _pool(submitit: Any, folder: Path, executor: str, options: Mapping[str, Any]) -> Iterator[Any]:
+def _pool(submitit: Any, folder: Path, executor: str, options: Mapping[str, Any]) -> Any:
     """An executor of submitit's."""
     try:
         pool = submitit.AutoExecutor(folder=folder, cluster=executor)
         pool.update_parameters(**{"timeout_min": MINUTES, "name": "sbt", **options})
     except Exception as error:  # of submitit, about Slurm or about names and values of options
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        text = first_line(error) or type(error).__name__
         remedy = "see submitit.AutoExecutor.update_parameters, or use --executor=local"
         raise UserError(f"--executor={executor}", f"submitit refuses ({text})", remedy) from None
-    yield pool
+    return pool
 
 
 def _jobs(submitit: Any, directory: Path, executor: str) -> dict[int, Any]:

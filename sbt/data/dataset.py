@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sbt.errors import UserError, shown
+from sbt.errors import UserError, first_line, shown
 from sbt.ranges import COUNT, POSITIVE, Range, check_number
 from sbt.tasks.base import Examples, Facts
 
@@ -483,7 +483,7 @@ def _array(field: str, values: Any) -> np.ndarray:
     try:
         array = np.asarray(values)
     except Exception as error:  # of any class that is not an array
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error) or type(error).__name__
         raise UserError(
             field,
             f"cannot become an array ({reason})",

@@ -1,5 +1,6 @@
 """The one hook of all logs, ``log(run, step, metrics)``, and what calls it after each epoch."""
 
+import contextlib
 import dataclasses
 import importlib
 import itertools
@@ -126,6 +127,30 @@ def needed(module: str, extra: str, what: str) -> Any:
             f"needs the package {package}, which is not installed",
             f"pip install 'small-batch-training[{extra}]'",
         ) from None
+
+
+@contextlib.contextmanager
+def a_run_each(begin: Callable[[LoggedRun], Any], end: Callable[[Any], None]) -> Iterator[Log]:
+    """A log that begins a run of a service for every run, and ends it with the score, or the sweep.
+
+    Args:
+      begin: gives what has ``log(metrics, step=...)``.
+      end: is given that.
+    """
+    runs: dict[int, Any] = {}
+
+    def log(run: LoggedRun, step: int, metrics: Mapping[str, float]) -> None:
+        if run.number not in runs:
+            runs[run.number] = begin(run)
+        runs[run.number].log(dict(metrics), step=step)
+        if run.score in metrics:
+            end(runs.pop(run.number))
+
+    try:
+        yield log
+    finally:
+        for one in runs.values():
+            end(one)
 
 
 def token(directory: Path) -> str:

@@ -4,11 +4,11 @@ import contextlib
 import contextvars
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sbt.log.hook import Log, LoggedRun, needed, token
+from sbt.log.hook import Log, LoggedRun, a_run_each, needed, token
 
 
 @contextlib.contextmanager
@@ -23,7 +23,6 @@ def trackio(directory: Path) -> Iterator[Log]:
     """
     package = needed("trackio", "trackio", "trackio")
     own = token(directory)
-    runs: dict[int, Any] = {}
 
     def begin(run: LoggedRun) -> Any:
         # In a context of its own: one that begins would end the one before.
@@ -40,18 +39,8 @@ def trackio(directory: Path) -> Iterator[Log]:
                 auto_log_gpu=False,
             )
 
-    def log(run: LoggedRun, step: int, metrics: Mapping[str, float]) -> None:
-        if run.number not in runs:
-            runs[run.number] = begin(run)
-        runs[run.number].log(dict(metrics), step=step)
-        if run.score in metrics:
-            _end(runs.pop(run.number))
-
-    try:
+    with a_run_each(begin, _end) as log:
         yield log
-    finally:
-        for one in runs.values():
-            _end(one)
 
 
 def _end(run: Any) -> None:

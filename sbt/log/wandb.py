@@ -2,11 +2,11 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sbt.log.hook import Log, LoggedRun, needed, token
+from sbt.log.hook import Log, LoggedRun, a_run_each, needed, token
 
 # What a run of W&B does for a process that trains one model, and costs seconds for hundreds.
 _QUIET = {
@@ -29,27 +29,19 @@ def wandb(directory: Path) -> Iterator[Log]:
     package = needed("wandb", "wandb", "wandb")
     settings = package.Settings(**_QUIET)
     own = token(directory)
-    runs: dict[int, Any] = {}
 
-    def log(run: LoggedRun, step: int, metrics: Mapping[str, float]) -> None:
-        if run.number not in runs:
-            runs[run.number] = package.init(
-                project=os.environ.get("WANDB_PROJECT", run.sweep),
-                group=run.sweep,
-                name=run.name,
-                id=f"{own}-{run.number:05d}",
-                config=dict(run.settings),
-                dir=str(directory),
-                resume="allow",
-                reinit="create_new",
-                settings=settings,
-            )
-        runs[run.number].log(dict(metrics), step=step)
-        if run.score in metrics:
-            runs.pop(run.number).finish()
+    def begin(run: LoggedRun) -> Any:
+        return package.init(
+            project=os.environ.get("WANDB_PROJECT", run.sweep),
+            group=run.sweep,
+            name=run.name,
+            id=f"{own}-{run.number:05d}",
+            config=dict(run.settings),
+            dir=str(directory),
+            resume="allow",
+            reinit="create_new",
+            settings=settings,
+        )
 
-    try:
+    with a_run_each(begin, lambda run: run.finish()) as log:
         yield log
-    finally:
-        for one in runs.values():
-            one.finish()

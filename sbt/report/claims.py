@@ -424,7 +424,7 @@ def separated(view: View, better: xr.Dataset, worse: xr.Dataset) -> bool:
     return bool(found.low > 0 and found.value > view.resolution(float(better["score"])))
 
 
-def _lead(view: View, a: xr.Dataset, b: xr.Dataset) -> float:
+def _median_gap(view: View, a: xr.Dataset, b: xr.Dataset) -> float:
     """By how much one cell is better than another; NaN where both are infinitely bad."""
     return view.score.gain(float(a["score"])) - view.score.gain(float(b["score"]))
 
@@ -541,7 +541,7 @@ def best_falls(view: View) -> Verdict:
     if rows.sizes[BATCH_SIZE] < ENOUGH or rates < ENOUGH:
         return verdict(OPEN, _too_few(rows.sizes[BATCH_SIZE], rates))
     top, last = _top(rows, BATCH_SIZE), rows.isel({BATCH_SIZE: -1})
-    drop = _lead(view, top, last)
+    drop = _median_gap(view, top, last)
     measured = f"best {_cell_words(view, top)}; largest batch size {_cell_words(view, last)}"
     if np.isfinite(drop):
         measured += f": {score.difference(drop)} {lower}"
@@ -604,7 +604,7 @@ def longer_training(short: View, long: View) -> Verdict:
     most = gain[-1] > np.median(gain[:-1])
     if grew and below and most:
         return verdict(HOLDS)
-    overlap = gain[-1] > 0 and _lead(long, top, last_b) > 0 and most
+    overlap = gain[-1] > 0 and _median_gap(long, top, last_b) > 0 and most
     return verdict(OPEN if overlap else FAILS)
 
 

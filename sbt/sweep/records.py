@@ -80,10 +80,10 @@ class Records:
     _untold: dict[int, set[tuple[int, ...]]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        done = self.recorder.epochs_done
-        begun = (done > 0) | self.recorder.measured.begun()
-        self._told = np.where(begun, done, -1)  # epochs, as far as the results know
         if self.on_epoch is not None:
+            done = self.recorder.epochs_done
+            begun = (done > 0) | self.recorder.measured.begun()
+            self._told = np.where(begun, done, -1)  # epochs, as far as the results know
             for epochs, indices in self.meta.pop("untold", {}).items():
                 self._untold[int(epochs)] = {tuple(index) for index in indices}
         spent = self.meta.get("spent", {})
