@@ -5,8 +5,9 @@ one back. ``sbt.optim``, ``sbt.measure``, ``sbt.models``, ``sbt.nn`` and ``sbt.d
 of their own, for use with or without the engine.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sbt.lazy import loader
 
 if TYPE_CHECKING:
     from sbt.advice.advise import advise
@@ -34,23 +35,18 @@ __all__ = [
     "run",
 ]
 
-_WHERE = {
-    "UserError": ("sbt.errors", "UserError"),
-    "advise": ("sbt.advice.advise", "advise"),
-    "default_config": ("sbt.config", "default"),
-    "from_arrays": ("sbt.data", "from_arrays"),
-    "from_examples": ("sbt.data", "from_examples"),
-    "load": ("sbt.results", "load"),
-    "load_weights": ("sbt.sweep.weights", "load_weights"),
-    "measure_runs": ("sbt.sweep.afterwards", "measure_runs"),
-    "octaves": ("sbt.search", "octaves"),
-    "run": ("sbt.sweep.run", "run"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Loads the public functions when they are first used: ``import sbt.optim`` stays light."""
-    if name in _WHERE:
-        module, attribute = _WHERE[name]
-        return getattr(importlib.import_module(module), attribute)
-    raise AttributeError(f"module 'sbt' has no attribute {name!r}")
+__getattr__ = loader(
+    __name__,
+    {
+        "UserError": "sbt.errors",
+        "advise": "sbt.advice.advise",
+        "default_config": "sbt.config:default",
+        "from_arrays": "sbt.data",
+        "from_examples": "sbt.data",
+        "load": "sbt.results",
+        "load_weights": "sbt.sweep.weights",
+        "measure_runs": "sbt.sweep.afterwards",
+        "octaves": "sbt.search",
+        "run": "sbt.sweep.run",
+    },
+)

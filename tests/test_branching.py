@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sbt.report import branching, write_report
+from sbt.report import figures, write_report
 from sbt.report.branching import border, critical_batch_rises, largest_without_loss
 from sbt.report.claims import FAILS, HOLDS, OPEN
 from sbt.report.view import View
@@ -103,7 +103,7 @@ def test_a_rise_is_claimed_with_seeds():
 
 def test_the_report_draws_the_border_and_the_noise_scale(tmp_path):
     ds = results((1, 2, 4, 16))
-    drawing = branching.branching_figure(View(ds))
+    drawing = figures.branching_figure(View(ds))
     left, right = drawing.figure.axes
     assert [t.get_text() for t in right.get_legend().get_texts()] == ["by branching", "noise scale"]
     np.testing.assert_allclose(right.lines[0].get_ydata(), np.sqrt([2, 8, 32, 256]))

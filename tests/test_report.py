@@ -34,6 +34,7 @@ from sbt.report import (
     style,
     tables,
     view,
+    wording,
 )
 from sbt.report.claims import CIFAR10, CLAIMS, Protocol
 from sbt.text import duration
@@ -673,11 +674,11 @@ def test_spacing_of_an_axis(axis, values, expected):
 
 
 def test_labels_of_values():
-    assert scales.label("base_lr", 2.0**-8) == "2^-8"
-    assert scales.label("base_lr", 2.0**-8, math=True) == "$2^{-8}$"
-    assert scales.label("base_lr", 0.1) == "0.1"
-    assert scales.label("batch_size", 2048) == "2048"
-    assert scales.label("rule", "sgd") == "sgd"
+    assert wording.label("base_lr", 2.0**-8) == "2^-8"
+    assert wording.label("base_lr", 2.0**-8, math=True) == "$2^{-8}$"
+    assert wording.label("base_lr", 0.1) == "0.1"
+    assert wording.label("batch_size", 2048) == "2048"
+    assert wording.label("rule", "sgd") == "sgd"
 
 
 def test_curves_differ_without_colour():

@@ -16,7 +16,7 @@ import sbt
 from sbt import report
 from sbt.cli import main
 from sbt.errors import UserError
-from sbt.report import FAILS, HOLDS, OPEN, View, claims, scales, tables
+from sbt.report import FAILS, HOLDS, OPEN, View, claims, tables, wording
 from sbt.report.scales import Ordinate
 from sbt.report.view import checked, spread
 from sbt.sweep import progress
@@ -388,8 +388,8 @@ def test_longer_training_of_a_loss():
 
 
 def test_scores_in_words():
-    assert scales.in_units("test loss", LOSS) == "test loss [nats per token]"
-    assert scales.in_units("test accuracy", Score()) == "test accuracy [%]"
+    assert wording.in_units("test loss", LOSS) == "test loss [nats per token]"
+    assert wording.in_units("test accuracy", Score()) == "test accuracy [%]"
     assert LOSS.text(1.5) == "1.500 nats per token" and LOSS.text(INF) == "diverged"
     assert LOSS.number(1234.0) == "1234" and LOSS.number(-INF) == "−∞"
     assert LOSS.margin(0.05) == "0.05 nats per token" and Score().margin(0.05) == "5 points"

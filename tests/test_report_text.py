@@ -13,7 +13,7 @@ from test_report import NAN, Page, grid, results, surface
 
 from sbt import report
 from sbt.errors import UserError
-from sbt.report import View, markup, style
+from sbt.report import View, markup, style, wording
 from sbt.report.view import checked
 
 HOSTILE = (
@@ -84,9 +84,9 @@ def test_names_along_the_abscissa_and_in_the_legend():
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_any_text_in_figure_and_page(title, name):
     figure, (panel,) = style.new_figure(style.SINGLE)
-    panel.plot([0, 1], label=style.literal(name))
-    panel.set_title(style.literal(title))
-    style.legend(panel, style.literal(name))
+    panel.plot([0, 1], label=wording.literal(name))
+    panel.set_title(wording.literal(title))
+    style.legend(panel, wording.literal(name))
     drawing = style.Drawing("any", figure, f"{title} {name}")
     xml.etree.ElementTree.fromstring(drawing.render("svg"))
     page = markup.page(title, markup.join([title, markup.tag("p", name, id=title)]))

@@ -8,7 +8,8 @@ epochs; ``:small`` takes minutes on two CPU cores.
 
 ``results/fig01_small`` has it with three seeds (6 minutes on two idle cores). m = 2 is best with
 47.4 %, and 8 within the noise of it; 32 comes to 41 %, and 128 to 29 %, at the smallest base
-learning rate alone. The rates at which a batch size learns shrink as it grows: all five at 2 and 8, three at 32.
+learning rate alone. The larger the batch, the fewer rates it learns at: all five at 2 and 8, three
+at 32.
 """
 
 from ml_collections import ConfigDict

@@ -11,8 +11,8 @@ from sbt.advice.following import next_overrides
 from sbt.files import write_text
 from sbt.report import markup
 from sbt.report.markup import rich, tag
-from sbt.report.scales import label
 from sbt.report.tables import html_table
+from sbt.report.wording import label
 
 COLUMNS = {
     "batch size": "m",

@@ -10,8 +10,8 @@ from sbt.advice.critical import Critical
 from sbt.advice.speeds import Speeds
 from sbt.advice.targets import Reached, in_words
 from sbt.intervals import Interval
-from sbt.report.scales import label
 from sbt.report.view import BASE_LR
+from sbt.report.wording import label
 
 EXAMPLES, HERE = "least examples", "least time here"
 

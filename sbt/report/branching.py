@@ -11,17 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from sbt.report import scales, style
 from sbt.report.claims import OPEN, Verdict, claim
 from sbt.report.seeds import bootstrap, decided, gains
-from sbt.report.style import Drawing
 from sbt.report.tuning import rank_correlation
 from sbt.report.view import BATCH_SIZE, SEED, View
 
 START = "start_epoch"
 SOURCE = "Merrill et al. 2025, arXiv:2505.23971"
 TOLERANCE = 0.01  # nats per token: theirs
-NOISE_SCALE = "noise_scale"
 
 
 class Border(NamedTuple):
@@ -91,49 +88,3 @@ def critical_batch_rises(view: View, tolerance: float = TOLERANCE) -> Verdict:
     told = ", ".join(f"{e:g}: {m:g}" for e, m in zip(at.epochs, at.low, strict=True))
     numbers = f"by epoch: {told}; rank correlation {found}"
     return decided(view, words, found.low > 0, found.high <= 0, numbers)
-
-
-@style.styled
-def branching_figure(view: View, tolerance: float = TOLERANCE) -> Drawing:
-    """What larger batches cost from every checkpoint, and the critical batch size over epochs.
-
-    On the left the loss of every branch above that of the smallest batch, on the right the border
-    and, where it was measured at the start of the branches, the gradient noise scale.
-    """
-    mean = gains(view).mean(SEED)
-    mean = mean.max([a for a in mean.dims if a not in (START, BATCH_SIZE)])
-    at = border(view, tolerance, mean)
-    figure, (left, right) = style.new_figure(style.WIDE, 2)
-    sizes, lost = mean[BATCH_SIZE].values.astype(float), mean.isel({BATCH_SIZE: 0}) - mean
-    for epoch, look in zip(at.epochs, style.looks(len(at.epochs), ordered=True), strict=True):
-        row = lost.sel({START: epoch}).values
-        left.plot(sizes, row, label=f"{epoch:g}", **{**look, "linestyle": "-", "markersize": 3})
-    left.axhline(tolerance, color=style.QUIET, linewidth=0.8, linestyle=":")
-    score = view.score
-    left.set_ylabel(style.literal(scales.in_units(f"{score.long_name} lost", score), style.TITLE))
-    scales.set_scale(left.xaxis, left, BATCH_SIZE, sizes)
-    left.set_xlabel(scales.title(BATCH_SIZE))
-    style.legend(left, "epoch")
-    top = np.where(np.isfinite(at.high), at.high, at.low)
-    right.vlines(at.epochs, at.low, top, color="black", linewidth=2)
-    right.plot(at.epochs, np.sqrt(at.low * top), "o-", color="black", label="by branching")
-    noise = _noise_scale(view)
-    if noise is not None:
-        right.plot(at.epochs, noise, "s--", color=style.UNORDERED[1], label="noise scale")
-    right.set_yscale("log", base=2)
-    right.set_xlabel("epochs trained before")
-    right.set_ylabel("critical batch size")
-    right.legend(loc="best")
-    note = "Dotted: the tolerance. Bars: from the largest size within it to the next one tried."
-    style.footnote(figure, note)
-    words = f"What larger batches cost from every checkpoint on, and where that begins. {note}"
-    return Drawing("branching", figure, words)
-
-
-def _noise_scale(view: View) -> np.ndarray | None:
-    """The gradient noise scale of the checkpoints, mean over seeds; None if it was not measured."""
-    if NOISE_SCALE not in view.ds or 0 not in view.ds["measured_epoch"].values:
-        return None
-    values = view.ds[NOISE_SCALE].sel(measured_epoch=0)
-    others = [axis for axis in values.dims if axis != START]
-    return values.median(others).values

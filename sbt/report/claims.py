@@ -24,7 +24,7 @@ import xarray as xr
 
 from sbt.errors import UserCodeError, UserError, nearest, shown, user_code
 from sbt.intervals import lead
-from sbt.report import scales
+from sbt.report import wording
 from sbt.report.view import BASE_LR, BATCH_SIZE, BN_BATCH, EPOCH, View, spread
 from sbt.results import TEST, curve
 from sbt.text import capital
@@ -194,7 +194,7 @@ def _reductions(view: View, protocol: Protocol) -> list[str]:
         have = view.with_axis(axis).ds[axis].values.astype(float)
         missing = [v for v in wanted if not np.isclose(have, v, rtol=1e-6).any()]
         if missing:
-            names = ", ".join(scales.label(axis, v) for v in missing)
+            names = ", ".join(wording.label(axis, v) for v in missing)
             less.append(f"without the {words} {names}")
     return less
 
@@ -449,7 +449,7 @@ def _among(view: View, rows: xr.Dataset, axis: str, named: Iterable[float]) -> t
     named = sorted(float(v) for v in named)
     have = {float(v) for v in rows[axis].values}
     if not have & set(named) or not have - set(named):
-        word = scales.NAMES.get(axis, axis).replace("$", "")
+        word = wording.NAMES.get(axis, axis).replace("$", "")
         return OPEN, f"the finished {word} values ({_numbers(have)}) do not include both sides"
     top = _top(rows, axis)
     where = f"best {view.score.text(float(top['score']))} at {float(top[axis]):g}"
@@ -517,7 +517,7 @@ def _range_words(row: xr.Dataset) -> str:
     count = int(row["count"])
     if not count:
         return f"{m}: none"
-    low, high = (scales.label(BASE_LR, float(row[end])) for end in ("low", "high"))
+    low, high = (wording.label(BASE_LR, float(row[end])) for end in ("low", "high"))
     ends = [end for end in ("low", "high") if bool(row[f"{end}_open"])]
     cut = f", open at the {' and '.join(ends)} end" if ends else ""
     return (
@@ -557,7 +557,7 @@ def best_falls(view: View) -> Verdict:
 
 
 def _cell_words(view: View, row: xr.Dataset) -> str:
-    rate = scales.label(BASE_LR, float(row["best_base_lr"]))
+    rate = wording.label(BASE_LR, float(row["best_base_lr"]))
     m = _numbers([float(row[BATCH_SIZE])])
     return f"{view.score.text(float(row['score']))} at m = {m}, η̃ = {rate}"
 
@@ -646,7 +646,7 @@ def best_lr_usable_to(view: View, m: int) -> Verdict:
         if not bool(good.sel({BATCH_SIZE: size})):
             break
         reach = size
-    where = f"η̃ = {scales.label(BASE_LR, rate)} (best cell, m = {best:g})"
+    where = f"η̃ = {wording.label(BASE_LR, rate)} (best cell, m = {best:g})"
     text = f"{where} is reliable up to m = {reach:g}"
     if reach == sizes.max() and reach < 2 * m:
         return verdict(OPEN, f"{text}, the largest that has finished")
@@ -686,7 +686,7 @@ def learns_only_below(view: View, m: int) -> list[Verdict]:
             continue
         lead = score.gain(part) - score.gain(score.guess) - view.margin
         agree = bool((lead > 0 if learns else lead < 0).all())
-        text += f", {scales.guess_word(score)} {score.text(score.guess)}"
+        text += f", {wording.guess_word(score)} {score.text(score.guess)}"
         found.append(Verdict(words, HOLDS if agree else FAILS, text))
     return found
 

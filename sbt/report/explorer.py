@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from sbt.measure.record import MARK, TIMES
-from sbt.report import scales
+from sbt.report import scales, wording
 from sbt.report.figures import plane
 from sbt.report.markup import Markup
 from sbt.report.scales import Ordinate
@@ -99,9 +99,9 @@ def _axis(view: View, axis: str) -> dict[str, Any]:
     values = view.ds[axis].values
     scale = scales.scale_of(axis, values)
     return {
-        "name": scales.plain(axis),
-        "symbol": scales.PLAIN_SYMBOLS.get(axis, axis.rpartition("__")[2].replace("_", " ")),
-        "labels": [scales.label(axis, value) for value in values.tolist()],
+        "name": wording.plain(axis),
+        "symbol": wording.PLAIN_SYMBOLS.get(axis, axis.rpartition("__")[2].replace("_", " ")),
+        "labels": [wording.label(axis, value) for value in values.tolist()],
         "places": scales.positions(axis, values).tolist(),
         "scale": scale,
         "ordered": view.is_numeric(axis),
@@ -185,7 +185,7 @@ def _sampled(
     time = str(values.dims[-1])
     at = thinned(values.sizes[time], points)
     flat = values.transpose(*order, time).values.reshape(-1, values.sizes[time])[rows]
-    about = {**about, "time": scales.plain(time)}
+    about = {**about, "time": wording.plain(time)}
     return {**about, "at": values[time].values[at].tolist(), **coded(flat[:, at])}
 
 

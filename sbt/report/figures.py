@@ -14,15 +14,17 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from sbt.errors import UserError
-from sbt.report import scales, style
-from sbt.report.branching import START, branching_figure
+from sbt.report import scales, style, wording
+from sbt.report.branching import START, TOLERANCE, border
 from sbt.report.scales import Ordinate
+from sbt.report.seeds import gains
 from sbt.report.style import Drawing
 from sbt.report.view import (
     BASE_LR,
     BATCH_SIZE,
     BN_BATCH,
     EPOCH,
+    SEED,
     View,
     spread,
     spread_words,
@@ -130,8 +132,8 @@ def score_vs(
     Raises:
       UserError: an axis is missing, or another axis still varies.
     """
-    words = f"Test {view.score.long_name} against {scales.plain(x)}"
-    words += f", one curve per {scales.plain(curves)}" if curves else ""
+    words = f"Test {view.score.long_name} against {wording.plain(x)}"
+    words += f", one curve per {wording.plain(curves)}" if curves else ""
     view = _of_axes(view, x, curves)
     return _scores(view, [(x, curves)], words, title, name or f"{view.score.name}_vs_{x}")
 
@@ -151,7 +153,7 @@ def sweep_figure(
       name: file stem.
     """
     first, second = axes
-    left, right = scales.plain(first), scales.plain(second)
+    left, right = wording.plain(first), wording.plain(second)
     words = (
         f"Test {view.score.long_name} (a) against {left}, one curve per {right}, and "
         f"(b) against {right}, one curve per {left}"
@@ -159,7 +161,7 @@ def sweep_figure(
     view = _of_axes(view, first, second)
     ring = ""
     if best := view.best:
-        at = ", ".join(f"{scales.plain(a)} {scales.label(a, best.where[a])}" for a in axes)
+        at = ", ".join(f"{wording.plain(a)} {wording.label(a, best.where[a])}" for a in axes)
         chosen = " (by validation)" if view.validated else ""
         ring = f" Ring: best cell{chosen}, {view.score.text(best.value)} at {at}."
     return _scores(view, [(first, second), (second, first)], words, title, name, ring)
@@ -211,9 +213,9 @@ def _scores(
         for letter, panel in zip("ab", drawn):
             panel.set_title(letter, loc="left", fontweight="bold")
     if title and pair:
-        figure.suptitle(style.literal(title, style.HEADING), fontsize=9.5)
+        figure.suptitle(wording.literal(title, wording.HEADING), fontsize=9.5)
     elif title:
-        drawn[0].set_title(style.literal(title, style.TITLE))
+        drawn[0].set_title(wording.literal(title, wording.TITLE))
     note = spread_words(view.seeds)
     if bool(view.ds["diverged"].any()):
         note += f" Hollow marker: at least one seed diverged ({counted(view.score)})."
@@ -225,7 +227,7 @@ def _scores(
 def counted(score: Score) -> str:
     """What a run that diverged counts as."""
     known = np.isfinite(score.diverged)
-    return f"counted at {scales.guess_word(score)}" if known else "counted as infinitely bad"
+    return f"counted at {wording.guess_word(score)}" if known else "counted as infinitely bad"
 
 
 def _score_panel(panel: Axes, view: View, x: str, curves: str | None, ticks: int) -> None:
@@ -241,7 +243,7 @@ def _score_panel(panel: Axes, view: View, x: str, curves: str | None, ticks: int
     ordered = curves is not None and view.is_numeric(curves)
     for i, look in enumerate(style.looks(values.size, ordered)):
         row = cell.isel({curves: i}) if curves else cell
-        text = scales.label(curves, values[i].item(), math=True) if curves else None
+        text = wording.label(curves, values[i].item(), math=True) if curves else None
         style.banded(panel, places, row, look, text)
         diverged = (row["diverged"] > 0).values & row["median"].notnull().values
         _hollow(panel, places, row["median"].values, diverged, look, zorder=3)
@@ -252,7 +254,7 @@ def _score_panel(panel: Axes, view: View, x: str, curves: str | None, ticks: int
     ordinate.label(panel, f"test {view.score.long_name}")
     scales.set_scale(panel.xaxis, panel, x, along, ticks)
     if curves:
-        style.legend(panel, scales.SYMBOLS.get(curves, scales.title(curves)))
+        style.legend(panel, wording.SYMBOLS.get(curves, wording.title(curves)))
 
 
 def _hollow(
@@ -309,9 +311,9 @@ def learning_curves(
             losses = [np.asarray(line.get_ydata(), float) for line in panel.lines]
             scales.log_if_wide(panel, np.concatenate(losses), 10)
     if curves or few:
-        style.legend(panels[-1], scales.title(curves) if curves else "")
-    shown = [f"{scales.title(a)} = {scales.label(a, v, math=True)}" for a, v in fixed.items()]
-    heading = style.literal(title, style.HEADING) if title else ""
+        style.legend(panels[-1], wording.title(curves) if curves else "")
+    shown = [f"{wording.title(a)} = {wording.label(a, v, math=True)}" for a, v in fixed.items()]
+    heading = wording.literal(title, wording.HEADING) if title else ""
     if heading := "; ".join(part for part in (heading, ", ".join(shown)) if part):
         figure.suptitle(heading, fontsize=9.5)
     note = spread_words(view.seeds)
@@ -321,10 +323,10 @@ def learning_curves(
     if bool(ds["diverged"].any()):
         note += f" Cross: a seed diverged ({_ends(view.score)})."
     style.footnote(figure, note)
-    at = ", ".join(f"{scales.plain(a)} {scales.label(a, v)}" for a, v in fixed.items())
+    at = ", ".join(f"{wording.plain(a)} {wording.label(a, v)}" for a, v in fixed.items())
     words = f"{title}. " if title else ""
     words += f"{_panel_words(view.score, few, bool(held_out))} against the epoch"
-    words += f", one curve per {scales.plain(curves)}" if curves else ""
+    words += f", one curve per {wording.plain(curves)}" if curves else ""
     words += f", at {at}" if at else ""
     return Drawing(name, figure, f"{words}. {note}")
 
@@ -343,7 +345,7 @@ def _panel_words(score: Score, few: bool, validated: bool) -> str:
 
 def _ends(score: Score) -> str:
     """What becomes of the curves of a run that diverges."""
-    counts = f"its {score.long_name} counts as {scales.guess_word(score)}, "
+    counts = f"its {score.long_name} counts as {wording.guess_word(score)}, "
     return f"{counts if np.isfinite(score.diverged) else ''}its loss ends"
 
 
@@ -351,7 +353,7 @@ def _in_units(values: xr.DataArray, words: str) -> str:
     """What a curve of the test split holds, after these words for the split, with its units."""
     named = str(values.attrs.get("long_name", values.name)).replace("_", " ")
     label, units = words + named.removeprefix("test "), values.attrs.get("units")
-    return style.literal(f"{label} [{units}]" if units else label, style.TITLE)
+    return wording.literal(f"{label} [{units}]" if units else label, wording.TITLE)
 
 
 def _at_best(
@@ -364,7 +366,7 @@ def _at_best(
         wanted = view.shared_base_lr if base_lr is None else float(base_lr)
         near = np.flatnonzero(np.isclose(rates, wanted, rtol=1e-6))
         if near.size == 0:
-            have = ", ".join(scales.label(BASE_LR, r) for r in rates)
+            have = ", ".join(wording.label(BASE_LR, r) for r in rates)
             raise UserError("base_lr", f"{wanted:g} is not in the grid", f"choose one of: {have}")
         fixed[BASE_LR] = float(rates[near[0]])
         view = View(view.ds.isel({BASE_LR: int(near[0])}))
@@ -381,7 +383,7 @@ def _curve_panel(panel: Axes, ds: xr.Dataset, curves: str | None, names: Sequenc
     for i, look in enumerate(style.looks(values.size, ordered)):
         run = ds.isel({curves: i}) if curves else ds
         for faint, variable in enumerate(names):
-            text = scales.label(curves, values[i].item(), math=True) if curves else ""
+            text = wording.label(curves, values[i].item(), math=True) if curves else ""
             if len(names) > 1:
                 part = variable.split("_")[0]
                 text = f"{text} {part}" if text else part
@@ -441,14 +443,14 @@ def best_score_summary(views: Mapping[str, View]) -> Drawing:
                 grey = ordinate.height(rows[text]["score"].values)
                 panel.plot(rows[text][BATCH_SIZE], grey, color="#cccccc", lw=0.7, zorder=1.5)
         for text, look in zip(mine, style.looks(len(mine), ordered=False)):
-            label = style.literal(text.removeprefix(prefix))
+            label = wording.literal(text.removeprefix(prefix))
             _best_curve(panel, ordinate.heights(rows[text], *_ROW), look, label or None)
         ordinate.label(panel, f"best test {score.long_name}", guess=False)
         scales.set_scale(panel.xaxis, panel, BATCH_SIZE, sizes)
         if count > 1:
             # Below the panel: several panels have no room beside them.
             below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
-            panel.legend(title=style.literal(prefix), ncols=2, **below)
+            panel.legend(title=wording.literal(prefix), ncols=2, **below)
         if i > 0:
             panel.sharey(panels[0])
             panel.set_ylabel("")
@@ -465,7 +467,7 @@ def best_score_summary(views: Mapping[str, View]) -> Drawing:
     guesses = {view.score.guess for view in views.values()}
     if len(guesses) == 1 and np.isfinite(guess := guesses.pop()):
         told = f"{100 * guess:g} %" if score.percent else score.text(guess)
-        caption += f" {capital(scales.guess_word(score))}: {told}."
+        caption += f" {capital(wording.guess_word(score))}: {told}."
     return Drawing(f"best_{score.name}", figure, caption)
 
 
@@ -521,7 +523,7 @@ def stable_range_summary(views: Mapping[str, View], margin: float | None = None)
             panel.plot(x[cut], edge[cut] * 2.0**out, marker=arrow, mfc="white", **dots)
         rate = view.rows["best_base_lr"].values
         panel.plot(
-            x[inside], rate[inside], marker=marker, label=style.literal(text) or None, **dots
+            x[inside], rate[inside], marker=marker, label=wording.literal(text) or None, **dots
         )
         none = ~inside & span["complete"].values
         if none.any():
@@ -547,3 +549,51 @@ def stable_range_summary(views: Mapping[str, View], margin: float | None = None)
         f"cell that has not finished, and may be wider. Cross on the axis: none is reliable."
     )
     return Drawing("stable_range", figure, caption)
+
+
+@style.styled
+def branching_figure(view: View, tolerance: float = TOLERANCE) -> Drawing:
+    """What larger batches cost from every checkpoint, and the critical batch size over epochs.
+
+    On the left the loss of every branch above that of the smallest batch, on the right the border
+    and, where it was measured at the start of the branches, the gradient noise scale.
+    """
+    mean = gains(view).mean(SEED)
+    mean = mean.max([a for a in mean.dims if a not in (START, BATCH_SIZE)])
+    at = border(view, tolerance, mean)
+    figure, (left, right) = style.new_figure(style.WIDE, 2)
+    sizes, lost = mean[BATCH_SIZE].values.astype(float), mean.isel({BATCH_SIZE: 0}) - mean
+    for epoch, look in zip(at.epochs, style.looks(len(at.epochs), ordered=True), strict=True):
+        row = lost.sel({START: epoch}).values
+        left.plot(sizes, row, label=f"{epoch:g}", **{**look, "linestyle": "-", "markersize": 3})
+    left.axhline(tolerance, color=style.QUIET, linewidth=0.8, linestyle=":")
+    score = view.score
+    left.set_ylabel(
+        wording.literal(wording.in_units(f"{score.long_name} lost", score), wording.TITLE)
+    )
+    scales.set_scale(left.xaxis, left, BATCH_SIZE, sizes)
+    left.set_xlabel(wording.title(BATCH_SIZE))
+    style.legend(left, "epoch")
+    top = np.where(np.isfinite(at.high), at.high, at.low)
+    right.vlines(at.epochs, at.low, top, color="black", linewidth=2)
+    right.plot(at.epochs, np.sqrt(at.low * top), "o-", color="black", label="by branching")
+    noise = _noise_scale(view)
+    if noise is not None:
+        right.plot(at.epochs, noise, "s--", color=style.UNORDERED[1], label="noise scale")
+    right.set_yscale("log", base=2)
+    right.set_xlabel("epochs trained before")
+    right.set_ylabel("critical batch size")
+    right.legend(loc="best")
+    note = "Dotted: the tolerance. Bars: from the largest size within it to the next one tried."
+    style.footnote(figure, note)
+    words = f"What larger batches cost from every checkpoint on, and where that begins. {note}"
+    return Drawing("branching", figure, words)
+
+
+def _noise_scale(view: View) -> np.ndarray | None:
+    """The gradient noise scale of the checkpoints, mean over seeds; None if it was not measured."""
+    if "noise_scale" not in view.ds or 0 not in view.ds["measured_epoch"].values:
+        return None
+    values = view.ds["noise_scale"].sel(measured_epoch=0)
+    others = [axis for axis in values.dims if axis != START]
+    return values.median(others).values

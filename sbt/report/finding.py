@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from sbt.intervals import Interval, lead, student
-from sbt.report import scales
+from sbt.report import wording
 from sbt.report.figures import plane
 from sbt.report.seeds import gains
 from sbt.report.view import BATCH_SIZE, SEED, View
@@ -61,10 +61,10 @@ def _where(view: View, axes: list[str]) -> str:
 def _named(axis: str, value: object) -> str:
     """``m = 8``, ``momentum 0.9``, ``adam``."""
     if isinstance(value, str):
-        return scales.label(axis, value)
-    if axis in scales.PLAIN_SYMBOLS:
-        return f"{scales.PLAIN_SYMBOLS[axis]} = {scales.label(axis, value)}"
-    return f"{scales.plain(axis.rpartition('__')[2])} {scales.label(axis, value)}"
+        return wording.label(axis, value)
+    if axis in wording.PLAIN_SYMBOLS:
+        return f"{wording.PLAIN_SYMBOLS[axis]} = {wording.label(axis, value)}"
+    return f"{wording.plain(axis.rpartition('__')[2])} {wording.label(axis, value)}"
 
 
 def _cost(view: View, axis: str) -> str:

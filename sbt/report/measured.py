@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from sbt.measure.record import MARK, TIMES
-from sbt.report import scales, style
+from sbt.report import scales, style, wording
 from sbt.report.style import Drawing
 from sbt.report.view import BATCH_SIZE, SEED, View, spread, spread_words
 
@@ -54,8 +54,8 @@ def _figure(values: xr.DataArray, at: dict[str, Any]) -> Drawing:
         _panel(panel, values, dim, str(time))
     words = str(values.attrs.get("long_name", values.name)).replace("_", " ")
     units = values.attrs.get("units")
-    drawn[0].set_ylabel(style.literal(f"{words} [{units}]" if units else words, style.TITLE))
-    where = ", ".join(f"{scales.plain(a)} {scales.label(a, v)}" for a, v in at.items())
+    drawn[0].set_ylabel(wording.literal(f"{words} [{units}]" if units else words, wording.TITLE))
+    where = ", ".join(f"{wording.plain(a)} {wording.label(a, v)}" for a, v in at.items())
     note = spread_words(values.sizes.get(SEED, 1))
     style.footnote(figure, note)
     caption = f"{values.name}: {words}" + (f", at {where}" if where else "")
@@ -79,7 +79,7 @@ def _panel(panel: Axes, values: xr.DataArray, x: str, time: str) -> None:
     curves = next((d for d in preferred if d != x and values.sizes.get(d, 1) > 1), None)
     rest = {d: -1 if d == time else 0 for d in values.dims if d not in (x, curves, SEED)}
     fixed = {str(d): values[d].values[i] for d, i in rest.items() if values.sizes[d] > 1}
-    shown = ", ".join(f"{scales.title(d)} {style.literal(v)}" for d, v in fixed.items())
+    shown = ", ".join(f"{wording.title(d)} {wording.literal(v)}" for d, v in fixed.items())
     values = values.isel(rest)
     if shown:
         panel.set_title(shown, fontsize=8)
@@ -88,9 +88,9 @@ def _panel(panel: Axes, values: xr.DataArray, x: str, time: str) -> None:
     places = scales.positions(x, values[x].values)
     for i, look in enumerate(style.looks(names.size, ordered)):
         row = spread(values.isel({curves: i}) if curves else values)
-        text = scales.label(str(curves), names.tolist()[i], math=True) if curves else None
+        text = wording.label(str(curves), names.tolist()[i], math=True) if curves else None
         style.banded(panel, places, row, look, text)
     scales.set_scale(panel.xaxis, panel, x, values[x].values)
     scales.log_if_wide(panel, values.values, scales.WIDE)
     if curves:
-        style.legend(panel, scales.title(str(curves)))
+        style.legend(panel, wording.title(str(curves)))

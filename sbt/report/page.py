@@ -13,7 +13,7 @@ import xarray as xr
 from sbt import implied
 from sbt.errors import UserError
 from sbt.files import write_text
-from sbt.report import claims, explorer, figures, markup, scales, tables
+from sbt.report import claims, explorer, figures, markup, tables, wording
 from sbt.report.claims import FAILS, HOLDS, Verdict
 from sbt.report.figures import MOST_SLICES, default_figures, plane
 from sbt.report.finding import finding
@@ -211,9 +211,9 @@ def _subtitle(view: View) -> Markup:
     epochs = view.ds.sizes.get(EPOCH, 0)
     words.append(f"{epochs} epoch" + "s" * (epochs != 1))
     for axis in view.axes:
-        shown = [scales.label(axis, v) for v in view.ds[axis].values.tolist()]
+        shown = [wording.label(axis, v) for v in view.ds[axis].values.tolist()]
         span = f"{shown[0]} … {shown[-1]} ({len(shown)})" if len(shown) > 5 else ", ".join(shown)
-        words.append(f"{scales.plain(axis)} {span}")
+        words.append(f"{wording.plain(axis)} {span}")
         if axis == BATCH_SIZE and (length := view.tokens_per_example):
             ends = dict.fromkeys(length * int(view.ds[axis].values[i]) for i in (0, -1))
             words[-1] += f" ({' … '.join(map(str, ends))} tokens)"
@@ -227,7 +227,7 @@ def _progress(view: View) -> str:
     words = f"{int(reported.notnull().sum())} of {reported.size} runs have results; "
     words += f"{diverged} diverged ({figures.counted(view.score)})."
     if best:
-        at = ", ".join(f"{scales.plain(a)} {scales.label(a, v)}" for a, v in best.where.items())
+        at = ", ".join(f"{wording.plain(a)} {wording.label(a, v)}" for a, v in best.where.items())
         cell = "Best cell by validation" if view.validated else "Best cell"
         cell += " so far, by its latest evaluations" * best.so_far
         words += f" {cell}: {view.score.text(best.value)}" + (f" at {at}." if at else ".")
@@ -253,12 +253,12 @@ def _unfinished(view: View) -> str:
     count = waiting.sum([d for d in waiting.dims if d != axis])
     share = waiting.size // view.ds.sizes[axis]
     where = [
-        f"{int(n)} of {share} at {scales.label(axis, v)}"
+        f"{int(n)} of {share} at {wording.label(axis, v)}"
         for v, n in zip(view.ds[axis].values.tolist(), count.values)
         if n
     ]
     shown = where if len(where) <= MOST_NAMED else [*where[:MOST_NAMED], "…"]
-    return f"{words} By {scales.plain(axis)}: {', '.join(shown)}."
+    return f"{words} By {wording.plain(axis)}: {', '.join(shown)}."
 
 
 def _status(view: View, meta: Mapping[str, Any]) -> Markup:
@@ -397,7 +397,7 @@ def _method(view: View, margin: str) -> Markup:
     of = view.reported.attrs.get("long_name") or usual
     counts = "is infinitely bad"
     if np.isfinite(score.diverged):
-        counts = f"counts at {scales.guess_word(score)}"
+        counts = f"counts at {wording.guess_word(score)}"
     of_runs = (
         f"{capital(told)} of a run: {of}; a run whose loss was not finite {counts}. "
         f"{capital(told)} of a cell: median over seeds. {spread_words(view.seeds)}"
@@ -419,7 +419,7 @@ def _method(view: View, margin: str) -> Markup:
     better = (
         "Better: the two cells differ, on average over seeds, by more than "
         f"{counts_from}, and the 95 % interval of the difference is above zero. "
-        f"At least three finished {scales.plain(BATCH_SIZE)}s decide a trend."
+        f"At least three finished {wording.plain(BATCH_SIZE)}s decide a trend."
     )
     return markup.join([tag("h2", "Method"), *(tag("p", p) for p in (of_runs, ranges, better))])
 

@@ -1,8 +1,7 @@
-"""How axes look: those of a grid, their names, values and spacing; and that of the score."""
+"""How axes look: the spacing and ticks of those of a grid; and that of the score."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -10,57 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullLocator
 
-from sbt.report.style import LONGEST, QUIET, TITLE, literal
+from sbt.report.style import QUIET
+from sbt.report.wording import LONGEST, guess_word, in_units, label, title
 from sbt.tasks.score import Score
-from sbt.text import one_line
 
 LOG2_AXES = ("batch_size", "base_lr", "bn_batch", "micro_batch")
-NAMES = {
-    "batch_size": "batch size $m$",
-    "base_lr": r"base learning rate $\tilde{\eta}$",
-    "bn_batch": "BN batch $b$",
-    "micro_batch": "micro-batch $g$",
-    "epoch": "epoch",
-    "measured_epoch": "epochs trained",
-    "gradient_batch": "batch size of the gradient $n$",
-    "fraction": "discarded fraction",
-}
 MOST_CHARACTERS = 40  # of the names along an abscissa; more are turned
-PLAIN_SYMBOLS = {"batch_size": "m", "base_lr": "η̃", "bn_batch": "b"}
-SYMBOLS = {"batch_size": "$m$", "base_lr": r"$\tilde{\eta}$", "bn_batch": "$b$"}
-
-
-def exponent(value: float) -> int | None:
-    """k where ``value`` is 2^k, else None."""
-    if not value > 0 or not np.isfinite(value):
-        return None
-    k = round(float(np.log2(value)))
-    return k if np.isclose(value, 2.0**k, rtol=1e-6) else None
-
-
-def label(axis: str, value: Any, *, math: bool = False) -> str:
-    """A value of an axis in words: ``2^-8`` for a base LR, ``64`` for a batch size.
-
-    With ``math``, in matplotlib's notation.
-    """
-    if isinstance(value, str | bytes | bool):
-        return literal(value) if math else one_line(value)
-    number = float(value)
-    k = exponent(number)
-    if axis == "base_lr" and k is not None:
-        return f"$2^{{{k}}}$" if math else f"2^{k}"
-    return f"{number:g}" if abs(number) < 1e6 else f"{number:.0f}"
-
-
-def title(axis: str) -> str:
-    """The axis in words, for an axis label, in matplotlib's notation."""
-    return NAMES.get(axis) or literal(axis.replace("_", " "), TITLE)
-
-
-def plain(axis: str | None) -> str:
-    """The axis in words without notation, for captions."""
-    names = {"base_lr": "base learning rate", "bn_batch": "BN batch"}
-    return names.get(axis or "", one_line((axis or "").replace("_", " ")))
 
 
 def scale_of(axis: str, values: np.ndarray) -> str:
@@ -232,17 +186,6 @@ class Ordinate:
             _quiet_line(panel, score.guess, guess_word(score))
         if score.gain(score.floor) - drawn.max() <= near:
             _quiet_line(panel, score.floor, "floor", above=not score.higher_is_better)
-
-
-def guess_word(score: Score) -> str:
-    """What the score of an uninformed guess is called."""
-    return "chance" if score.percent else "guess"
-
-
-def in_units(words: str, score: Score) -> str:
-    """A title with the units of the score: ``test accuracy [%]``."""
-    units = "%" if score.percent else score.units
-    return literal(f"{words} [{units}]" if units else words, TITLE)
 
 
 def log_if_wide(panel: Axes, values: np.ndarray, ratio: float) -> None:

@@ -25,7 +25,7 @@ import xarray as xr
 from sbt.errors import nearest, shown
 from sbt.intervals import Interval, student
 from sbt.parabola import best_positions
-from sbt.report import scales
+from sbt.report import wording
 from sbt.report.branching import largest_without_loss
 from sbt.report.claims import OPEN, Verdict, claim
 from sbt.report.seeds import decided, each_held_out, resampled
@@ -106,7 +106,7 @@ def _index(values: np.ndarray, axis: str, value: Any) -> int:
     number = isinstance(value, int | float) and np.issubdtype(values.dtype, np.number)
     same = np.isclose(values, value, rtol=1e-5, atol=0) if number else values == value
     if not np.any(same):
-        raise Unfit(f"{axis} has no {scales.label(axis, value)}")
+        raise Unfit(f"{axis} has no {wording.label(axis, value)}")
     return int(np.flatnonzero(same)[0])
 
 
@@ -146,7 +146,7 @@ def _told(values: xr.DataArray, found: list[Interval]) -> str:
     words = []
     for name, one in zip(names, found, strict=True):
         pairs = zip(rest, name) if rest else ()
-        where = ", ".join(f"{axis} {scales.label(axis, value)}" for axis, value in pairs)
+        where = ", ".join(f"{axis} {wording.label(axis, value)}" for axis, value in pairs)
         words.append(f"{where}: {one}" if where else f"{one}")
     if len(words) > MOST_TOLD:
         return "; ".join(words[: MOST_TOLD - 1]) + f"; and {len(words) - MOST_TOLD + 1} more"
@@ -466,7 +466,7 @@ def best_lies_among(
         holds, fails = all(x.low > 0 for x in found), any(x.high <= 0 for x in found)
         top = sign * runs.mean(SEED)
         where = np.unique(runs[along].values[top.argmax(along).values])
-        told = ", ".join(scales.label(along, v) for v in where)
+        told = ", ".join(wording.label(along, v) for v in where)
         return holds, fails, f"best at {along} {told}; better than the rest by {_told(gap, found)}"
 
     return _judge(view, words, decide)

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 
 from sbt.files import write_bytes
-from sbt.text import fitted, one_line, printable
+from sbt.text import printable
 
 OTHER_SCRIPTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
@@ -74,8 +74,6 @@ UNORDERED = (
     *("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
     *("#882255", "#999933", "#332288", "#888888"),
 )
-# Columns of text: of a curve's label, of a panel's title or axis, of a heading across the figure.
-LONGEST, TITLE, HEADING = 24, 48, 100
 LONGEST_STEM = 100
 WIDE = (9.2, 3.7)
 WIDER = (12.6, 3.7)
@@ -93,16 +91,6 @@ def styled(function: F) -> F:
             return function(*args, **kwargs)
 
     return inside  # type: ignore[return-value]
-
-
-def literal(words: object, longest: int = LONGEST) -> str:
-    """Text for a figure as it stands: one line, not too long, and no mathematics in it.
-
-    Matplotlib reads what stands between two ``$`` as TeX, and leaves a label that begins with an
-    underscore out of the legend.
-    """
-    line = fitted(one_line(words), longest).replace("$", r"\$")
-    return f" {line}" if line.startswith("_") else line
 
 
 def pale(colour: str) -> tuple[float, ...]:

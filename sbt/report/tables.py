@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from sbt.report import scales
+from sbt.report import wording
 from sbt.report.markup import BREAK, Markup, join, rich, tag
 from sbt.report.scales import Ordinate
 from sbt.report.view import BASE_LR, BATCH_SIZE, SEED, View
@@ -101,7 +101,7 @@ def _entry(header: str, value: Any) -> str:
     if isinstance(value, float) and np.isnan(value):
         return "–"
     rate = header in ("best_base_lr", "stable_from", "stable_to")
-    return scales.label(BASE_LR if rate else header, value)
+    return wording.label(BASE_LR if rate else header, value)
 
 
 def grid_html(view: View, down: str, across: str | None) -> Markup:
@@ -121,7 +121,7 @@ def grid_html(view: View, down: str, across: str | None) -> Markup:
     heads = [rich(view.score.long_name)]
     if across:
         heads = [_value(view, across, v) for v in view.ds[across].values.tolist()]
-    names = [scales.PLAIN_SYMBOLS.get(axis, scales.plain(axis)) for axis in shown]
+    names = [wording.PLAIN_SYMBOLS.get(axis, wording.plain(axis)) for axis in shown]
     corner = " ".join(f"{name} {arrow}" for name, arrow in zip(names, "↓→"))
     tokens = view.tokens_per_example and BATCH_SIZE in shown
     corner_notes = [BREAK, tag("small", "tokens per batch")] if tokens else []
@@ -146,7 +146,7 @@ def grid_html(view: View, down: str, across: str | None) -> Markup:
 
 def _value(view: View, axis: str, value: Any) -> Markup:
     """A value of an axis; of a batch of sequences with its tokens."""
-    label = rich(scales.label(axis, value))
+    label = rich(wording.label(axis, value))
     if axis != BATCH_SIZE or not view.tokens_per_example:
         return label
     return join([label, tag("small", f"{value * view.tokens_per_example:g}")], BREAK)

@@ -315,14 +315,14 @@ class Builder:
 
     def forward(self, config: ConfigDict) -> Forward:
         """A forward pass of a config's model, to plan by; nothing is compiled."""
-        key = _settings(config)
+        key = _alike(config)
         if key not in self._forwards:
             self._forwards[key] = _forward(self.problem(config), config.bn_batch or 8)
         return self._forwards[key]
 
     def facts(self, config: ConfigDict) -> ModelFacts:
         """What planning needs to know; nothing is compiled."""
-        key = _settings(config)
+        key = _alike(config)
         if key not in self._facts:
             problem = self.problem(config)
             batch = 2 * (config.bn_batch or 4)
@@ -357,8 +357,17 @@ def _made(jaxpr: Any) -> tuple[int, int]:
 
 def _settings(config: ConfigDict) -> str:
     """What a problem follows from."""
+    return f"{_alike(config)} {config.bn_batch}"
+
+
+def _alike(config: ConfigDict) -> str:
+    """What the facts of a model follow from.
+
+    They are of one example, and alike however many examples share their statistics: to trace a deep
+    network again for each number would take most of a plan's time.
+    """
     c = config
-    parts = [c.model, c.data, c.task, c.engine, c.evaluate.statistics, c.bn_batch]
+    parts = [c.model, c.data, c.task, c.engine, c.evaluate.statistics, c.bn_batch is None]
     return str(configs.to_json(parts))
 
 
