@@ -20,13 +20,10 @@ from typing import Any
 
 import xarray as xr
 
-from sbt import results, workdir
+from sbt import report, results, workdir
 from sbt.errors import UserError, nearest
 from sbt.files import read_json, write_bytes, write_text
 from sbt.report import claims
-from sbt.report.figures import default_figures
-from sbt.report.measured import measured_figures
-from sbt.report.style import Drawing
 from sbt.report.view import View, checked
 
 META, VERDICTS = workdir.META, "verdicts.txt"
@@ -166,11 +163,11 @@ def _machine(meta: Mapping[str, Any]) -> str:
     return f"{cores} cores, {meta.get('cpu_model') or meta.get('machine')}"
 
 
-def _drawings(view: View, names: Sequence[str], drawn: bool) -> list[Drawing]:
+def _drawings(view: View, names: Sequence[str], drawn: bool) -> "list[report.Drawing]":
     """Figures of the report: those that are named; else, where none is drawn, the telling ones."""
     if drawn and not names:
         return []
-    usual, measured = default_figures(view), measured_figures(view)
+    usual, measured = report.default_figures(view), report.measured_figures(view)
     found = {drawing.name: drawing for drawing in (*usual, *measured)}
     for name in names:
         if name not in found:

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from sbt.choice import Choice
 from sbt.config import SECTIONS as CONFIG_SECTIONS
-from sbt.coverage import place, shown
 from sbt.data import DATASETS
 from sbt.errors import UserError, nearest
 from sbt.experiment import experiments
@@ -124,7 +123,7 @@ def _measurements() -> Entries:
 
 
 def _claims() -> Entries:
-    from sbt.report.claims import CLAIMS  # draws, which takes a second to import
+    from sbt.report.claims import CLAIMS  # loads what reads results
 
     for name, claim in CLAIMS.items():
         words = (inspect.getdoc(claim.judge) or "").partition("\n")[0]
@@ -134,6 +133,8 @@ def _claims() -> Entries:
 
 def _papers() -> Entries:
     """Every figure and table: its file with its claims, and its evidence or why there is none."""
+    from sbt.coverage import place, shown  # loads what reads results
+
     for one in shown():
         claims = f"{one.claims} claim{'s' * (one.claims != 1)}"
         lines = [f"{one.file}, {claims}" if one.file else ""]
