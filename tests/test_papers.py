@@ -316,13 +316,12 @@ def test_sngm_breaks_as_its_evidence_says():
     assert "reduced run: 16384 training examples; 5 seeds" in text
 
 
-def test_quadratics_have_as_many_updates_at_every_batch_size():
-    for variant, examples in (("", 8000), ("small", 800)):
-        grid = make_grid(toy.load("dang_2024/interpolation.py", variant))
-        updates = {
-            run.settings["epochs"] * examples / run.settings["batch_size"] for run in grid.runs
-        }
-        assert updates == {2000}
+def test_quadratics_choose_nine_tenths_anew_at_every_update():
+    for name, updates, share in (("interpolation", 2000, {0.0, 0.1, 0.9}), ("noisy", 7000, {0.1})):
+        grid = make_grid(toy.load(f"dang_2024/{name}.py", ""))
+        assert grid.config.batch_size == 8000 and grid.config.epochs == updates
+        assert grid.config.sample.name == "random" and grid.config.sample.average == "kept"
+        assert {run.settings["sample.fraction"] for run in grid.runs} == share
         for run in grid.runs:
             kappa = run.settings["data.condition_number"]
             assert run.settings.get("rule.condition_number", kappa) == kappa

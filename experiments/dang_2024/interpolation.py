@@ -13,43 +13,38 @@ precision holds both where it rounds. See ``quadratics.py`` for the rest. With t
 ``:small`` nine tenths are too few, and SHB diverges: what its batches leave out weighs more.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
-from quadratics import EXAMPLES, SGD, SHB, SMALL_EXAMPLES, Linear, half_square, quadratics
+from quadratics import SGD, SHB, Linear, half_square, quadratics
 
 from sbt.report.statements import lies_in, ratio_at_least
 
 VARIANTS = ("", "small")
 CAPTION = "with large batches heavy ball is accelerated, with small ones it is not"
-FRACTIONS = (0.1, 0.9, 1.0)
+LEFT_OUT = (0.0, 0.1, 0.9)
 UPDATES, QUARTER = 2000, 500
 
 
-def claims(examples: int) -> tuple[Any, ...]:
-    """What the paper says, of so many training examples."""
-    whole, most = {"batch_size": examples}, {"batch_size": round(0.9 * examples)}
-    return (
-        *(
-            ratio_at_least(
-                f"With {share} SHB has a gradient ten times smaller than SGD's, or smaller still",
-                "gradient_square",
-                factor=100,
-                more=SGD,
-                less=SHB,
-                at={**place, "measured_epoch": QUARTER},
-            )
-            for share, place in (("all examples", whole), ("nine tenths of them", most))
-        ),
-        lies_in(
-            "With a tenth of the examples in a batch SHB diverges",
-            "diverged",
-            low=1.0,
-            at={**SHB, "batch_size": "first"},
-        ),
-    )
+CLAIMS = (
+    *(
+        ratio_at_least(
+            f"With {share} SHB has a gradient ten times smaller than SGD's, or smaller still",
+            "gradient_square",
+            factor=100,
+            more=SGD,
+            less=SHB,
+            at={"sample__fraction": left_out, "measured_epoch": QUARTER},
+        )
+        for share, left_out in (("all examples", 0.0), ("nine tenths of them", 0.1))
+    ),
+    lies_in(
+        "With a tenth of the examples in a batch SHB diverges",
+        "diverged",
+        low=1.0,
+        at={**SHB, "sample__fraction": 0.9},
+    ),
+)
 
 
 def module() -> nn.Module:
@@ -69,10 +64,10 @@ def get_config(variant: str = "") -> ConfigDict:
         variant,
         "interpolation",
         CAPTION,
-        claims(SMALL_EXAMPLES if variant else EXAMPLES),
+        CLAIMS,
         rules=("sgd", "accelerated_shb"),
         updates=UPDATES,
-        fractions=FRACTIONS,
+        left_out=LEFT_OUT,
         condition_numbers=(64, 128, 256),
     )
     config.measure.every = QUARTER

@@ -24,7 +24,7 @@ problems, and open at n/2 of breast_cancer and digits.
 import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
-from quadratics import PAPER, SGD, SHB, STEPS, Linear, half_square, train
+from quadratics import PAPER, SGD, SHB, STEPS, Linear, half_square, methods
 
 from sbt.config import default
 from sbt.errors import UserError
@@ -101,11 +101,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.name, config.data.condition_number = "kernel_least_squares", KAPPA
     config.sweep.rule = tuple(STEPS)
     cases = {f"{origin}, n/{part}": (origin, part) for origin in origins for part in parts}
-    sizes = {
-        case: (EXAMPLES[origin] // part, round(updates / part))
-        for case, (origin, part) in cases.items()
-    }
-    train(config, "case", sizes)
+    config.sweep.case = tuple(cases)
+    sizes = tuple((case, EXAMPLES[origin] // part) for case, (origin, part) in cases.items())
+    config.follow.batch_size = config.follow.micro_batch = ("case", sizes)
+    epochs = {case: round(updates / part) for case, (_, part) in cases.items()}
+    config.epochs = max(epochs.values())
+    config.follow.epochs = ("case", tuple(epochs.items()))
+    methods(config)
     config.follow.data__origin = (
         "case",
         tuple((case, origin) for case, (origin, _) in cases.items()),

@@ -66,7 +66,7 @@ def get_config(variant: str = "") -> ConfigDict:
         CLAIMS,
         rules=tuple(STEPS),
         updates=2000 if small else 7000,
-        fractions=(0.9,),
+        left_out=(0.1,),
         condition_numbers=(200, 500) if small else (200, 500, 1000),
         noises=(1e-4, NOISE) if small else (1e-6, 1e-4, NOISE),
     )
