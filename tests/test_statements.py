@@ -140,6 +140,10 @@ def test_of_scatter():
     places = {"less": {"batch_size": 2}, "more": {"batch_size": 8}}
     for scales, verdict in (((1, 10), HOLDS), ((10, 1), FAILS), ((1, 1), OPEN)):
         assert outcome(statements.scatters_less, grid(*scales), **places).verdict == verdict
+    # All runs at chance: their mean is not one of them, and rounding leaves a deviation.
+    stuck = View(base.ds.assign(x=(("batch_size", "seed"), np.stack([noise[0], np.full(8, 0.1)]))))
+    told = outcome(statements.scatters_less, stuck, **places)
+    assert told.verdict == OPEN and "all seeds are equal" in told.numbers
 
 
 @pytest.mark.parametrize(
