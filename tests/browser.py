@@ -101,10 +101,18 @@ class Browser:
         self.errors.clear()
         begun = time.monotonic()
         self.send("Page.navigate", url=path.resolve().as_uri())
+        self._loaded()
+        return time.monotonic() - begun
+
+    def reload(self):
+        """Reads the file again, as a page that refreshes itself does."""
+        self.send("Page.reload")
+        self._loaded()
+
+    def _loaded(self):
         while self._message().get("method") != "Page.loadEventFired":
             pass
         self.send("Page.captureScreenshot", format="jpeg", quality=1)  # waits for a frame
-        return time.monotonic() - begun
 
     def run(self, expression):
         """The value of a JavaScript expression in the page."""

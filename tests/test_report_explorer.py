@@ -333,6 +333,29 @@ def test_a_choice_of_score_axes_and_scale(chromium, grid_page):
 
 
 @needs_browser
+def test_a_page_read_again_goes_on_where_its_reader_was(chromium, tmp_path):
+    """As the page of ``--watch`` does while a sweep runs: the file is another one by then."""
+    whole = surface(config={"name": "grid"})
+    part = whole.assign(accuracy=whole["accuracy"].where(whole["batch_size"] < 64))
+    page, *_ = report.write_report(part, tmp_path, {"status": "running"}, every=1000)
+    chromium.open(page)
+    chromium.run(
+        "(() => { const s = document.querySelectorAll('#overview select')[1];"
+        "s.value = 'lines'; s.dispatchEvent(new Event('change')) })()"
+    )
+    chromium.click("table.runs .filters td:nth-child(4) input")
+    chromium.type("> 80")
+    shown = len(column(chromium, 1))
+    report.write_report(whole, tmp_path, {"status": "running"}, every=1000)
+    chromium.reload()
+    assert chromium.run("document.querySelectorAll('#overview svg polyline').length") > 1
+    value = "document.querySelector('table.runs .filters td:nth-child(4) input').value"
+    assert chromium.run(value) == "> 80"
+    assert min(float(text) for text in column(chromium, 4)) > 80
+    assert len(column(chromium, 1)) >= shown > 0 and chromium.errors == []
+
+
+@needs_browser
 def test_the_theme_can_be_chosen(chromium, grid_page):
     chromium.open(grid_page)
     background = "getComputedStyle(document.body).backgroundColor"

@@ -372,6 +372,21 @@ def test_leftovers_of_killed_processes_are_swept(whole, done):
     assert names == [path.name for path in (whole[0] / "weights").iterdir()]
 
 
+def test_a_directory_is_in_use_while_a_sweep_works_there(tmp_path, monkeypatch):
+    assert not workdir.in_use(tmp_path / "nowhere") and not workdir.in_use(tmp_path)
+    with workdir.locked(tmp_path, complete(CONFIG)):
+        assert workdir.in_use(tmp_path)
+    assert not workdir.in_use(tmp_path)
+
+    def flock(*args):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)  # then only what the sweep has noted can tell
+    assert not workdir.in_use(tmp_path)
+    workdir.write_meta(tmp_path, {"status": "running"})
+    assert workdir.in_use(tmp_path)
+
+
 def test_a_file_system_without_locks_is_said_once(tmp_path, monkeypatch):
     for code in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
 
