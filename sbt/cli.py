@@ -131,7 +131,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     usage = "DIR [--target X] [--devices N,N] [--next FILE] [--no-measure]"
     advise = command(_advise, usage, about)
     advise.add_argument("directory", metavar="DIR", help="work directory of the sweep")
-    about = "score to reach (an accuracy as a fraction); else one that every batch size reaches"
+    about = "score to reach (an accuracy as a fraction); else one that most batch sizes reach"
     advise.add_argument("--target", metavar="X", type=float, help=about)
     about = "budgets of devices to recommend for; else 8,64"
     advise.add_argument("--devices", metavar="N,N", help=about)
@@ -460,14 +460,11 @@ def _advise(arguments: argparse.Namespace) -> int:
     if not arguments.no_measure:
         meta = _timed(directory, points(found.reached), arguments.experiment) or meta
         found = advise(results, arguments.target, devices, meta)
-    following = None
-    if arguments.next is not None:
-        following = next_experiment(found, arguments.directory)
     print(text(found), end="\n\n")
     with writing(directory, "the advice"):
         paths = write_advice(found, directory)
-    if following is not None:
-        path = Path(arguments.next)
+    if arguments.next is not None:
+        path, following = Path(arguments.next), next_experiment(found, arguments.directory)
         with writing(path.parent, "the next experiment"):
             paths.append(write_text(path, following))
     for path in paths:

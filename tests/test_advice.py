@@ -1,6 +1,7 @@
 """Advice on known answers: formulas, published tables, the exact noisy quadratic."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from sbt.advice import critical, gaps, optimum, targets
 from sbt.advice.advise import advise
 from sbt.advice.following import next_experiment, next_overrides
 from sbt.advice.page import text, times, write_advice
+from sbt.config import default
 from sbt.errors import UserError
 from sbt.intervals import interval, seed_draws
+from sbt.overrides import apply_overrides
 from sbt.report.view import checked
 from sbt.sweep.run import run
 
@@ -225,7 +228,7 @@ def test_advice_on_the_noisy_quadratic(tmp_path):
     assert found.critical.known and found.critical.fits
     # S falls from 257 to 5 as m rises from 1 to 256: between E/S at the two ends.
     assert 8 < found.critical.b_crit.low < found.critical.b_crit.high < 128
-    least, budget = found.recommendations
+    least, budget, _ = found.recommendations
     assert (least.batch_size, least.goal) == (1, "least examples")
     assert budget.batch_size > 1 and least.base_lr == least.rate  # lr_scaling none
     assert least.neighbours["m = 4"] == pytest.approx(
@@ -259,10 +262,28 @@ def test_times_are_those_that_were_measured():
     np.testing.assert_allclose(found.table["seconds in lanes"], found.reached.fewest / rates)
     # Every update takes 1/50 s, so that the largest batch is fastest ...
     np.testing.assert_allclose(found.table["seconds alone"], found.reached.updates / 50)
-    _, here, four = found.recommendations
+    _, here, four, _ = found.recommendations
     assert here.batch_size == 256 and "a toaster" in here.cost and "a toaster" in times(found)
     # ... and four devices are no faster than one.
     assert four.batch_size == 256 and "1 times as fast as one device at best, if exch" in four.cost
+
+
+def test_the_best_score_stands_beside_what_a_target_asks_for():
+    """Its learning rate, and which batch sizes end as well: the seeds' differences by hand."""
+    ds = nq.grid(seeds=5, noise=0.05)
+    m = int(ds["loss"].median("seed").min("base_lr").argmin("batch_size"))
+    best = advise(ds, target=0.05).recommendations[-1]
+    assert best.goal == "the lowest loss in this budget" and best.wrong == ""
+    assert best.batch_size == 256 == ds["batch_size"][m]
+    row = ds["loss"].median("seed").isel(batch_size=m)
+    assert best.base_lr == row["base_lr"][int(row.argmin("base_lr"))]
+    assert best.cost.startswith(f"{float(row.min()):.3e} [") and "tell" not in best.cost
+    # Another batch size with the same losses but for noise that goes either way.
+    noise = 1 + 0.1 * np.array([1, -1, 1, -1, 0.5])
+    values = ds["loss"].transpose("batch_size", "base_lr", "seed").values.copy()
+    values[1] = values[m] * noise
+    twin = ds.assign(loss=(("batch_size", "base_lr", "seed"), values))
+    assert "; seeds do not tell m = 4 from it" in advise(twin, 0.05).recommendations[-1].cost
 
 
 def test_one_seed_has_no_intervals():
@@ -279,7 +300,29 @@ def test_the_next_experiment_extends_the_grid():
     source = next_experiment(found, "runs/mine")
     assert "config.sweep.base_lr" in source and "runs/mine" in source
     compile(source, "next.py", "exec")
-    assert any(one.startswith("--config.sweep.base_lr=(") for one in next_overrides(found))
+    (line,) = (one for one in next_overrides(found) if "base_lr" in one)
+    config = apply_overrides(default(), [line])
+    assert config.sweep.base_lr == found.wanted["base_lr"]
+    runs = math.prod(len(values) for values in found.wanted.values())
+    axes = {"batch_size", "base_lr", "seed"} - set(found.wanted)
+    runs *= math.prod(found.view.ds.sizes.get(axis, 1) for axis in axes)
+    assert found.new == runs - found.view.reported.size
+
+
+def test_axes_are_written_as_powers_of_two_where_that_is_short():
+    found = advise(nq.grid(rates=tuple(2.0 ** (k / 2) for k in range(-12, -5))), 0.1)
+    (line,) = (one for one in next_overrides(found) if "base_lr" in one)
+    assert "2**-5.5" in line and "2.0000" not in line and len(line) < 200
+
+
+def test_parts_of_ones_own_are_not_offered_as_a_file():
+    ds = nq.grid(rates=(0.01, 0.02, 0.04))
+    ds.attrs["parts"] = '{"loss": "mine"}'
+    found = advise(ds, 0.1)
+    told = text(found)
+    assert "--next" not in told and "the experiment file again, with --workdir" in told
+    with pytest.raises(UserError, match="loss of its own"):
+        next_experiment(found, "runs/mine")
 
 
 def test_the_next_experiment_looks_closer_where_the_optimum_is_not_known():
@@ -289,7 +332,7 @@ def test_the_next_experiment_looks_closer_where_the_optimum_is_not_known():
         found = advise(nq.grid(rates=rates, seeds=5, noise=noise, sizes=(1, 2, 4, 8)), 0.3)
         assert found.rates.inside.tolist() == [False, False, True, False]
         (gap,) = (one for one in found.gaps if "inside the grid" in one)
-        assert f"a factor of 1.4 at m = {named}." in gap
+        assert f"neighbours, which are 2 times away, at m = {named}." in gap
         more = set(found.wanted["base_lr"]) - set(rates)
         assert more == {2**-2.5, 2**-1.5, 2**-0.5, 2.0}  # beside 1/4 and 1/2, and beyond the end
 

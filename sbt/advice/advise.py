@@ -1,5 +1,7 @@
 """From a finished grid to what to use: everything that it says, put together."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,7 @@ from sbt.advice.critical import FEWEST_SIZES, Critical, critical, local_slopes, 
 from sbt.advice.gaps import gaps
 from sbt.advice.optimum import Optima, optima
 from sbt.advice.paragraph import paragraph
-from sbt.advice.recommend import Recommendation, recommend
+from sbt.advice.recommend import Recommendation, best_score, recommend
 from sbt.advice.speeds import Speeds
 from sbt.advice.targets import (
     Reached,
@@ -24,9 +26,10 @@ from sbt.advice.targets import (
     reached,
 )
 from sbt.errors import UserError
+from sbt.fingerprint import own_parts
 from sbt.report.style import Drawing
 from sbt.report.tuning import is_decay, powers
-from sbt.report.view import BASE_LR, BATCH_SIZE, View, checked
+from sbt.report.view import BASE_LR, BATCH_SIZE, SEED, View, checked
 
 DEVICES = (8, 64)
 OPEN = "not known: stopped before it was reached"
@@ -45,7 +48,7 @@ class Advice:
       others: the same of other numeric axes.
       choices: of axes without an order, what each value needs; and so of those of two numbers.
       speeds: what was measured of time.
-      recommendations: least examples, least time here, and budgets of devices.
+      recommendations: least examples, least time here, budgets of devices, and the best score.
       gaps: what the grid cannot say.
       wanted: by axis, the values that would; the whole axis.
     """
@@ -113,6 +116,21 @@ class Advice:
         return powers(self.view)
 
     @property
+    def new(self) -> int:
+        """How many runs the wanted values add to the grid."""
+        runs = self.view.reported
+        lengths = [
+            len(self.wanted.get(str(d), runs[d] if d in runs.coords else (0,))) for d in runs.dims
+        ]
+        more = len(self.wanted[SEED]) if SEED in self.wanted and SEED not in runs.dims else 1
+        return math.prod(lengths) * more - runs.size
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Parts of the sweep that no config holds: a module, a data set, a loss."""
+        return tuple(own_parts(json.loads(self.view.ds.attrs.get("parts") or "{}")))
+
+    @property
     def text(self) -> str:
         """The paragraph that can be quoted."""
         return paragraph(self)
@@ -168,7 +186,10 @@ def advise(
     told, wanted = gaps(view, found, curve, axes, speeds)
     return Advice(
         *(view, chosen, found, curve, rates, others, values, speeds),
-        recommend(found, curve, speeds, power, devices),
+        (
+            *recommend(found, curve, speeds, power, devices),
+            *filter(None, [best_score(view, power)]),
+        ),
         tuple(told),
         wanted,
     )

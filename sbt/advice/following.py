@@ -1,10 +1,10 @@
 """The next runs of a sweep, as command-line arguments and as an experiment file."""
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 from sbt.errors import UserError
-from sbt.fingerprint import own_parts
 
 if TYPE_CHECKING:
     from sbt.advice.advise import Advice
@@ -13,9 +13,19 @@ if TYPE_CHECKING:
 def next_overrides(advice: "Advice") -> list[str]:
     """The command-line arguments that make the next sweep of the same directory."""
     return [
-        f"--config.sweep.{axis}={values!r}".replace(" ", "")
+        f"--config.sweep.{axis}=({','.join(map(_short, values))},)"
         for axis, values in advice.wanted.items()
     ]
+
+
+def _short(value: float) -> str:
+    """A number of an axis: a power of two as one where that is shorter, and the same number."""
+    plain = repr(value)
+    if isinstance(value, float) and value > 0:
+        power = f"2**{math.log2(value):g}"
+        if len(power) < len(plain) and 2.0 ** float(power[3:]) == value:
+            return power
+    return plain
 
 
 def next_experiment(advice: "Advice", directory: str) -> str:
@@ -27,9 +37,9 @@ def next_experiment(advice: "Advice", directory: str) -> str:
     if not advice.wanted:
         problem = "the grid leaves nothing open that more of its values would answer"
         raise UserError("--next", problem, "leave it out")
-    if own := own_parts(json.loads(advice.view.ds.attrs.get("parts") or "{}")):
+    if advice.own:
         line = " ".join(f"'{one}'" for one in next_overrides(advice))
-        problem = f"the sweep has a {own[0]} of its own, which no config holds"
+        problem = f"the sweep has a {advice.own[0]} of its own, which no config holds"
         remedy = f"run its experiment file again with --workdir={directory} {line}"
         raise UserError("--next", problem, remedy)
     lines = [f"    config.sweep.{axis} = {values!r}" for axis, values in advice.wanted.items()]

@@ -55,9 +55,15 @@ def between(axis: str, values: Sequence[float], cells: Iterable[float]) -> list[
     return sorted(found)
 
 
+def _apart(axis: str, values: Sequence[float]) -> str:
+    """How many times neighbours on an axis differ, at most."""
+    x = np.sort(octaves(axis, values))
+    return f"{2 ** float(np.diff(x[np.isfinite(x)]).max()):.2g}"
+
+
 def _value(axis: str, values: Sequence[float], position: float) -> float:
     """The inverse of :func:`sbt.report.tuning.octaves`, whole where all of the axis are."""
-    value = float(2.0**position)
+    value = float(2.0 ** round(position, 9))  # 2, not 2.0000000000000004
     if is_decay(axis, np.asarray(values)):
         return float(0.5 ** (1 / value))
     return round(value) if all(isinstance(v, int) for v in values) else value
@@ -117,8 +123,9 @@ def gaps(
         values = sorted({cell[one.axis] for cell in found.cells})
         if more := between(one.axis, values, [one.at[i].cell for i in vague]):
             told.append(
-                f"The best {one.axis} lies inside the grid, but is known to no more than a factor "
-                f"of {2**VAGUE:.1f} at m = {words.listed(sizes[vague])}."
+                f"The best {one.axis} lies inside the grid, but may be anywhere up to its "
+                f"neighbours, which are {_apart(one.axis, values)} times away, at m = "
+                f"{words.listed(sizes[vague])}."
             )
             wanted[one.axis] = (*wanted.get(one.axis, values), *more)
     wanted |= {axis: tuple(sorted(wanted[axis])) for axis in wanted if axis != SEED}

@@ -18,7 +18,7 @@ COLUMNS = {
     "batch size": "m",
     "updates": "updates",
     "examples": "examples",
-    "low": "from",
+    "low": "95 % from",
     "high": "to",
     "base LR": "base LR",
     "η": "η",
@@ -114,7 +114,10 @@ def text(advice: Advice) -> str:
         parts.append("\n".join(["The grid cannot say:", *(f"  - {gap}" for gap in advice.gaps)]))
     if advice.wanted:
         asked = " ".join(f"'{one}'" for one in next_overrides(advice))
-        parts.append(f"The runs that would: {asked}\n  (--next=FILE writes them as an experiment)")
+        told = f"The {advice.new} runs that would: {asked}"
+        own = "the experiment file again, with --workdir and these"
+        how = own if advice.own else "--next=FILE writes them as an experiment"
+        parts.append(f"{told}\n  ({how})")
     return "\n\n".join(parts)
 
 
@@ -163,8 +166,12 @@ def _gaps(advice: Advice) -> list[markup.Markup]:
 def write_advice(advice: Advice, directory: Path | str) -> list[Path]:
     """Writes ``advice.html`` and its figure; every file atomically."""
     directory, drawing = Path(directory), advice.figure()
-    made = [tag("li", rich(str(one)), tag("br"), tag("small", rich(one.wrong)))
-            for one in advice.recommendations]  # fmt: skip
+    made = [
+        tag(
+            "li", rich(str(one)), *([tag("br"), tag("small", rich(one.wrong))] if one.wrong else [])
+        )
+        for one in advice.recommendations
+    ]
     parts = [
         tag("h1", f"{advice.view.name}: advice"),
         tag("p", rich(_target(advice)), class_="quiet"),

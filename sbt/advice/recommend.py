@@ -1,4 +1,4 @@
-"""What to use for a goal: least examples, least time here, or a budget of devices."""
+"""What to use for a goal: least examples, least time here, a budget of devices, the best score."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,8 +9,9 @@ from sbt.advice import words
 from sbt.advice.critical import Critical
 from sbt.advice.speeds import Speeds
 from sbt.advice.targets import Reached, in_words
-from sbt.intervals import Interval
-from sbt.report.view import BASE_LR
+from sbt.intervals import Interval, lead, student
+from sbt.report.seeds import at_cell, best_at
+from sbt.report.view import BASE_LR, BATCH_SIZE, View
 from sbt.report.wording import label
 
 EXAMPLES, HERE = "least examples", "least time here"
@@ -24,7 +25,8 @@ class Recommendation:
       goal: what it is best for.
       batch_size, base_lr, rate: m, η̃ (None where it was not swept) and η in mean form.
       others: the other hyperparameters, in words.
-      updates, examples: to the target; the examples with their interval.
+      updates, examples: to the target; the examples with their interval. NaN where the goal is a
+        score.
       cost: in words, relative to what it is best for.
       neighbours: by name, times the cost at the neighbours on the grid, all else as it is or, for
         another batch size, tuned; infinite where the target is not reached, NaN where a search
@@ -42,11 +44,18 @@ class Recommendation:
     neighbours: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        rate = ""
-        if self.base_lr is not None:
-            rate = f", base LR {label(BASE_LR, self.base_lr)} (η = {self.rate:.3g} in mean form)"
         others = f", {self.others}" if self.others else ""
-        return f"{self.goal}: m = {self.batch_size}{rate}{others}: {self.cost}"
+        return f"{self.goal}: m = {self.batch_size}{self._rate}{others}: {self.cost}"
+
+    @property
+    def _rate(self) -> str:
+        if self.base_lr is None:
+            return ""
+        told = label(BASE_LR, self.base_lr)
+        if self.rate != self.base_lr:
+            return f", base LR {told} (η = {self.rate:.3g} in mean form)"
+        decimal = f" = {self.rate:.3g}" * ("^" in told)
+        return f", learning rate {told}{decimal}"
 
     @property
     def wrong(self) -> str:
@@ -90,6 +99,40 @@ def recommend(
         )
         made.append(_one(f"{count} devices", found, at, power, time, curve, cost))
     return tuple(made)
+
+
+def best_score(view: View, power: np.ndarray) -> Recommendation | None:
+    """The cell that ends best, whatever it needs to get there; None where no run has finished.
+
+    Beside it stand the batch sizes whose own best cells are not told from it: by Student's interval
+    of the seeds' differences, :func:`sbt.intervals.lead`.
+    """
+    best, score = view.best, view.score
+    if best is None:
+        return None
+    here = at_cell(view, best.where)
+    (found,) = student(score.gain(here)[:, None])
+    low, high = sorted((found.low, found.high))
+    told, m = score.text(best.value), best.where[BATCH_SIZE]
+    if np.isfinite(low) and low < high:
+        told += f" [{score.number(low)}, {score.number(high)}]"
+    sizes = view.ds[BATCH_SIZE].values
+    rivals = {other: best_at(view, BATCH_SIZE, other) for other in sizes.tolist() if other != m}
+    ahead = {other: lead(here, at_cell(view, one)) for other, one in rivals.items() if one}
+    if alike := [other for other, by in ahead.items() if by.low <= 0 <= by.high]:
+        told += f"; seeds do not tell m = {words.listed(np.asarray(alike))} from it"
+    base = best.where.get(BASE_LR)
+    rate = None if base is None else float(base * m ** power[sizes.tolist().index(m)])
+    return Recommendation(
+        f"the {'highest' if score.higher_is_better else 'lowest'} {score.long_name} in this budget",
+        int(m),
+        base,
+        rate,
+        in_words({axis: value for axis, value in best.where.items() if axis != BATCH_SIZE}),
+        np.nan,
+        Interval(np.nan, np.nan, np.nan),
+        told,
+    )
 
 
 def _time(found: Reached, speeds: Speeds, at: int) -> str:

@@ -286,11 +286,10 @@ def default_target(view: View) -> Target:
     best = max(tried, key=lambda one: int(one.resolved.sum()))
     resolved, total = int(best.resolved.sum()), len(best.sizes)
     reach = int(np.isfinite(best.fewest).sum())
-    why = (
-        f"chosen so that most batch sizes ({resolved} of {total}) reach it after their first "
-        f"evaluation; {reach} of {total} reach it at all, with "
-        f"{view.score.margin(view.margin)} to spare where it is hardest"
-    )
+    early = reach - resolved
+    why = f"chosen here, since {resolved} of {total} batch sizes reach it after their first evaluation"
+    why += f", {early} at it" * (early > 0) + f", and {total - reach} never" * (reach < total)
+    why += f"; {view.score.margin(view.margin)} to spare where it is hardest"
     return Target(best.target, why)
 
 

@@ -16,8 +16,8 @@ import xarray as xr
 from sbt.intervals import Interval, lead, student
 from sbt.report import wording
 from sbt.report.figures import plane
-from sbt.report.seeds import gains
-from sbt.report.view import BATCH_SIZE, SEED, View
+from sbt.report.seeds import at_cell, best_at
+from sbt.report.view import BATCH_SIZE, View
 from sbt.text import capital
 
 MOST_NAMED = 3  # further axes of the best cell; its table has them all
@@ -34,7 +34,7 @@ def finding(view: View) -> str:
         where = _where(view, list(view.varying))
         return f"So far, by the latest evaluations, {where or 'the run'} leads: {told}."
     if axis is None:
-        (found,) = student(score.gain(_at(gains(view), best.where)).values[:, None])
+        (found,) = student(score.gain(at_cell(view, best.where))[:, None])
         known = _of_seeds(found, view.seeds, score.number)
         return f"The test {score.long_name} is {score.text(best.value)}{known}."
     rest = _where(view, [a for a in view.varying if a != axis][:MOST_NAMED])
@@ -79,10 +79,9 @@ def _cost(view: View, axis: str) -> str:
     tuned = ", tuned as well," if len(view.varying) > 1 else ""
     if not np.isfinite(top.sel({axis: other})):
         return f"{name} diverges" + (" wherever it was tried" if tuned else "")
-    row = cells.sel({axis: other})
-    at = np.unravel_index(np.argmax(row.fillna(-np.inf).values), row.shape)
-    where = {axis: other} | {str(d): row[d].values[i] for d, i in zip(row.dims, at, strict=True)}
-    pair = [_at(gains(view), one).values for one in (best, where)]
+    where = best_at(view, axis, other)
+    assert where is not None  # as it is finite
+    pair = [at_cell(view, one) for one in (best, where)]
     seeds = int(np.isfinite(pair).all(0).sum())
     if not seeds:
         return ""
@@ -106,10 +105,6 @@ def _other(view: View, axis: str, best: object, top: xr.DataArray) -> object | N
     if axis == BATCH_SIZE:
         return values[known[-1] if known[-1] > at else known[0]]
     return values[max(known, key=lambda i: abs(i - at))]
-
-
-def _at(runs: xr.DataArray, where: dict[str, object]) -> xr.DataArray:
-    return runs.sel(where).transpose(SEED)
 
 
 def _of_seeds(found: Interval, seeds: int, text: Callable[[float], str]) -> str:

@@ -11,7 +11,7 @@ changes everywhere drops out. Fewer than three seeds decide nothing.
   over seeds drawn with replacement (:func:`resampled`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,22 @@ def gains(view: View) -> xr.DataArray:
     found = view.score.gain(chosen if SEED in chosen.dims else chosen.expand_dims(SEED))
     guess = view.score.gain(view.score.guess)
     return found if np.isnan(guess) else found.clip(min=guess)
+
+
+def best_at(view: View, axis: str, value: object) -> dict[str, Any] | None:
+    """The best finished cell among those that have a value of an axis; None where there is none."""
+    row = view.cells["gain"].sel({axis: value})
+    known = row.fillna(-np.inf).values
+    if not np.isfinite(known).any():
+        return None
+    at = np.unravel_index(np.argmax(known), row.shape)
+    rest = {str(d): row[d].values[i].item() for d, i in zip(row.dims, at, strict=True)}
+    return {axis: value} | rest
+
+
+def at_cell(view: View, where: Mapping[str, Any]) -> np.ndarray:
+    """The gains of a cell, one a seed."""
+    return gains(view).sel(where).transpose(SEED).values
 
 
 def resampled(runs: xr.DataArray, number: Callable[[xr.DataArray], float]) -> Interval:
