@@ -511,10 +511,11 @@ class Registry(Mapping[str, Choice]):
         if not isinstance(name, str) or name not in self:
             what = self.section.replace("_", " ")
             field, problem = f"config.{self.section}.name", f"unknown {what} {shown(name)}"
-            later = [
-                one for one in self._later if "." in str(name) or one.rpartition(".")[2] == name
-            ]
-            raise UserError(field, problem, nearest(str(name), later or self._choices))
+            if meant := [one for one in self._later if one.rpartition(".")[2] == name]:
+                remedy = f"did you mean {' or '.join(meant)}? Known besides: {', '.join(self)}."
+                raise UserError(field, problem, remedy)
+            known = self._later if "." in str(name) else self._choices
+            raise UserError(field, problem, nearest(str(name), known))
         return self[name]
 
     def configured(self, section: Mapping[str, Any]) -> Choice:

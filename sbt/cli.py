@@ -147,7 +147,9 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
 
     about = "Experiments, models, rules, measurements, and what else ships."
     shown = command(_list, "[SECTION]", about)
-    shown.add_argument("section", metavar="SECTION", nargs="?", help="one of them; else all")
+    shown.add_argument(
+        "section", metavar="SECTION", nargs="?", help="one of them, or all; else their names"
+    )
     return top, commands.choices
 
 

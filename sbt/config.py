@@ -146,7 +146,7 @@ FIELDS: dict[str, Field] = {
     "parallel.local_from": _number(
         0.0, "progress from which on; before it gradients are averaged", FRACTION
     ),
-    "measure.names": Field((), tuple, about="what is measured on the runs, see `sbt list`"),
+    "measure.names": Field((), tuple, about="what is measured: `sbt list measurements`"),
     "measure.every": _whole(1, "epochs between measurements; the last is always measured"),
     "measure.at_start": _switch(False, "also measure the initial weights, as epoch 0"),
     "measure.examples": _whole(None, "the first so many of the training set; None: all"),

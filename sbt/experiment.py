@@ -146,11 +146,9 @@ def _find(path: str) -> Path:
             if file.is_file():
                 return file
             if file.is_dir() and path:
-                remedy = "name a Python file in it; `sbt list` shows those that ship"
+                remedy = "name a Python file in it; `sbt list experiments` shows those that ship"
                 raise UserError(path, "is a directory", remedy)
-    raise UserError(
-        path or "CONFIG", "no such file", "see `sbt list` for the experiments that ship"
-    )
+    raise UserError(path or "CONFIG", "no such file", "see `sbt list experiments`")
 
 
 def experiments() -> Path:

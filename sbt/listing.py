@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -24,16 +25,21 @@ Entries = Iterator[tuple[str, tuple[str, ...]]]  # a name, and the lines that sa
 
 
 def show(console: Console, section: str | None = None) -> None:
-    """Prints a section, or all of them.
+    """Prints a section, all of them, or which there are.
 
     Args:
       console: where to.
-      section: one of :data:`SECTIONS`, in the singular or as a config spells it if you like.
+      section: one of :data:`SECTIONS`, in the singular or as a config spells it if you like, or
+        ``all``; None: their names.
 
     Raises:
       UserError: there is no such section.
     """
-    for name in SECTIONS if section is None else (_named(section),):
+    if section is None:
+        console.print(_entries([(name, (title,)) for name, (title, _) in SECTIONS.items()]))
+        console.print("\nsbt list SECTION shows one of them, sbt list all everything")
+        return
+    for name in SECTIONS if section == "all" else (_named(section),):
         title, entries = SECTIONS[name]
         console.print(Text(title, style="bold"))
         console.print(_entries(list(entries())))
@@ -47,7 +53,7 @@ def _named(section: str) -> str:
             return name
     if wanted == "measure":
         return "measurements"
-    raise UserError(f"sbt list {section}", "unknown section", nearest(wanted, SECTIONS))
+    raise UserError(f"sbt list {section}", "unknown section", nearest(wanted, (*SECTIONS, "all")))
 
 
 def _entries(entries: list[tuple[str, tuple[str, ...]]]) -> Group:
@@ -86,17 +92,33 @@ def _models() -> Entries:
 
 def _data() -> Entries:
     for name, choice in DATASETS.items():
-        yield name, (choice.about, _numbers(choice.values))
+        values = {
+            key: "|".join(choice.choices.get(key, ())) or v for key, v in choice.values.items()
+        }
+        yield name, (_said(choice.about), _numbers(values))
 
 
 def _chosen(section: str) -> Callable[[], Entries]:
-    """The choices of a section of the config: numbers, options, needs and source."""
+    """The choices of a section of the config: what each is, its numbers, options and source."""
 
     def entries() -> Entries:
         for name, choice in CONFIG_SECTIONS[section].items():
-            yield name, (_numbers(choice.numbers), *_options(choice), choice.source)
+            yield (
+                name,
+                (
+                    _said(choice.about),
+                    _numbers(choice.numbers),
+                    *_options(choice),
+                    choice.source,
+                ),
+            )
 
     return entries
+
+
+def _said(about: str) -> str:
+    """The first line of a docstring without its markup."""
+    return re.sub(r":\w+:`~?([^`]*)`", r"\1", about).replace("``", "")
 
 
 def _optax() -> Entries:

@@ -12,8 +12,8 @@ WIDTH = 80  # columns of the help
 _SECTIONS = """\
 config.model, rule, schedule, batch_schedule, momentum_schedule, noise and
 objective have further fields, which follow from the name chosen in them
-(config.rule.momentum); so has config.data for most data sets. `sbt list` has
-them all.
+(config.rule.momentum); so has config.data for most data sets. `sbt list rules`
+and its like have them all.
 
 An axis of the grid is any field and its values, quoted for the shell:
   --config.sweep.batch_size=2,8,32     --config.sweep.base_lr='(2**-8, 2**-6)'

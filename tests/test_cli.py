@@ -12,6 +12,7 @@ from sbt import cli
 from sbt.config import default
 from sbt.errors import UserError
 from sbt.experiment import load_config
+from sbt.listing import SECTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = str(ROOT / "experiments" / "quickstart.py")
@@ -100,7 +101,7 @@ def test_plan_trains_nothing(capsys, experiment, monkeypatch, tmp_path, measure)
 
 
 def test_list_names_experiments_models_and_rules(capsys):
-    code, out, _ = run(capsys, "list")
+    code, out, _ = run(capsys, "list", "all")
     assert code == 0
     for name in ("quickstart.py", "fig01.py", "resnet32", "464,154", "sngm"):
         assert name in out
@@ -108,8 +109,10 @@ def test_list_names_experiments_models_and_rules(capsys):
 
 def test_list_fits_a_terminal_and_takes_a_section(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    _, everything, _ = run(capsys, "list")
+    _, everything, _ = run(capsys, "list", "all")
     assert max(map(len, everything.splitlines())) <= 80
+    _, sections, _ = run(capsys, "list")
+    assert all(name in sections for name in SECTIONS) and len(sections.splitlines()) <= 32
     for section, name in (
         ("rules", "sngm"),
         ("rule", "nesterov=False|True"),

@@ -30,6 +30,7 @@ ELSEWHERE = ("sbt list papers", "sbt gallery")  # lines that other tests run: th
 # What lines are given besides, by the first of these words that they contain.
 SMALLER = {
     "sbt advise runs/quickstart": ("--no-measure", "--target=0.5"),
+    "sbt advise runs/gpt": ("--no-measure", "--target=3.2"),
     "sbt advise": ("--no-measure",),
     "sbt keep": ("--command=sbt run experiments/marek_2025/fig01a.py:small",),  # pytest ran it
     "sbt submit": ("--config.model.name=mlp", "--config.epochs=1", "--config.data.train_size=64",
@@ -40,7 +41,7 @@ SMALLER = {
                       "--config.sweep.base_lr=(2**-8,2**-6,2**-4)", "--config.sweep.seed=(0,)"),
     "gpt.py": ("--config.epochs=2", "--config.data.train_size=48", "--config.data.test_size=16",
                "--config.sweep.batch_size=(4,8,16)", "--config.sweep.seed=(0,)"),
-    "own.py": ("--config.epochs=2", "--config.data.train_size=48"),
+    "own.py": ("--config.epochs=2", "--config.data.train_size=48", "--config.sweep.seed=(0,)"),
     "fig01a.py:small": ("--config.model.depth=1", "--config.data.train_size=32",
                         "--config.data.seq_len=16", "--config.sweep.batch_size=(4,16)",
                         "--config.sweep.seed=(0,)"),

@@ -287,7 +287,7 @@ def default_target(view: View) -> Target:
     resolved, total = int(best.resolved.sum()), len(best.sizes)
     reach = int(np.isfinite(best.fewest).sum())
     early = reach - resolved
-    why = f"chosen here, since {resolved} of {total} batch sizes reach it after their first evaluation"
+    why = f"chosen here: {resolved} of {total} batch sizes reach it after their first evaluation"
     why += f", {early} at it" * (early > 0) + f", and {total - reach} never" * (reach < total)
     why += f"; {view.score.margin(view.margin)} to spare where it is hardest"
     return Target(best.target, why)

@@ -463,7 +463,13 @@ def _checked_split(split: str, images: Any, labels: Any) -> tuple[np.ndarray, np
     x, y = _array(f"{split}_images", images), _array(f"{split}_labels", labels)
     if x.ndim < 2 or y.ndim != 1 or len(x) != len(y) or x.size == 0:
         remedy = "Give images of shape (N, ...) and labels of shape (N,), nothing of size 0."
-        if y.ndim == 2 and len(x) == len(y):
+        if y.ndim > 1 and x.shape == y.shape:
+            remedy = (
+                "Sequences of tokens with one label each are examples of another kind: "
+                'sbt.from_examples({"x": tokens, "label": next_tokens}, ...) with '
+                'config.task.name = "next_token".'
+            )
+        elif y.ndim == 2 and len(x) == len(y):
             column = y.shape[1] == 1
             remedy = "Give labels.ravel()." if column else "Give labels.argmax(axis=1) for one-hot."
         elif x.ndim == 1 and x.size:

@@ -139,7 +139,8 @@ def images(x: jax.Array) -> jax.Array:
     raise UserError(
         "config.model.name",
         f"examples of shape {shape} {problem}: the network takes (height, width, channels)",
-        f"give {remedy}, or use model mlp, which takes any shape",
+        f"give {remedy}, or use model mlp, which takes any shape, gpt for tokens, or a module of "
+        "your own: def module() in the experiment's file",
     )
 
 
