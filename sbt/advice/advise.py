@@ -119,11 +119,8 @@ class Advice:
     def new(self) -> int:
         """How many runs the wanted values add to the grid."""
         runs = self.view.reported
-        lengths = [
-            len(self.wanted.get(str(d), runs[d] if d in runs.coords else (0,))) for d in runs.dims
-        ]
-        more = len(self.wanted[SEED]) if SEED in self.wanted and SEED not in runs.dims else 1
-        return math.prod(lengths) * more - runs.size
+        sizes = dict(runs.sizes) | {axis: len(values) for axis, values in self.wanted.items()}
+        return math.prod(sizes.values()) - runs.size
 
     @property
     def own(self) -> tuple[str, ...]:
