@@ -29,7 +29,7 @@ from sbt.errors import UserError
 from sbt.fingerprint import own_parts
 from sbt.report.style import Drawing
 from sbt.report.tuning import is_decay, powers
-from sbt.report.view import BASE_LR, BATCH_SIZE, SEED, View, checked
+from sbt.report.view import BASE_LR, BATCH_SIZE, View, checked
 
 DEVICES = (8, 64)
 OPEN = "not known: stopped before it was reached"
