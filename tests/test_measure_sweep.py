@@ -302,6 +302,35 @@ def test_the_report_shows_what_was_measured(measured, tmp_path):
     assert any(path.name == "measured_sharpness.png" for path in files)
 
 
+def test_names_are_compared_in_the_figures_of_measured_variables():
+    """A curve for each rule, at the learning rate that is best for it."""
+    axes = {"rule": ["sgd", "sngm"], "batch_size": [2, 8], "base_lr": [0.1, 0.2], "seed": [0, 1]}
+    shape = tuple(map(len, axes.values()))
+    accuracy = np.full(shape, 0.5)
+    accuracy[0, :, 1] = accuracy[1, :, 0] = 0.9  # sgd likes the larger rate, sngm the smaller
+    noise = np.arange(np.prod(shape), dtype=float).reshape(shape)
+    dims = tuple(axes)
+    ds = xr.Dataset(
+        {
+            "accuracy": (dims, accuracy),
+            "test_accuracy": ((*dims, "epoch"), accuracy[..., None]),
+            "diverged": (dims, np.zeros(shape, bool)),
+            "finished": (dims, np.ones(shape, bool)),
+            "epochs_done": (dims, np.ones(shape, int)),
+            "noise": ((*dims, "measured_epoch"), noise[..., None], {MARK: "noise"}),
+        },
+        {**axes, "epoch": [1], "measured_epoch": [1]},
+        {"chance": 0.1},
+    )
+    (drawing,) = measured_figures(View(ds))
+    (panel,) = drawing.figure.axes
+    assert "the best base learning rate of each" in drawing.caption
+    expected = [noise[0, :, 1].mean(-1), noise[1, :, 0].mean(-1)]
+    for line, values in zip(panel.lines, expected, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), values)
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == axes["rule"]
+
+
 # --- afterwards ----------------------------------------------------------------------------------
 
 
