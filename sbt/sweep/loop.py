@@ -71,8 +71,9 @@ class Loop:
         self.saved, slots = saved, None
         if saved is not None:
             slots = resumed_slots(self.cohort, saved.position, waiting, lanes, in_flight)
-            first = [i for i in saved.position["runs"] if i in set(waiting)]
-            waiting = [*first, *(i for i in waiting if i not in set(first))]
+            still, began = set(waiting), set(saved.position["runs"])
+            first = [i for i in saved.position["runs"] if i in still]
+            waiting = [*first, *(i for i in waiting if i not in began)]
         self.slots = slots or first_slots(self.cohort, waiting, lanes, rows, in_flight)
         self.lanes = make_lanes(self.cohort, self.slots.members)
         # Which lanes' online measurements began in the middle of an epoch, by name.
