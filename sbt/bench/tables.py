@@ -61,6 +61,7 @@ class MeasuredRow:
       measurement: key of :data:`sbt.bench.workload.MEASURED`.
       lanes: nets.
       ours: the fastest sbt cell, of all strategies; None if there is none.
+      automatic: that of the strategy which ``sbt measure`` takes by itself.
       peers: the cell of every peer that was timed.
     """
 
@@ -68,6 +69,7 @@ class MeasuredRow:
     measurement: str
     lanes: int
     ours: Cell[Measuring] | None
+    automatic: Cell[Measuring] | None
     peers: dict[str, Cell[Measuring]]
 
     def ratio(self, peer: str) -> float | None:
@@ -112,9 +114,9 @@ def measured_rows(record: Record) -> list[MeasuredRow]:
     groups = grouped(record.measured, "network", "measurement", "lanes")
     for (network, measurement, lanes), cells in groups.items():
         methods = {method: fastest(same) for (method,), same in grouped(cells, "method").items()}
-        ours = methods.pop(SBT, None)
+        ours, automatic = methods.pop(SBT, None), fastest(c for c in cells if c.automatic)
         peers = {name: cell for name, cell in methods.items() if cell}
-        found.append(MeasuredRow(network, measurement, lanes, ours, peers))
+        found.append(MeasuredRow(network, measurement, lanes, ours, automatic, peers))
     return found
 
 
@@ -348,12 +350,23 @@ def measured(record: Record, brief: bool = False) -> tuple[list[str], list[list[
     """
     table, time = measured_rows(record), spread_in_percent if brief else spread
     peers = [name for name in PEER_HEADINGS if any(name in row.peers for row in table)]
-    head = ["network", "measurement", "nets", "sbt", "strategy", "compile"]
+    chosen = any(row.automatic != row.ours for row in table)
+    head = [
+        "network",
+        "measurement",
+        "nets",
+        "sbt",
+        "strategy",
+        *["own choice"] * chosen,
+        "compile",
+    ]
     head += [PEER_HEADINGS[name] for name in peers] + [f"{name}/sbt" for name in peers]
     lines = []
     for row in table:
         ours, line = row.ours, [row.network, row.measurement, str(row.lanes)]
         line += [time(ours, 1e-6), ours.setting.strategy] if ours else ["-", "-"]
+        if chosen:
+            line += [digits(1e-6 * row.automatic.median) if row.automatic else "-"]
         line += [_number(ours.compile_seconds, ".1f", unit=" s") if ours else "-"]
         line += [time(row.peers[name], 1e-6) if name in row.peers else "-" for name in peers]
         line += [_number(row.ratio(name), ".2f") for name in peers]
@@ -418,10 +431,11 @@ def _measured_page(record: Record) -> list[str]:
         f"Seconds per net and measurement on {examples} examples, median (min-max) of interleaved "
         "repeats, in evaluation mode, of nets after one epoch of training. sbt: the program that "
         "a sweep and sbt measure run for so many nets at once, from weights on the host to values "
-        "on the host. Peers: a PyTorch loop over the same nets, whose modules stand ready; "
+        "on the host; own choice: with as many nets to an operation as config.measure.at_once has "
+        "by itself. Peers: a PyTorch loop over the same nets, whose modules stand ready; "
         "torch: plain autograd, curvlinops: its HessianLinearOperator; each with the memory "
-        "format, threads and examples at a time that a probe found best. One thread of a loop "
-        "serves a net after the other; sbt spreads nets over the devices.",
+        "format, threads and examples at a time that a probe found best. A loop takes one net after "
+        "the other with threads inside its operations; sbt spreads nets over the devices.",
         _list([f"{name}: {MEASURED[name].about}" for name in _measurements(record)]),
         markdown_table(*measured(record)),
         _list(sentences(record)),

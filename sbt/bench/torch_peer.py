@@ -52,6 +52,13 @@ class Named(nn.Module):
         self.norm, self.running, self.epsilon = norm, running, epsilon
         self._counts: dict[str, int] = {}
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Only :meth:`add` registers children: one of two names is not restored by torch.func."""
+        if isinstance(value, nn.Module):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def add(self, kind: str, module: nn.Module) -> nn.Module:
         number = self._counts.get(kind, 0)
         self._counts[kind] = number + 1
