@@ -434,8 +434,8 @@ def _measured_page(record: Record) -> list[str]:
         "on the host; own choice: with as many nets to an operation as config.measure.at_once has "
         "by itself. Peers: a PyTorch loop over the same nets, whose modules stand ready; "
         "torch: plain autograd, curvlinops: its HessianLinearOperator; each with the memory "
-        "format, threads and examples at a time that a probe found best. A loop takes one net after "
-        "the other with threads inside its operations; sbt spreads nets over the devices.",
+        "format, threads and examples at a time that a probe found best. A loop takes one net "
+        "after the other with threads inside its operations; sbt spreads nets over the devices.",
         _list([f"{name}: {MEASURED[name].about}" for name in _measurements(record)]),
         markdown_table(*measured(record)),
         _list(sentences(record)),
