@@ -6,7 +6,7 @@ import functools
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sbt.bench.figure import draw
 from sbt.bench.lanes import make_task, prepared, sbt_workload
-from sbt.bench.options import Options, options_of, settings
+from sbt.bench.measurements import measuring_workload
+from sbt.bench.options import Options, missing, options_of, settings
 from sbt.bench.record import Facts, Record, Scaling, describe_machine, write_record
 from sbt.bench.tables import ceiling_line, markdown, rich_table, sentences, skipped
 from sbt.bench.workload import (
@@ -26,6 +27,7 @@ from sbt.bench.workload import (
     SBT,
     SHARED,
     Cell,
+    Measuring,
     Setting,
     Skip,
     Workload,
@@ -52,7 +54,7 @@ def main(arguments: Namespace, console: Console) -> int:
     without = skipped(record)
     if without:
         console.print(f"{len(without)} settings skipped, for example {without[0]}", soft_wrap=True)
-    names = ("bench.json", "bench.md", "bench.png")
+    names = ("bench.json", "bench.md", *["bench.png"] * bool(record.cells))
     console.print(f"results: {', '.join(str(options.out / name) for name in names)}")
     return 0
 
@@ -109,16 +111,15 @@ def run_bench(options: Options, command: str, show: Show) -> Record:
             environment=environment,
             networks={name: _facts(name, options) for name in options.models},
             ceilings=measure_ceilings(options.precisions),
-            cells=(),
         )
+        cells: list[Cell] = []
         try:
             workloads, cells = _compile(options, show, compiled)
-            record = dataclasses.replace(record, cells=tuple(cells), complete=False)
+            record = dataclasses.replace(record.holding(cells), complete=False)
             for number in range(options.repeats):
                 show.phase(f"round {number + 1} of {options.repeats}", len(workloads))
-                record = dataclasses.replace(
-                    record, cells=_round(record.cells, workloads, show, until)
-                )
+                cells = _round(cells, workloads, show, until)
+                record = record.holding(cells)
                 _write(record, options)
             in_time = time.monotonic() < until
             record = dataclasses.replace(record, complete=in_time)
@@ -126,7 +127,7 @@ def run_bench(options: Options, command: str, show: Show) -> Record:
                 show.phase("scaling", len(EXTENTS))
                 record = dataclasses.replace(record, scaling=measure_scaling(options, show))
         except KeyboardInterrupt:
-            if not record.timed:
+            if not any(cell.microseconds for cell in cells):
                 raise
             show.phase("interrupted: reporting what is known", 1)
             record = dataclasses.replace(record, complete=False)
@@ -154,8 +155,9 @@ def _compile(options: Options, show: Show, until: float) -> tuple[dict[int, Work
     show.phase(f"compiling {len(every)} settings", len(every))
     workloads: dict[int, Workload] = {}
     cells: list[Cell] = []
-    known: set[Setting] = set()
-    too_much: dict[Setting, int] = {}  # without its lanes -> the fewest lanes that were too many
+    known: set[Setting | Measuring] = set()
+    # Without its lanes -> the fewest lanes that were too many.
+    too_much: dict[Setting | Measuring, int] = {}
     for setting in every:
         if time.monotonic() > ends[setting.network]:
             cells.append(Cell(setting, skipped=NO_TIME))
@@ -186,7 +188,9 @@ def _compile(options: Options, show: Show, until: float) -> tuple[dict[int, Work
     return workloads, cells
 
 
-def _workload(setting: Setting, options: Options, known: set[Setting]) -> Workload | None:
+def _workload(setting: Setting | Measuring, options: Options, known: set[Any]) -> Workload | None:
+    if isinstance(setting, Measuring):
+        return _measuring(setting, options, known)
     least, devices = NETWORKS[setting.network].least, jax.device_count()
     apart = devices if setting.method == SHARED else 1
     if setting.micro_batch < least * apart:
@@ -207,9 +211,20 @@ def _workload(setting: Setting, options: Options, known: set[Setting]) -> Worklo
     return torch_workload(task, options.longest_window, setting.method == "torch_compile")
 
 
+def _measuring(setting: Measuring, options: Options, known: set[Any]) -> Workload | None:
+    count = max(options.lanes)
+    if setting.method == SBT:
+        return measuring_workload(setting, count, known)
+    if package := missing(setting.method):
+        raise Skip(f"needs {package}, which is not installed")
+    from sbt.bench.torch_measures import torch_measuring
+
+    return torch_measuring(setting, count, options.longest_window)
+
+
 def _round(
-    cells: tuple[Cell, ...], workloads: dict[int, Workload], show: Show, until: float
-) -> tuple[Cell, ...]:
+    cells: Sequence[Cell], workloads: dict[int, Workload], show: Show, until: float
+) -> list[Cell]:
     """One more time for every cell, while there is time."""
     after = list(cells)
     for number, workload in workloads.items():
@@ -224,13 +239,14 @@ def _round(
             after[number] = dataclasses.replace(cell, microseconds=(), skipped=said)
         else:
             after[number] = dataclasses.replace(cell, microseconds=(*cell.microseconds, found))
-    return tuple(after)
+    return after
 
 
 def _write(record: Record, options: Options) -> None:
     write_record(record, options.out / "bench.json")
     write_text(options.out / "bench.md", markdown(record))
-    draw(record).save(options.out, kinds=("png",))
+    if record.cells:
+        draw(record).save(options.out, kinds=("png",))
 
 
 # --- scaling -------------------------------------------------------------------------------------
@@ -268,6 +284,4 @@ def measure_scaling(options: Options, show: Show) -> tuple[Scaling, ...]:
 
 
 def _seconds(workload: Workload, updates: int) -> float:
-    setting = workload.cell.setting
-    examples = updates * setting.micro_batch * setting.lanes
-    return 1e-6 * microseconds(workload, updates) * examples
+    return 1e-6 * microseconds(workload, updates) * updates * workload.cell.setting.work

@@ -10,13 +10,32 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from sbt.bench.workload import COMMAND_BUFFERS, NETWORKS, SBT, SHARED, SYNCHRONOUS, Setting
+from sbt.bench.workload import (
+    COMMAND_BUFFERS,
+    MEASURED,
+    NETWORKS,
+    SBT,
+    SHARED,
+    SYNCHRONOUS,
+    Measuring,
+    Setting,
+)
 from sbt.errors import UserError, did_you_mean
 from sbt.files import directory_of
 
-NEED_TORCH = ("torch", "torch_compile", "torch_func")
+# The packages that a peer needs: what it is called, and what is imported.
+_TORCH, _CURVLINOPS = {"PyTorch": "torch"}, {"curvlinops": "curvlinops"}
+NEEDS = {
+    "torch": _TORCH,
+    "torch_compile": _TORCH,
+    "torch_func": _TORCH,
+    "curvlinops": _TORCH | _CURVLINOPS,
+}
 NEED_DEVICES = (SHARED, SYNCHRONOUS)
-PEERS = ("flax", "flax_scan", *NEED_TORCH, *NEED_DEVICES)
+PEERS = ("flax", "flax_scan", "torch", "torch_compile", "torch_func", *NEED_DEVICES)
+# ... that measure trained nets, and what.
+MEASURING_PEERS = {"torch": tuple(MEASURED), "curvlinops": ("hessian_eigenvalues",)}
+_ANY = tuple(dict.fromkeys((*PEERS, *MEASURING_PEERS)))
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -27,10 +46,10 @@ class Options:
     Attributes:
       models: keys of :data:`sbt.bench.workload.NETWORKS`.
       micro_batches: g = m.
-      lanes: runs at a time, of sbt and ``torch_func``.
+      lanes: runs at a time, of sbt and ``torch_func``; nets that are measured.
       strategies: how sbt executes lanes: ``auto``, ``vmap/im2col``, ``map/packed``, ...
       precisions: of :data:`PRECISIONS`.
-      peers: of :data:`PEERS`.
+      peers: of :data:`PEERS`, or of :data:`MEASURING_PEERS`.
       seconds: length of a timed window.
       repeats: windows of every setting, interleaved.
       cell_seconds: a setting that compiles longer than this, or whose repeats would take longer,
@@ -39,6 +58,8 @@ class Options:
       scaling: whether to measure how cost grows with lanes, examples and epochs, too.
       command_buffers: of :data:`sbt.bench.workload.COMMAND_BUFFERS`, on NVIDIA GPUs.
       minutes: in which all of it ends, two thirds for compiling: what is left then is skipped.
+      measure: of :data:`sbt.bench.workload.MEASURED`, timed on trained nets; none: trainings are.
+      examples: that nets are measured on.
     """
 
     models: tuple[str, ...]
@@ -54,6 +75,8 @@ class Options:
     scaling: bool
     command_buffers: tuple[str, ...]
     minutes: float
+    measure: tuple[str, ...]
+    examples: int
 
     @property
     def longest_window(self) -> float:
@@ -74,6 +97,8 @@ _USUAL: dict[str, Any] = {
     "cell_seconds": 120.0,
     "out": "runs/bench",
     "minutes": math.inf,
+    "measure": (),
+    "examples": 256,
 }
 _ON_ACCELERATOR = {
     "models": ("convnet", "alexnet", "resnet8", "resnet8-bn", "resnet32-bn", "f1", "gpt"),
@@ -89,6 +114,23 @@ _QUICK = {
     "seconds": 0.25,
     "repeats": 2,
 }
+_MEASURING: dict[str, Any] = {
+    "models": ("convnet", "alexnet", "resnet8-bn", "f1"),
+    "lanes": (1, 16, 64),
+    "strategies": ("auto",),
+    "peers": tuple(MEASURING_PEERS),
+    "repeats": 3,
+    "cell_seconds": 600.0,  # of the larger networks a single call of 64 nets takes half a minute
+}
+_QUICK_MEASURING: dict[str, Any] = {
+    "models": ("convnet",),
+    "lanes": (16,),
+    "examples": 64,
+    "seconds": 0.25,
+    "repeats": 2,
+}
+# What --measure leaves no use for.
+OF_TRAINING = ("micro_batches", "precisions", "command_buffers", "scaling")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -107,9 +149,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     about += "/packed, /direct, /im2col, /implicit or /stock; all: what is worth comparing here"
     add("strategies", about, _strategies, names)
     add("precisions", f"arithmetic: {', '.join(PRECISIONS)}", _one_of(PRECISIONS), names)
-    about = f"of {', '.join(PEERS)}; all; none; {SHARED}: all devices share each batch of a run, "
+    about = f"of {', '.join(_ANY)}; all; none; {SHARED}: all devices share each batch of a run, "
     about += "with batch statistics of a device's part, or of all of it (_sync)"
-    add("peers", about, _one_of(PEERS, none=True), names)
+    add("peers", about, _one_of(_ANY, none=True), names)
     about = f"what CUDA graphs record: {', '.join(COMMAND_BUFFERS)}; or all"
     add("command_buffers", about, _one_of(COMMAND_BUFFERS), names)
     add("seconds", "length of a timed window", _positive, "S")
@@ -121,6 +163,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         type=lambda text: int(_positive("--repeats", text)))  # fmt: skip
     parser.add_argument("--out", metavar="DIR", help="directory of the results; else runs/bench")
     parser.add_argument("--quick", action="store_true", help="a minute or two on two cores")
+    about = "measurements of trained nets instead of their training, beside loops of PyTorch and "
+    about += f"curvlinops: {', '.join(MEASURED)}; else all"
+    parser.add_argument("--measure", metavar=names, nargs="?", help=about, const=tuple(MEASURED),
+                        type=functools.partial(_one_of(tuple(MEASURED)), "--measure"))  # fmt: skip
+    parser.add_argument("--examples", metavar="N", help="nets are measured on; else 256",
+                        type=lambda text: int(_positive("--examples", text)))  # fmt: skip
     about = "also: is cost linear in lanes, examples, epochs? (first model)"
     parser.add_argument("--scaling", action="store_true", help=about)
 
@@ -129,24 +177,30 @@ def options_of(given: argparse.Namespace, platform: str, devices: int = 1) -> Op
     """What to time on so many devices of a platform: what is given, and what suits it otherwise.
 
     Raises:
-      UserError: a peer that is not installed, or that one device is not enough for.
+      UserError: a peer that is not installed, that one device is not enough for or that does
+        something else, or options that have no effect.
     """
+    _check_purpose(given)
     chosen = _USUAL | ({} if platform == "cpu" else _ON_ACCELERATOR)
-    chosen |= _QUICK if given.quick else {}
+    chosen |= _MEASURING if given.measure else {}
+    if given.quick:
+        chosen |= _QUICK_MEASURING if given.measure else _QUICK
     chosen |= {name: value for name, value in vars(given).items() if value is not None}
-    if importlib.util.find_spec("torch") is None:
-        needy = [peer for peer in chosen["peers"] if peer in NEED_TORCH]
-        if needy and given.peers is not None:
-            remedy = "pip install 'small-batch-training[bench]', or leave it out"
-            problem = "needs PyTorch, which is not installed"
-            raise UserError(f"--peers={needy[0]}", problem, remedy)
+    if given.peers == _ANY:
+        chosen["peers"] = tuple(MEASURING_PEERS) if given.measure else PEERS
+    needy = [peer for peer in chosen["peers"] if missing(peer)]
+    if needy and given.peers is not None:
+        remedy = "pip install 'small-batch-training[bench]', or leave it out"
+        problem = f"needs {missing(needy[0])}, which is not installed"
+        raise UserError(f"--peers={needy[0]}", problem, remedy)
+    if not given.measure:  # there the table says what is missing
         chosen["peers"] = tuple(peer for peer in chosen["peers"] if peer not in needy)
     if platform != "gpu" and chosen["command_buffers"] != ("usual",):
         problem = f"are CUDA's, and this is a {platform}"
         raise UserError("--command_buffers", problem, "leave it out")
     if devices == 1:
         shared = [peer for peer in chosen["peers"] if peer in NEED_DEVICES]
-        if shared and given.peers not in (None, PEERS):
+        if shared and given.peers not in (None, _ANY):
             remedy = "leave it out, or set JAX_NUM_CPU_DEVICES on CPU"
             raise UserError(f"--peers={shared[0]}", "needs several devices; here is one", remedy)
         chosen["peers"] = tuple(peer for peer in chosen["peers"] if peer not in shared)
@@ -156,6 +210,30 @@ def options_of(given: argparse.Namespace, platform: str, devices: int = 1) -> Op
         chosen["strategies"] = ("auto", *map(str, candidates(platform)))
     chosen["out"] = directory_of(chosen["out"], "--out")
     return Options(**{field.name: chosen[field.name] for field in dataclasses.fields(Options)})
+
+
+def missing(peer: str) -> str:
+    """The package that a peer needs and that is not installed, or an empty string."""
+    packages = NEEDS.get(peer, {}).items()
+    return next((name for name, module in packages if not importlib.util.find_spec(module)), "")
+
+
+def _check_purpose(given: argparse.Namespace) -> None:
+    """Refuses what is of trainings beside ``--measure``, and what is of measurements without."""
+    if not given.measure and given.examples is not None:
+        raise UserError("--examples", "is what nets are measured on", "add --measure")
+    for name in OF_TRAINING if given.measure else ():
+        if getattr(given, name):
+            problem = "is of training, which --measure does not time"
+            raise UserError(f"--{name}", problem, "leave one of them out")
+    for strategy in (given.strategies or ()) if given.measure else ():
+        if strategy == "all" or "/" in strategy:
+            problem = "chooses convolutions, and measurements choose their own"
+            raise UserError(f"--strategies={strategy}", problem, "use auto, vmap, map or map:16")
+    own, work = (MEASURING_PEERS, "measures") if given.measure else (PEERS, "trains")
+    for peer in () if given.peers in (None, _ANY) else given.peers:
+        if peer not in own:
+            raise UserError(f"--peers={peer}", f"{work} nothing", f"use {', '.join(own)}")
 
 
 def _parts(option: str, text: str, example: str) -> tuple[str, ...]:
@@ -216,8 +294,24 @@ def _strategies(option: str, text: str) -> tuple[str, ...]:
     return strategies
 
 
-def settings(options: Options) -> Iterator[Setting]:
-    """Every setting asked for: per network and micro-batch, sbt first, fewest lanes first."""
+def settings(options: Options) -> Iterator[Setting | Measuring]:
+    """Every setting asked for, sbt first and fewest lanes first."""
+    yield from _measurings(options) if options.measure else _trainings(options)
+
+
+def _measurings(options: Options) -> Iterator[Measuring]:
+    """Per network, measurement and number of nets."""
+    axes = itertools.product(options.models, options.measure, options.lanes)
+    for network, measurement, lanes in axes:
+        for strategy in options.strategies:
+            yield Measuring(network, SBT, measurement, lanes, options.examples, strategy)
+        for peer in options.peers:
+            if measurement in MEASURING_PEERS[peer]:
+                yield Measuring(network, peer, measurement, lanes, options.examples)
+
+
+def _trainings(options: Options) -> Iterator[Setting]:
+    """Per network and micro-batch."""
     for network in options.models:
         for precision in options.precisions:
             for g in options.micro_batches:

@@ -2,11 +2,12 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sbt.bench.workload import Cell, Setting
+from sbt.bench.workload import Cell, Measuring, Setting
 from sbt.files import write_json
 from sbt.parallel.ceilings import Ceilings
 from sbt.workdir import describe_environment, proc
@@ -58,7 +59,8 @@ class Record:
       environment: versions and hardware.
       networks: facts of every network.
       ceilings: measured.
-      cells: one per setting.
+      cells: one per setting that trains.
+      measured: one per setting that measures trained nets.
       scaling: where asked for.
       complete: False where it was interrupted.
       peak_bytes: most memory that the process held.
@@ -68,13 +70,21 @@ class Record:
     environment: dict[str, Any]
     networks: dict[str, Facts]
     ceilings: Ceilings
-    cells: tuple[Cell, ...]
+    cells: tuple[Cell[Setting], ...] = ()
+    measured: tuple[Cell[Measuring], ...] = ()
     scaling: tuple[Scaling, ...] = ()
     complete: bool = True
     peak_bytes: int = 0
 
+    def holding(self, cells: Sequence[Cell]) -> "Record":
+        """The same with other cells, each in the field of its kind."""
+        trained = tuple(cell for cell in cells if isinstance(cell.setting, Setting))
+        measured = tuple(cell for cell in cells if isinstance(cell.setting, Measuring))
+        return dataclasses.replace(self, cells=trained, measured=measured)
+
     @property
-    def timed(self) -> tuple[Cell, ...]:
+    def timed(self) -> tuple[Cell[Setting], ...]:
+        """Trainings that have times."""
         return tuple(cell for cell in self.cells if cell.microseconds)
 
 
@@ -86,10 +96,11 @@ def write_record(record: Record, path: Path) -> Path:
 def describe_machine() -> dict[str, Any]:
     """Versions and hardware, and how busy the machine was at the start."""
     environment = describe_environment()
-    try:
-        environment["versions"]["torch"] = metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        environment["versions"]["torch"] = None
+    for name, package in (("torch", "torch"), ("curvlinops", "curvlinops-for-pytorch")):
+        try:
+            environment["versions"][name] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            environment["versions"][name] = None
     environment["memory"] = proc("/proc/meminfo", "MemTotal")
     environment["usable_cores"] = len(os.sched_getaffinity(0))
     environment["load_average"] = os.getloadavg()[0]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from rich.table import Table
 
 from sbt.bench.record import Record
-from sbt.bench.workload import SBT, SHARED, SYNCHRONOUS, Cell
+from sbt.bench.workload import MEASURED, SBT, SHARED, SYNCHRONOUS, Cell, Measuring, Setting
 
 PEER_HEADINGS = {
     "flax": "flax loop",
@@ -14,6 +14,7 @@ PEER_HEADINGS = {
     "torch": "torch",
     "torch_compile": "torch.compile",
     "torch_func": "torch.func",
+    "curvlinops": "curvlinops",
     SHARED: "data-parallel",
     SYNCHRONOUS: "data-parallel, sync",
 }
@@ -42,14 +43,42 @@ class Row:
     network: str
     precision: str
     micro_batch: int
-    ours: Cell | None
-    automatic: Cell | None
-    peers: dict[str, Cell]
+    ours: Cell[Setting] | None
+    automatic: Cell[Setting] | None
+    peers: dict[str, Cell[Setting]]
 
     def ratio(self, peers: Sequence[str]) -> float | None:
         """Time of the fastest of some peers over ours: above 1 where lanes are faster."""
-        best = fastest(cell for name, cell in self.peers.items() if name in peers)
-        return best.median / self.ours.median if best and self.ours else None
+        return _ratio(self.ours, fastest(self.peers[name] for name in peers if name in self.peers))
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredRow:
+    """One line of what ``--measure`` found: a measurement of so many nets.
+
+    Attributes:
+      network: its name.
+      measurement: key of :data:`sbt.bench.workload.MEASURED`.
+      lanes: nets.
+      ours: the fastest sbt cell, of all strategies; None if there is none.
+      automatic: that of the strategy which ``sbt measure`` takes by itself.
+      peers: the cell of every peer that was timed.
+    """
+
+    network: str
+    measurement: str
+    lanes: int
+    ours: Cell[Measuring] | None
+    automatic: Cell[Measuring] | None
+    peers: dict[str, Cell[Measuring]]
+
+    def ratio(self, peer: str) -> float | None:
+        """Time of a peer over ours: above 1 where sbt is faster."""
+        return _ratio(self.ours, self.peers.get(peer))
+
+
+def _ratio(ours: Cell | None, theirs: Cell | None) -> float | None:
+    return theirs.median / ours.median if ours and theirs else None
 
 
 def fastest(cells: Iterable[Cell]) -> Cell | None:
@@ -76,6 +105,18 @@ def rows(record: Record) -> list[Row]:
         peers = {name: cell for name, cell in best.items() if cell}
         automatic = fastest(c for c in ours if c.automatic)
         found.append(Row(network, precision, g, fastest(ours), automatic, peers))
+    return found
+
+
+def measured_rows(record: Record) -> list[MeasuredRow]:
+    """What was measured, in the order of the record."""
+    found = []
+    groups = grouped(record.measured, "network", "measurement", "lanes")
+    for (network, measurement, lanes), cells in groups.items():
+        methods = {method: fastest(same) for (method,), same in grouped(cells, "method").items()}
+        ours, automatic = methods.pop(SBT, None), fastest(c for c in cells if c.automatic)
+        peers = {name: cell for name, cell in methods.items() if cell}
+        found.append(MeasuredRow(network, measurement, lanes, ours, automatic, peers))
     return found
 
 
@@ -156,6 +197,7 @@ def sentences(record: Record) -> list[str]:
     for (network, precision), table in networks.items():
         who = network if precision == "float32" else f"{network} ({precision})"
         lines += [f"{who}{line}" for line in _of_network(record, table)]
+    lines += _of_measurements(record)
     costs = cost_of_choosing(record)
     if costs:
         lines.append(
@@ -212,6 +254,18 @@ def _of_network(record: Record, table: Sequence[Row]) -> Iterator[str]:
         if len(lanes) > 1:
             costs = ", ".join(f"{n}: {digits(time)}" for n, time in lanes.items())
             yield f", g={row.micro_batch}: µs per example·lane by lanes: {costs}"
+
+
+def _of_measurements(record: Record) -> Iterator[str]:
+    """By network, measurement and peer, its time over ours for every number of nets."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for row in measured_rows(record):
+        for peer in row.peers:
+            if (ratio := row.ratio(peer)) is not None:
+                key = row.network, row.measurement, PEER_HEADINGS[peer]
+                found.setdefault(key, []).append(f"{ratio:.2f}x ({row.lanes})")
+    for (network, measurement, peer), ratios in found.items():
+        yield f"{network}, {measurement}: {peer} takes {', '.join(ratios)} of sbt's time (nets)"
 
 
 def _sharing(
@@ -275,30 +329,67 @@ def _number(value: float | None, form: str, scale: float = 1.0, unit: str = "") 
     return "-" if value is None else f"{value / scale:{form}}{unit}"
 
 
-def spread(cell: Cell) -> str:
-    """Median of the repeats, and the smallest and largest of them."""
+def spread(cell: Cell, scale: float = 1.0) -> str:
+    """Median of the repeats, and the smallest and largest of them; in µs unless scaled."""
     low, high = min(cell.microseconds), max(cell.microseconds)
-    return f"{digits(cell.median)} ({digits(low)}-{digits(high)})"
+    return f"{digits(scale * cell.median)} ({digits(scale * low)}-{digits(scale * high)})"
 
 
-def spread_in_percent(cell: Cell) -> str:
-    """Median of the repeats, and how far the farthest lies from it."""
+def spread_in_percent(cell: Cell, scale: float = 1.0) -> str:
+    """Median of the repeats, and how far the farthest lies from it; in µs unless scaled."""
     farthest = max(abs(value - cell.median) for value in cell.microseconds)
-    return f"{digits(cell.median)} ±{farthest / cell.median:.0%}"
+    return f"{digits(scale * cell.median)} ±{farthest / cell.median:.0%}"
+
+
+def measured(record: Record, brief: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Headings and lines: one line per network, measurement and number of nets; seconds per net.
+
+    Args:
+      record: of a benchmark.
+      brief: spreads in percent.
+    """
+    table, time = measured_rows(record), spread_in_percent if brief else spread
+    peers = [name for name in PEER_HEADINGS if any(name in row.peers for row in table)]
+    chosen = any(row.automatic != row.ours for row in table)
+    head = [
+        "network",
+        "measurement",
+        "nets",
+        "sbt",
+        "strategy",
+        *["own choice"] * chosen,
+        "compile",
+    ]
+    head += [PEER_HEADINGS[name] for name in peers] + [f"{name}/sbt" for name in peers]
+    lines = []
+    for row in table:
+        ours, line = row.ours, [row.network, row.measurement, str(row.lanes)]
+        line += [time(ours, 1e-6), ours.setting.strategy] if ours else ["-", "-"]
+        if chosen:
+            line += [digits(1e-6 * row.automatic.median) if row.automatic else "-"]
+        line += [_number(ours.compile_seconds, ".1f", unit=" s") if ours else "-"]
+        line += [time(row.peers[name], 1e-6) if name in row.peers else "-" for name in peers]
+        line += [_number(row.ratio(name), ".2f") for name in peers]
+        lines.append(line)
+    return head, lines
 
 
 def skipped(record: Record) -> list[str]:
     """What has no times, and why."""
-    return [f"{cell.setting}: {cell.skipped}" for cell in record.cells if cell.skipped]
+    cells: tuple[Cell, ...] = (*record.cells, *record.measured)
+    return [f"{cell.setting}: {cell.skipped}" for cell in cells if cell.skipped]
 
 
 def rich_table(record: Record) -> Table:
     """The summary for a terminal."""
-    head, lines = summary(record, brief=True)
-    title = "Training time, µs per example·lane: median of the repeats ± the farthest"
-    table = Table(title=title, title_justify="left")
+    make, what = summary, "Training time, µs per example·lane"
+    if record.measured:
+        make, what = measured, "Time to measure a trained net, seconds"
+    head, lines = make(record, brief=True)
+    table = Table(title=f"{what}: median of the repeats ± the farthest", title_justify="left")
     for name in head:
-        table.add_column(name, justify="left" if name in ("network", "strategy") else "right")
+        words = name in ("network", "strategy", "measurement")
+        table.add_column(name, justify="left" if words else "right")
     before = None
     for line in lines:
         if before not in (None, line[0]):
@@ -310,10 +401,9 @@ def rich_table(record: Record) -> Table:
 
 def markdown(record: Record) -> str:
     """The whole record for people: machine, summary, derived lines, every setting."""
-    environment, ceilings = record.environment, record.ceilings
+    environment = record.environment
     versions = environment.get("versions", {})
     named = ", ".join(f"{name} {v}" for name, v in versions.items() if v)
-    head, lines = summary(record)
     parts = [
         "# sbt bench",
         f"    {record.command}",
@@ -323,6 +413,56 @@ def markdown(record: Record) -> str:
         f"Peak memory of the process {record.peak_bytes / 2**30:.2f} GB."
         + ("" if record.complete else " **Interrupted: not all repeats were done.**"),
         ceiling_line(record),
+        *(_measured_page(record) if record.measured else _training_page(record)),
+    ]
+    without = skipped(record)
+    if without:
+        parts += ["## Skipped", _list(without)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def _measured_page(record: Record) -> list[str]:
+    examples = ", ".join(sorted({str(cell.setting.examples) for cell in record.measured}))
+    return [
+        f"Seconds per net and measurement on {examples} examples, median (min-max) of interleaved "
+        "repeats, in evaluation mode, of nets after one epoch of training. sbt: the program that "
+        "a sweep and sbt measure run for so many nets at once, from weights on the host to values "
+        "on the host; own choice: with as many nets to an operation as config.measure.at_once has "
+        "by itself. Peers: a PyTorch loop over the same nets, whose modules stand ready; "
+        "torch: plain autograd, curvlinops: its HessianLinearOperator; each with the memory "
+        "format, threads and examples at a time that a probe found best. A loop takes one net "
+        "after the other with threads inside its operations; sbt spreads nets over the devices.",
+        _list([f"{name}: {MEASURED[name].about}" for name in _measurements(record)]),
+        markdown_table(*measured(record)),
+        _list(sentences(record)),
+        "## All settings",
+        markdown_table(*_every_measured(record)),
+    ]
+
+
+def _measurements(record: Record) -> list[str]:
+    return list(dict.fromkeys(cell.setting.measurement for cell in record.measured))
+
+
+def _every_measured(record: Record) -> tuple[list[str], list[list[str]]]:
+    head = ["network", "measurement", "method", "nets", "strategy or variant", "s", "compile s"]
+    lines = []
+    for cell in record.measured:
+        s = cell.setting
+        chosen = " (own choice)" if cell.automatic else ""
+        line = [s.network, s.measurement, s.method, str(s.lanes)]
+        line += [(s.strategy + chosen) or cell.detail or "-"]
+        line += [spread(cell, 1e-6) if cell.microseconds else f"skipped: {cell.skipped}"]
+        lines.append([*line, _number(cell.compile_seconds, ".1f")])
+    return head, lines
+
+
+def _training_page(record: Record) -> list[str]:
+    return [
         "Training time in µs per example·lane, median (min-max) of interleaved repeats: batches "
         "of m = g examples, plain SGD with weight decay. sbt: fastest strategy and number of "
         "lanes; own choice: the strategy that the engine takes by itself. Peers train one run "
@@ -331,10 +471,10 @@ def markdown(record: Record) -> str:
         "statistics are of a device's part, or (sync) of the batch. MB: of the compiled program, "
         "data included. Ceiling: part of what the measured matrix-product and copy rates allow. "
         "Memory binds where the weights in use at a time exceed the last cache "
-        f"({ceilings.cache_bytes / 2**20:.0f} MB) and arithmetic takes less than reading and "
-        "writing them at every update.",
-        markdown_table(head, lines),
-        "\n".join(f"* {line}" for line in sentences(record)),
+        f"({record.ceilings.cache_bytes / 2**20:.0f} MB) and arithmetic takes less than reading "
+        "and writing them at every update.",
+        markdown_table(*summary(record)),
+        _list(sentences(record)),
         "## Networks",
         markdown_table(
             ["network", "parameters", "FLOP per example", "bytes per example"],
@@ -350,10 +490,6 @@ def markdown(record: Record) -> str:
         "## All settings",
         markdown_table(*_every(record)),
     ]
-    without = skipped(record)
-    if without:
-        parts += ["## Skipped", "\n".join(f"* {line}" for line in without)]
-    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def ceiling_line(record: Record) -> str:

@@ -12,7 +12,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -51,6 +51,13 @@ class Named(nn.Module):
         super().__init__()
         self.norm, self.running, self.epsilon = norm, running, epsilon
         self._counts: dict[str, int] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Only :meth:`add` registers children: one of two names is not restored by torch.func."""
+        if isinstance(value, nn.Module):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def add(self, kind: str, module: nn.Module) -> nn.Module:
         number = self._counts.get(kind, 0)
@@ -225,8 +232,19 @@ def build(model: Mapping[str, Any], shape: Sequence[int], running: bool = True) 
 
 
 @torch.no_grad()
-def load_flax(module: nn.Module, params: Mapping[str, Any]) -> nn.Module:
-    """Copies the weights of the Flax twin, a nested dict of arrays; every parameter must match."""
+def load_flax(
+    module: nn.Module, params: Mapping[str, Any], stats: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Copies the weights of the Flax twin, a nested dict of arrays; every parameter must match.
+
+    Args:
+      module: is changed.
+      params: the weights.
+      stats: running statistics of batch norm, likewise; None leaves the module's own.
+
+    Raises:
+      ValueError: for weights that do not fit the module.
+    """
     target = dict(module.named_parameters())
     for path, value in _leaves(params):
         *where, leaf = path
@@ -243,6 +261,9 @@ def load_flax(module: nn.Module, params: Mapping[str, Any]) -> nn.Module:
         parameter.copy_(torch.tensor(np.ascontiguousarray(array)))
     if target:
         raise ValueError(f"no Flax weights for {', '.join(target)}")
+    buffers = dict(module.named_buffers())
+    for (*where, leaf), value in _leaves(stats or {}):
+        buffers[".".join((*where, f"running_{leaf}"))].copy_(torch.tensor(np.asarray(value)))
     return module
 
 
@@ -266,6 +287,8 @@ def _leaves(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...]
 ALL_THREADS = torch.get_num_threads()
 PROBE_SECONDS = 0.15
 
+V = TypeVar("V")
+
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
@@ -276,7 +299,7 @@ class Variant:
 
     def __str__(self) -> str:
         layout = "channels_last" if self.channels_last else "contiguous"
-        return layout if _on_gpu() else f"{layout}, {self.threads} threads"
+        return layout if on_gpu() else f"{layout}, {self.threads} threads"
 
 
 def torch_workload(task: Task, most_seconds: float, compiled: bool = False) -> Workload:
@@ -289,8 +312,8 @@ def torch_workload(task: Task, most_seconds: float, compiled: bool = False) -> W
         for eager execution.
     """
     convolves = task.network.model["name"] not in ("f1", "gpt")
-    variants = _variants(layouts=(True, False) if convolves else (False,))
-    best = _fastest([_eager(task, variant) for variant in variants], variants, most_seconds)
+    variants = usual_variants(layouts=(True, False) if convolves else (False,))
+    best = best_of([_eager(task, variant) for variant in variants], variants, most_seconds)
     if not compiled:
         return _eager(task, best)
     torch._dynamo.config.recompile_limit = 10_000  # every setting is a new shape
@@ -303,23 +326,31 @@ def torch_func_workload(task: Task, most_seconds: float) -> Workload:
 
     Batch norm keeps no running statistics here: inside ``grad`` they cannot be moved.
     """
-    variants = _variants(layouts=(False,))
-    best = _fastest([_ensemble(task, variant) for variant in variants], variants, most_seconds)
+    variants = usual_variants(layouts=(False,))
+    best = best_of([_ensemble(task, variant) for variant in variants], variants, most_seconds)
     return _ensemble(task, best)
 
 
-def _variants(layouts: Sequence[bool]) -> list[Variant]:
-    threads = (ALL_THREADS,) if _on_gpu() else sorted({1, ALL_THREADS})
+def usual_variants(layouts: Sequence[bool]) -> list[Variant]:
+    """These memory formats (``channels_last`` or not) with one thread and with all."""
+    threads = (ALL_THREADS,) if on_gpu() else sorted({1, ALL_THREADS})
     return list(itertools.starmap(Variant, itertools.product(layouts, threads)))
 
 
-def _fastest(
-    workloads: Sequence[Workload], variants: Sequence[Variant], most_seconds: float
-) -> Variant:
-    """The variant that takes least time in a short window."""
+def best_of(workloads: Sequence[Workload], variants: Sequence[V], most_seconds: float) -> V:
+    """The variant that takes least time in a short window.
+
+    Args:
+      workloads: one per variant.
+      variants: to choose from.
+      most_seconds: that one window may take.
+
+    Raises:
+      Skip: every one takes longer.
+    """
     if len(variants) == 1:
         return variants[0]
-    timings: dict[Variant, float] = {}
+    timings: dict[V, float] = {}
     reasons = []
     for workload, variant in zip(workloads, variants, strict=True):
         try:
@@ -333,13 +364,13 @@ def _fastest(
 
 
 def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
-    device, m = _device(), task.setting.micro_batch
+    device, m = torch_device(), task.setting.micro_batch
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     # Any: torch's annotations of `to` leave memory_format out.
     model: Any = load_flax(build(task.network.model, task.x.shape[1:]), task.params[0])
     model = model.to(device, memory_format=layout)
     fresh = copy.deepcopy(model.state_dict())
-    examples, labels, orders = _data(task, device, variant.channels_last)
+    examples, labels, orders = tensors_of(task, device, variant.channels_last)
     order, whole = orders[0], task.updates_per_epoch
     fields = task.network.rule
     usual = {"lr": task.learning_rates[0], "weight_decay": fields["weight_decay"], "fused": True}
@@ -355,11 +386,11 @@ def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
     def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         with _autocast(task, device):
             logits = model(x)
-        return _loss(logits, y)
+        return cross_entropy(logits, y)
 
     forward: Callable[..., torch.Tensor] = loss_of
     if compiled:
-        mode = "reduce-overhead" if _on_gpu() else None  # i.e. CUDA graphs
+        mode = "reduce-overhead" if on_gpu() else None  # i.e. CUDA graphs
         forward = torch.compile(loss_of, dynamic=False, mode=mode)
 
     def start() -> Position:
@@ -378,7 +409,7 @@ def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        _wait()
+        wait()
         return Position((model, loss.detach().clone()), done + updates)
 
     seconds = None
@@ -392,14 +423,14 @@ def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
 
 
 def _ensemble(task: Task, variant: Variant) -> Workload:
-    device, m, lanes = _device(), task.setting.micro_batch, task.setting.lanes
+    device, m, lanes = torch_device(), task.setting.micro_batch, task.setting.lanes
     make = functools.partial(build, task.network.model, task.x.shape[1:], running=False)
     per_seed = [load_flax(make(), params).to(device) for params in task.params]
     skeleton = make().to("meta")
     names = [name for name, _ in per_seed[0].named_parameters()]
     by_name = [dict(model.named_parameters()) for model in per_seed]
     initial = {n: torch.stack([by_name[s][n].detach() for s in task.seeds]) for n in names}
-    examples, labels, orders = _data(task, device, channels_last=False)
+    examples, labels, orders = tensors_of(task, device, channels_last=False)
     order = orders[torch.tensor(task.seeds, device=device)]
     whole = task.updates_per_epoch
     rates = torch.tensor(task.learning_rates, device=device)
@@ -410,7 +441,7 @@ def _ensemble(task: Task, variant: Variant) -> Workload:
             # By hand: autocast mixes dtypes in a batch norm under vmap, which refuses that.
             weights = {n: w.bfloat16() for n, w in weights.items()}
             x = x.bfloat16() if x.is_floating_point() else x
-        return _loss(torch.func.functional_call(skeleton, weights, (x,)), y)
+        return cross_entropy(torch.func.functional_call(skeleton, weights, (x,)), y)
 
     gradients = torch.func.vmap(torch.func.grad_and_value(loss_of))
 
@@ -433,7 +464,7 @@ def _ensemble(task: Task, variant: Variant) -> Workload:
                 else:
                     change = grads[name].add_(w, alpha=task.network.rule["weight_decay"])
                 w.sub_(steps[name] * change)
-        _wait()
+        wait()
         return Position((weights, losses, moments), done + updates)
 
     memory = _memory(lambda: advance(start(), 1))
@@ -457,7 +488,7 @@ def _adamw(
     return (first / (1 - rule["b1"] ** count)).div_(root).add_(w, alpha=rule["weight_decay"])
 
 
-def _loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy over the examples, and over the tokens of each."""
     return F.cross_entropy(logits.float().flatten(0, -2), y.flatten())
 
@@ -467,7 +498,7 @@ def _finite(at: Position) -> bool:
     return bool(torch.isfinite(at.state[1]).all())
 
 
-def _data(task: Task, device: Any, channels_last: bool) -> tuple[torch.Tensor, ...]:
+def tensors_of(task: Task, device: Any, channels_last: bool) -> tuple[torch.Tensor, ...]:
     """Images (NHWC for ``channels_last``, else NCHW) or tokens, labels and orders."""
     examples = torch.tensor(task.x)
     if examples.ndim == 4 and not channels_last:
@@ -477,12 +508,14 @@ def _data(task: Task, device: Any, channels_last: bool) -> tuple[torch.Tensor, .
     return examples.to(device), labels.to(device), orders.to(device)
 
 
-def _on_gpu() -> bool:
+def on_gpu() -> bool:
+    """Whether peers run on the GPU that sbt runs on."""
     return jax.default_backend() == "gpu" and torch.cuda.is_available()
 
 
-def _device() -> torch.device:
-    if _on_gpu():
+def torch_device() -> torch.device:
+    """Where peers run."""
+    if on_gpu():
         # As XLA does: TensorFloat-32 for products of float32 numbers, tuned convolutions.
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
@@ -495,14 +528,15 @@ def _autocast(task: Task, device: Any) -> Any:
     return torch.autocast(device.type, torch.bfloat16, enabled=low)
 
 
-def _wait() -> None:
-    if _on_gpu():
+def wait() -> None:
+    """Returns when the device has done what it was told."""
+    if on_gpu():
         torch.cuda.synchronize()
 
 
 def _memory(run: Callable[[], Any]) -> int | None:
     """Most bytes that PyTorch holds on the GPU while it runs; the CPU's are not counted."""
-    if not _on_gpu():
+    if not on_gpu():
         return None
     torch.cuda.reset_peak_memory_stats()
     run()

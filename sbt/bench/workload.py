@@ -1,10 +1,10 @@
-"""What is timed, and how: the networks, a setting, the thing to run, and the clock."""
+"""What is timed, and how: networks, measurements, a setting, the thing to run, the clock."""
 
 import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 SBT = "sbt"
 # All devices share each batch of one run: batch statistics are of a device's part, or of the batch.
@@ -74,7 +74,14 @@ NETWORKS: dict[str, Network] = {
     "resnet32": _resnet(32, "none", 2.0**-24),
     "resnet32-bn": _resnet(32, "batch", 2.0**-11),
     # One value per feature has no variance: dense layers with batch norm need two examples.
-    "f1": Network({"name": "f1", "norm": "batch"}, _images(28, 28, 1), 2.0**-11, least=2),
+    # Measured with running statistics, as the others: with those of a batch, which are its own way,
+    # a single example has no gradient.
+    "f1": Network(
+        {"name": "f1", "norm": "batch", "bn_eval": "running"},
+        _images(28, 28, 1),
+        2.0**-11,
+        least=2,
+    ),
     # That of the language experiments on two cores; an example is a sequence of 64 bytes.
     "gpt": Network(
         {"name": "gpt", "width": 64, "depth": 2, "heads": 2},
@@ -116,6 +123,37 @@ def stages(depth: int) -> list[tuple[int, int]]:
     return [(16 << s, 2 if s and not b else 1) for s in range(3) for b in range(blocks)]
 
 
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What ``sbt bench --measure`` times, short enough for a hundred nets.
+
+    Attributes:
+      settings: its section of ``config.measure``.
+      variable: of what it gives, the number that peers compute as well.
+      about: the work of one net, in words.
+    """
+
+    settings: Mapping[str, Any]
+    variable: str
+    about: str
+
+
+# Each a measurement of sbt.measure.MEASUREMENTS. All work of a sharpness is gradients and values
+# over the data, and of an eigenvalue products: four show what forty or thirty cost.
+MEASURED: dict[str, Measurement] = {
+    "hessian_eigenvalues": Measurement(
+        {"order": 4}, "hessian_eigenvalue", "Lanczos, 4 Hessian-vector products over the data"
+    ),
+    "sharpness": Measurement(
+        {"epsilons": (1e-3,), "spaces": ("full",), "starts": 1, "steps": 4},
+        "sharpness",
+        "Keskar's box, one start in the full space: 4 gradients and 2 values over the data",
+    ),
+    "gradient_moments": Measurement(
+        {}, "exact_noise_scale", "mean and variance of the gradients of single examples"
+    ),
+}
+
 NO_TIME = "no time was left"  # why a setting was skipped, where it was for that
 
 
@@ -146,6 +184,11 @@ class Setting:
     command_buffers: str = "usual"
 
     @property
+    def work(self) -> int:
+        """Examples times lanes of an update."""
+        return self.micro_batch * self.lanes
+
+    @property
     def manner(self) -> str:
         """Strategy, and command buffers where they are not the usual ones."""
         buffers = self.command_buffers
@@ -158,13 +201,47 @@ class Setting:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class Measuring:
+    """One row of ``sbt bench --measure``: trained nets and what is measured of them.
+
+    Attributes:
+      network: key of :data:`NETWORKS`.
+      method: ``sbt`` or the name of a peer.
+      measurement: key of :data:`MEASURED`.
+      lanes: nets that a call measures; peers measure one after another.
+      examples: that each net is measured on.
+      strategy: of sbt, how many nets one operation covers (``map``, ``vmap``, ``map:16``, or
+        ``auto``: what ``config.measure.at_once`` is by itself), empty for the rest.
+    """
+
+    network: str
+    method: str
+    measurement: str
+    lanes: int
+    examples: int
+    strategy: str = ""
+
+    @property
+    def work(self) -> int:
+        """Nets of a call."""
+        return self.lanes
+
+    def __str__(self) -> str:
+        strategy = f" {self.strategy}" if self.strategy else ""
+        return f"{self.network} {self.method}{strategy} {self.measurement} x {self.lanes}"
+
+
+S = TypeVar("S", Setting, Measuring)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell(Generic[S]):
     """One setting and what came of it.
 
     Attributes:
       setting: with the strategy that ``auto`` stood for.
-      microseconds: per example and lane, one value per repeat.
-      updates: per timed window.
+      microseconds: per example and lane, or per net that is measured; one value per repeat.
+      updates: per timed window; of a measurement, calls.
       automatic: whether the engine would choose this strategy by itself.
       at_once: lanes whose weights are in use at the same time, on all devices together.
       detail: choices made for a peer (threads, memory format).
@@ -174,7 +251,7 @@ class Cell:
       skipped: why there are no times, or an empty string.
     """
 
-    setting: Setting
+    setting: S
     microseconds: tuple[float, ...] = ()
     updates: int = 0
     automatic: bool = False
@@ -204,7 +281,7 @@ class Position(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A training that can be started afresh and moved on.
+    """A training that can be started afresh and moved on, or a measurement to be made again.
 
     Attributes:
       start: ``() -> position`` with fresh weights.
@@ -250,7 +327,7 @@ def calibrate(workload: Workload, seconds: float, most: float) -> int:
 
 
 def microseconds(workload: Workload, updates: int) -> float:
-    """µs per example and lane, from one window after a warm-up.
+    """µs per example and lane, or per net that is measured, from one window after a warm-up.
 
     Raises:
       Skip: a lane diverged: it may have stopped working, so the time means nothing.
@@ -261,5 +338,4 @@ def microseconds(workload: Workload, updates: int) -> float:
     elapsed = time.perf_counter() - began
     if not workload.healthy(at):
         raise Skip("a lane diverged")
-    setting = workload.cell.setting
-    return 1e6 * elapsed / (updates * setting.micro_batch * setting.lanes)
+    return 1e6 * elapsed / (updates * workload.cell.setting.work)
