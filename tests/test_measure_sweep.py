@@ -429,6 +429,23 @@ def test_refused(section, field, monkeypatch):
     assert error.value.remedy
 
 
+@pytest.mark.parametrize(
+    "model", [{"name": "f1"}, {"name": "mlp", "norm": "batch", "bn_eval": "batch"}]
+)
+def test_gradients_of_single_examples_need_statistics_of_their_own(model, monkeypatch):
+    """F1 evaluates on batch statistics by default: those of one example make every output alike."""
+
+    def refuse(*args, **kwargs):
+        raise Interrupted
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    config = {**CONFIG, "bn_batch": 4, "measure": {"names": ("gradient_moments",)}}
+    with pytest.raises(UserError, match="bn_eval: single examples"):
+        run({**config, "model": model})
+    with pytest.raises(Interrupted):  # nothing to refuse: on to compiling
+        run({**config, "model": {**model, "bn_eval": "running"}})
+
+
 def test_the_registry_says_what_things_cost():
     for name, measurement in MEASUREMENTS.items():
         assert measurement.about and measurement.source, name

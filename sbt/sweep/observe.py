@@ -89,9 +89,11 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
         count = max(1, min(PRECISE_BATCHES, n // program.micro_batch))
         stats = evaluation.precise_statistics(program, state, hyper, arrays, count).stats
 
-    # Lane after lane on a CPU the form made for it; several at a time, matrix products.
-    one_by_one: Implementation = "packed" if on_cpu else "direct"
-    usual_form: Implementation = one_by_one if config.measure.at_once == 1 else "im2col"
+    # Lane after lane on a CPU the form made for it; several at a time, or small ones, matrix
+    # products: a Hessian product of the digits network takes a third of the time by them.
+    large_form: Implementation = "packed" if on_cpu else "direct"
+    small = config.measure.at_once != 1 or (on_cpu and cohort.facts.is_small)
+    usual_form: Implementation = "im2col" if small else large_form
 
     def outputs(
         params: Any, batch: jax.Array, form: Implementation, training: bool
@@ -116,8 +118,10 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
         return step.starting(ROUNDINGS.configured(config.rounding), hyper, params)
 
     def example_loss(params: Any, example: jax.Array) -> jax.Array:
-        if cohort.facts.batch_statistics and (training or config.evaluate.statistics == "batch"):
-            field = "measure.mode" if training else "evaluate.statistics"
+        if (cohort.facts.batch_statistics and training) or problem.mixes_examples:
+            chosen = config.evaluate.statistics == "batch"
+            field = "evaluate.statistics" if chosen else "model.bn_eval"
+            field = "measure.mode" if training else field
             raise UserError(
                 f"config.{field}",
                 "single examples have no gradient of their own under batch statistics",

@@ -129,6 +129,22 @@ class Problem:
         params, stats = jax.eval_shape(self.model.init, jax.random.key(0), self.example())
         return params, stats
 
+    @functools.cached_property
+    def mixes_examples(self) -> bool:
+        """Whether in evaluation, too, an example's output depends on the others of its batch.
+
+        So it is with batch norm that never looks at its running statistics.
+        """
+        params, stats = self.shapes
+        if not jax.tree.leaves(stats):
+            return False
+        x = zeros(self.examples(2)["x"])
+
+        def evaluated(stats: Any) -> Any:
+            return self.model.apply(zeros(params), stats, x, None, False)[0]
+
+        return not depends_on_input(evaluated, zeros(stats))
+
 
 @dataclasses.dataclass(frozen=True)
 class Start:
