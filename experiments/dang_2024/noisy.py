@@ -8,6 +8,11 @@ noise's level, and the noise-adaptive ones (multi-stage, mix, exponential steps)
 noise is small they are about as fast as it, and faster than SGD. κ = 200, 500, 1000; r = 1e-2,
 1e-4, 1e-6; b = 0.9 n; 7000 updates; 3 seeds. ``:small`` has κ = 200, 500, the larger two r, and
 2000 updates. See ``quadratics.py`` for the rest.
+
+``results/noisy_small`` has ten seeds (4 minutes on two cores). Stages end below SGD everywhere, by 5
+to 40 times in the squared gradient. Below accelerated heavy ball they end at κ = 200 with the larger
+noise; at κ = 500 they would need more than 2000 updates, as exponential steps do everywhere. Single
+precision rounds near 1e-13, which hides the smaller noise.
 """
 
 import flax.linen as nn
@@ -19,7 +24,7 @@ from sbt.report.statements import ratio_at_least
 
 VARIANTS = ("", "small")
 CAPTION = "with noise, heavy ball in stages ends below accelerated heavy ball, and below SGD"
-NOISE = 1e-2
+NOISE, UPDATES = 1e-2, 7000
 STAGES = {"rule": "multistage_shb"}
 CLAIMS = (
     ratio_at_least(
@@ -65,7 +70,8 @@ def get_config(variant: str = "") -> ConfigDict:
         CAPTION,
         CLAIMS,
         rules=tuple(STEPS),
-        updates=2000 if small else 7000,
+        updates=2000 if small else UPDATES,
+        budget=UPDATES,
         left_out=(0.1,),
         condition_numbers=(200, 500) if small else (200, 500, 1000),
         noises=(1e-4, NOISE) if small else (1e-6, 1e-4, NOISE),

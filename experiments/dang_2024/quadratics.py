@@ -61,6 +61,7 @@ def quadratics(
     *,
     rules: Sequence[str],
     updates: int,
+    budget: int,
     left_out: Sequence[float],
     condition_numbers: Sequence[float],
     noises: Sequence[float] = (0.0,),
@@ -73,6 +74,7 @@ def quadratics(
       where, caption, claims: what the paper says, and where.
       rules: keys of :data:`STEPS`.
       updates: of every run.
+      budget: updates of the paper's runs.
       left_out: shares of the training set that a batch does not have.
       condition_numbers, noises: of the problems.
     """
@@ -87,7 +89,7 @@ def quadratics(
     config.report.protocol = (
         ("data", "least_squares"),
         ("model", ("Linear (own module)",)),
-        ("epochs", 1),
+        ("epochs", budget),
         ("last_epochs", 1),
         ("test_examples", 0),
         ("score", "loss"),
