@@ -511,11 +511,11 @@ class Registry(Mapping[str, Choice]):
         if not isinstance(name, str) or name not in self:
             what = self.section.replace("_", " ")
             field, problem = f"config.{self.section}.name", f"unknown {what} {shown(name)}"
+            name = str(name)
             if meant := [one for one in self._later if one.rpartition(".")[2] == name]:
                 remedy = f"did you mean {' or '.join(meant)}? Known besides: {', '.join(self)}."
                 raise UserError(field, problem, remedy)
-            known = self._later if "." in str(name) else self._choices
-            raise UserError(field, problem, nearest(str(name), known))
+            raise UserError(field, problem, nearest(name, self._later if "." in name else self))
         return self[name]
 
     def configured(self, section: Mapping[str, Any]) -> Choice:
