@@ -115,6 +115,9 @@ def test_a_linear_rate_of_such_a_rule_is_remarked_on():
     assert (
         prepare({**config, "lr_scaling": "linear", "rule": {"name": "sgd"}}, Parts()).remarks == ()
     )
+    for name, told in (("optax.adamw", 1), ("optax.sgd", 0)):
+        theirs = {**config, "lr_scaling": "linear", "rule": {"name": name}}
+        assert len(prepare(theirs, Parts()).remarks) == told
 
 
 # --- in lanes ------------------------------------------------------------------------------------

@@ -90,7 +90,8 @@ class Sweep:
             rates = settings_array(cohort, "scaling.power", config.scaling.get("power"))
             linear = config.lr_scaling == "linear" and all(p in (None, 1.0) for p in rates)
             rule = RULES.configured(config.rule)
-            if linear and not rule.needs and config.rule.name not in rules:
+            # Optimizers of optax are all given the loss, which few of them look at.
+            if linear and not rule.needs - {"value"} and config.rule.name not in rules:
                 with contextlib.suppress(Exception):  # a rule for other weights than a matrix
                     rules[config.rule.name] = ignores_scale(rule)
         names = ", ".join(name for name, ignores in rules.items() if ignores)
