@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+import xarray as xr
 from sweeps import same
 
 from sbt.cli import main
@@ -39,6 +40,13 @@ def experiment(tmp_path):
     return str(path)
 
 
+def equal(merged, plain):
+    """The same training to the bit; evaluations of another number of lanes may round otherwise."""
+    evaluated = ["test_loss"]
+    same(merged.drop_vars(evaluated), plain.drop_vars(evaluated))
+    xr.testing.assert_allclose(merged[evaluated].drop_attrs(), plain[evaluated].drop_attrs(), 1e-6)
+
+
 def test_parts_are_the_plain_sweep(experiment, tmp_path):
     directory = tmp_path / "whole"
     command = ["submit", experiment, "--workdir", str(directory), "--executor=local", "--parts=2"]
@@ -51,9 +59,9 @@ def test_parts_are_the_plain_sweep(experiment, tmp_path):
     exec(EXPERIMENT, namespace)
     plain = run(namespace["get_config"](), tmp_path / "plain")
     merged = load(directory)
-    same(merged, plain)
+    equal(merged, plain)
     assert json.loads(merged.attrs["config"]) == json.loads(plain.attrs["config"])
-    same(run(namespace["get_config"](), directory), plain)  # nothing is left to train
+    equal(run(namespace["get_config"](), directory), plain)  # nothing is left to train
     assert main(command) == 0  # nothing is left to submit
     assert json.loads((directory / "jobs.json").read_text())["jobs"] == jobs
 
