@@ -465,12 +465,12 @@ def _advise(arguments: argparse.Namespace) -> int:
     print(text(found), end="\n\n")
     with writing(directory, "the advice"):
         paths = write_advice(found, directory)
+    for path in paths:
+        print(path)
     if arguments.next is not None:
         path, following = Path(arguments.next), next_experiment(found, arguments.directory)
         with writing(path.parent, "the next experiment"):
-            paths.append(write_text(path, following))
-    for path in paths:
-        print(path)
+            print(write_text(path, following))
     return 0
 
 

@@ -103,15 +103,8 @@ def _chosen(section: str) -> Callable[[], Entries]:
 
     def entries() -> Entries:
         for name, choice in CONFIG_SECTIONS[section].items():
-            yield (
-                name,
-                (
-                    _said(choice.about),
-                    _numbers(choice.numbers),
-                    *_options(choice),
-                    choice.source,
-                ),
-            )
+            numbers = _numbers(choice.numbers)
+            yield name, (_said(choice.about), numbers, *_options(choice), choice.source)
 
     return entries
 

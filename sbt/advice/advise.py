@@ -1,6 +1,5 @@
 """From a finished grid to what to use: everything that it says, put together."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -125,7 +124,7 @@ class Advice:
     @property
     def own(self) -> tuple[str, ...]:
         """Parts of the sweep that no config holds: a module, a data set, a loss."""
-        return tuple(own_parts(json.loads(self.view.ds.attrs.get("parts") or "{}")))
+        return tuple(own_parts(self.view.parts))
 
     @property
     def text(self) -> str:

@@ -299,7 +299,7 @@ class Variant:
 
     def __str__(self) -> str:
         layout = "channels_last" if self.channels_last else "contiguous"
-        return layout if on_gpu() else f"{layout}, {self.threads} threads"
+        return layout if _on_gpu() else f"{layout}, {self.threads} threads"
 
 
 def torch_workload(task: Task, most_seconds: float, compiled: bool = False) -> Workload:
@@ -333,7 +333,7 @@ def torch_func_workload(task: Task, most_seconds: float) -> Workload:
 
 def usual_variants(layouts: Sequence[bool]) -> list[Variant]:
     """These memory formats (``channels_last`` or not) with one thread and with all."""
-    threads = (ALL_THREADS,) if on_gpu() else sorted({1, ALL_THREADS})
+    threads = (ALL_THREADS,) if _on_gpu() else sorted({1, ALL_THREADS})
     return list(itertools.starmap(Variant, itertools.product(layouts, threads)))
 
 
@@ -386,11 +386,11 @@ def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
     def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         with _autocast(task, device):
             logits = model(x)
-        return cross_entropy(logits, y)
+        return _loss(logits, y)
 
     forward: Callable[..., torch.Tensor] = loss_of
     if compiled:
-        mode = "reduce-overhead" if on_gpu() else None  # i.e. CUDA graphs
+        mode = "reduce-overhead" if _on_gpu() else None  # i.e. CUDA graphs
         forward = torch.compile(loss_of, dynamic=False, mode=mode)
 
     def start() -> Position:
@@ -441,7 +441,7 @@ def _ensemble(task: Task, variant: Variant) -> Workload:
             # By hand: autocast mixes dtypes in a batch norm under vmap, which refuses that.
             weights = {n: w.bfloat16() for n, w in weights.items()}
             x = x.bfloat16() if x.is_floating_point() else x
-        return cross_entropy(torch.func.functional_call(skeleton, weights, (x,)), y)
+        return _loss(torch.func.functional_call(skeleton, weights, (x,)), y)
 
     gradients = torch.func.vmap(torch.func.grad_and_value(loss_of))
 
@@ -488,7 +488,7 @@ def _adamw(
     return (first / (1 - rule["b1"] ** count)).div_(root).add_(w, alpha=rule["weight_decay"])
 
 
-def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy over the examples, and over the tokens of each."""
     return F.cross_entropy(logits.float().flatten(0, -2), y.flatten())
 
@@ -508,14 +508,14 @@ def tensors_of(task: Task, device: Any, channels_last: bool) -> tuple[torch.Tens
     return examples.to(device), labels.to(device), orders.to(device)
 
 
-def on_gpu() -> bool:
+def _on_gpu() -> bool:
     """Whether peers run on the GPU that sbt runs on."""
     return jax.default_backend() == "gpu" and torch.cuda.is_available()
 
 
 def torch_device() -> torch.device:
     """Where peers run."""
-    if on_gpu():
+    if _on_gpu():
         # As XLA does: TensorFloat-32 for products of float32 numbers, tuned convolutions.
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
@@ -530,13 +530,13 @@ def _autocast(task: Task, device: Any) -> Any:
 
 def wait() -> None:
     """Returns when the device has done what it was told."""
-    if on_gpu():
+    if _on_gpu():
         torch.cuda.synchronize()
 
 
 def _memory(run: Callable[[], Any]) -> int | None:
     """Most bytes that PyTorch holds on the GPU while it runs; the CPU's are not counted."""
-    if not on_gpu():
+    if not _on_gpu():
         return None
     torch.cuda.reset_peak_memory_stats()
     run()

@@ -161,7 +161,7 @@ def sweep_figure(
     view = _of_axes(view, first, second)
     ring = ""
     if best := view.best:
-        at = ", ".join(f"{wording.plain(a)} {wording.label(a, best.where[a])}" for a in axes)
+        at = wording.place({axis: best.where[axis] for axis in axes})
         chosen = " (by validation)" if view.validated else ""
         ring = f" Ring: best cell{chosen}, {view.score.text(best.value)} at {at}."
     return _scores(view, [(first, second), (second, first)], words, title, name, ring)
@@ -323,7 +323,7 @@ def learning_curves(
     if bool(ds["diverged"].any()):
         note += f" Cross: a seed diverged ({_ends(view.score)})."
     style.footnote(figure, note)
-    at = ", ".join(f"{wording.plain(a)} {wording.label(a, v)}" for a, v in fixed.items())
+    at = wording.place(fixed)
     words = f"{title}. " if title else ""
     words += f"{_panel_words(view.score, few, bool(held_out))} against the epoch"
     words += f", one curve per {wording.plain(curves)}" if curves else ""

@@ -41,8 +41,7 @@ def measured_figures(view: View) -> list[Drawing]:
     compared = _compared(view)
     if compared is None:
         fixed = view.at_best(*others)
-        at = {axis: value for axis, value in fixed.items() if axis in view.varying}
-        where = ", ".join(f"{wording.plain(a)} {wording.label(a, v)}" for a, v in at.items())
+        where = wording.place({axis: v for axis, v in fixed.items() if axis in view.varying})
         part = view.ds.sel(fixed)
     else:
         rows = []

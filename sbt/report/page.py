@@ -227,7 +227,7 @@ def _progress(view: View) -> str:
     words = f"{int(reported.notnull().sum())} of {reported.size} runs have results; "
     words += f"{diverged} diverged ({figures.counted(view.score)})."
     if best:
-        at = ", ".join(f"{wording.plain(a)} {wording.label(a, v)}" for a, v in best.where.items())
+        at = wording.place(best.where)
         cell = "Best cell by validation" if view.validated else "Best cell"
         cell += " so far, by its latest evaluations" * best.so_far
         words += f" {cell}: {view.score.text(best.value)}" + (f" at {at}." if at else ".")

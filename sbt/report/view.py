@@ -165,7 +165,7 @@ class View:
         The user's own module, data and rule stand where the config names what they replaced.
         """
         loaded = _mapping(self.ds.attrs.get("config"))
-        parts = _mapping(self.ds.attrs.get("parts"))
+        parts = self.parts
         data = [one for one in _mapping(parts.get("data")).values() if one.get("own")]
         own: dict[str, dict[str, Any]] = {}
         if module := _mapping(parts.get("module")):
@@ -180,6 +180,11 @@ class View:
             name = f"{rule.get('name')} (own rule)"
             own["rule"] = {**_mapping(loaded.get("rule")), "name": name}
         return {**loaded, **own}
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What the results keep of the user's own parts, see :mod:`sbt.fingerprint`."""
+        return _mapping(self.ds.attrs.get("parts"))
 
     def setting(self, path: str, default: Any = None) -> Any:
         """The config's value at a dotted path; ``default`` where it has none, or None."""

@@ -3,6 +3,7 @@
 Nothing is drawn here, so that verdicts and tables need no drawing library.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,11 @@ def plain(axis: str | None) -> str:
     """The axis in words without notation, for captions."""
     names = {"base_lr": "base learning rate", "bn_batch": "BN batch"}
     return names.get(axis or "", one_line((axis or "").replace("_", " ")))
+
+
+def place(where: Mapping[str, Any]) -> str:
+    """A place of a grid in words: ``batch size 8, base learning rate 2^-9``."""
+    return ", ".join(f"{plain(axis)} {label(axis, value)}" for axis, value in where.items())
 
 
 def guess_word(score: Score) -> str:

@@ -119,9 +119,9 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
 
     def example_loss(params: Any, example: jax.Array) -> jax.Array:
         if (cohort.facts.batch_statistics and training) or problem.mixes_examples:
-            chosen = config.evaluate.statistics == "batch"
-            field = "evaluate.statistics" if chosen else "model.bn_eval"
-            field = "measure.mode" if training else field
+            asked = config.evaluate.statistics == "batch"
+            usual = "evaluate.statistics" if asked else "model.bn_eval"
+            field = "measure.mode" if training else usual
             raise UserError(
                 f"config.{field}",
                 "single examples have no gradient of their own under batch statistics",
