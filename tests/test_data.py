@@ -445,9 +445,12 @@ def test_eval_batches_refuse_nothing(n, batch):
 # Sources
 
 
-def test_digits_are_those_of_scikit_learn():
+@pytest.mark.parametrize("file_is_there", [True, False])
+def test_digits_are_those_of_scikit_learn(file_is_there, monkeypatch):
     from sklearn.datasets import load_digits
 
+    if not file_is_there:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     dataset = load({"name": "digits"})
     assert dataset.train_images.shape == (1440, 8, 8, 1)
     assert dataset.test_images.shape == (357, 8, 8, 1)

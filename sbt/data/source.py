@@ -4,8 +4,10 @@ Everything ends as a `Dataset`. Nothing here runs on a device, and importing thi
 neither tensorflow_datasets nor scikit-learn (both are slow).
 """
 
+import importlib.util
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -166,15 +168,30 @@ def _refuse_length(wanted: Wanted, seq_len: int | None) -> None:
         raise UserError("config.data.seq_len", problem, "leave it out")
 
 
+def _digit_rows() -> np.ndarray:
+    """64 pixels and a label a row, from the file that ``load_digits`` reads.
+
+    scikit-learn is not imported for that: it would take most of a second, of a first sweep of ten.
+    Where a later version keeps the file elsewhere, it is asked.
+    """
+    found = importlib.util.find_spec("sklearn")
+    if found is not None and found.origin:
+        path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            return np.loadtxt(path, np.uint8, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return np.column_stack([bunch.data, bunch.target])
+
+
 @DATASETS.register("digits", source="scikit-learn, load_digits")
 def digits(wanted: Wanted) -> Dataset:
     """1797 images of 8×8×1 with values 0 .. 16, split 1440/357 at random within classes."""
     del wanted
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = bunch.images.astype(np.uint8)[..., None]  # integers 0 .. 16 stored as floats: exact
-    labels = bunch.target.astype(np.int32)
+    rows = _digit_rows()
+    images = rows[:, :-1].reshape(-1, 8, 8, 1).astype(np.uint8)  # integers 0 .. 16
+    labels = rows[:, -1].astype(np.int32)
     order = stratified_order(labels)
     train, test = order[:_DIGITS_TRAIN], order[_DIGITS_TRAIN:]
     splits = [(images[part], labels[part]) for part in (train, test)]

@@ -20,7 +20,7 @@ from sbt.checkpoint import unpack
 from sbt.data import purpose_key
 from sbt.measure.online import Online, new_epoch
 from sbt.models.check import zeros
-from sbt.parallel.mesh import LANE_AXIS, handed, put
+from sbt.parallel.mesh import LANE_AXIS, fetch, handed, put
 from sbt.sweep.feed import Round, make_feed
 from sbt.sweep.lanes import (
     Lanes,
@@ -51,7 +51,7 @@ class Engine:
       train: ``(state, lanes, epochs, firsts, ticks, fresh) -> state``; the old state is consumed.
         Of all lanes or of each: the epoch whose order it reads, where in it, and whether its
         metrics start at zero.
-      evaluate: ``(state, lanes) -> Evaluation`` of each split, per lane.
+      evaluate: ``(state, lanes) -> Evaluation`` of each split, per lane, on the host.
       lanes: how many, a multiple of the number of devices.
       in_flight: different epochs that the lanes may be in at a time.
       strategy: how lanes are executed.
@@ -230,9 +230,11 @@ def make_engine(
     def run_test(state: TrainState, lanes: Lanes) -> dict[str, evaluation.Evaluation]:
         hyper, found = placed_hyper(lanes), {}
         for split, compiled in compiled_tests.items():
-            parts = (compiled(state, hyper, part) for part in feed.rounds(split))
-            total = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts)
-            found[split] = evaluation.means(total)
+            parts = [compiled(state, hyper, part) for part in feed.rounds(split)]
+            # On the host: as operations of JAX, these few sums would be programs to compile.
+            with np.errstate(all="ignore"):  # a run that diverged may have any loss
+                total = functools.reduce(lambda a, b: jax.tree.map(np.add, a, b), fetch(parts))
+                found[split] = evaluation.means(total)
         return found
 
     return Engine(

@@ -214,7 +214,7 @@ class Loop:
         evaluation = None
         if self._evaluated(epoch):
             with self.records.timed("evaluate"):
-                evaluation = fetch(self.engine.evaluate(state, self.lanes))
+                evaluation = self.engine.evaluate(state, self.lanes)
         sums, diverged_at, consumed = fetch((state.sums, state.diverged_at, state.examples))
         for lane in lanes:
             seen = max(float(sums.examples[lane]), 1.0)
