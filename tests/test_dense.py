@@ -19,8 +19,12 @@ def loss_of(product):
     return lambda rows, matrix: jnp.sum(jnp.sin(product(rows, matrix)))
 
 
-@pytest.mark.parametrize("n", [1, dense.FEW_ROWS, dense.FEW_ROWS + 1])
-def test_gradients_equal_those_of_the_plain_product(x64, n):
+@pytest.mark.parametrize(
+    "n", [1, 2, 3, dense.OUTER_ROWS, dense.OUTER_ROWS + 1, 9, dense.SUMMED_ROWS + 1]
+)
+@pytest.mark.parametrize("near", [True, False])
+def test_gradients_equal_those_of_the_plain_product(x64, monkeypatch, n, near):
+    monkeypatch.setattr(dense, "NEAR_NUMBERS", dense.NEAR_NUMBERS if near else 0)
     rows, matrix = arrays(n)
     for which in ((0, 1), 0, 1):  # with the gradient of both, of the rows, of the matrix alone
         found, expected = (
@@ -30,7 +34,9 @@ def test_gradients_equal_those_of_the_plain_product(x64, n):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-13), found, expected)
 
 
-def test_second_derivatives_equal_those_of_the_plain_product(x64):
+@pytest.mark.parametrize("near", [True, False])
+def test_second_derivatives_equal_those_of_the_plain_product(x64, monkeypatch, near):
+    monkeypatch.setattr(dense, "NEAR_NUMBERS", dense.NEAR_NUMBERS if near else 0)
     rows, matrix = arrays(3, 4, 4)
 
     def along(product):
@@ -40,6 +46,13 @@ def test_second_derivatives_equal_those_of_the_plain_product(x64):
         return jax.jit(jax.grad(lambda m: jnp.sum(jax.grad(loss)(m) * jnp.cos(m))))(matrix)
 
     np.testing.assert_allclose(along(dense.product), along(jnp.dot), atol=1e-12)
+
+
+def test_half_precision_is_left_to_matrix_products(monkeypatch):
+    monkeypatch.setattr(dense, "NEAR_NUMBERS", 0)
+    rows, matrix = (a.astype(jnp.bfloat16) for a in arrays(3))
+    run = jax.make_jaxpr(jax.grad(loss_of(dense.product), (0, 1)))(rows, matrix)
+    assert sum(each.primitive.name == "dot_general" for each in run.eqns) == 3
 
 
 def test_lanes_equal_single_products(x64):

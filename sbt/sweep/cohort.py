@@ -21,6 +21,7 @@ ACCELERATOR_CAP = 512
 # Networks below so many operations per training example are bound by the start of operations, not
 # by arithmetic or memory: lanes share each operation, and g makes no difference.
 SMALL_FLOPS = 1.5e6
+DENSE_FLOPS = 8.0  # per example and weight, at most, of networks that use each weight once
 # Time of a tick that does not depend on g: the weights pass through memory so many times ...
 WEIGHT_PASSES = 4
 BYTES_PER_SECOND, FLOPS_PER_SECOND = 20e9, 60e9  # ... of one CPU core, roughly
@@ -51,6 +52,11 @@ class ModelFacts:
     def is_small(self) -> bool:
         """Whether starting operations takes longer than doing them."""
         return self.flops <= SMALL_FLOPS
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether an example uses each weight once: two operations, and twice as many back."""
+        return self.flops <= DENSE_FLOPS * self.parameters
 
 
 @dataclasses.dataclass(frozen=True)

@@ -415,7 +415,8 @@ def model_facts(problem: Problem, batch: int) -> ModelFacts:
 
     def step(params: Any, stats: Any, examples: Any, key: jax.Array) -> Any:
         batch = Batch(examples, key, jnp.zeros(()))
-        return gradients(objective, Hyper(key, 0, 0.0), params, stats, batch)
+        averages, *rest = gradients(objective, Hyper(key, 0, 0.0), params, stats, batch)
+        return averages(), rest
 
     def draws(key: jax.Array) -> Any:
         x = zeros(examples["x"])
@@ -515,6 +516,7 @@ def make_program(problem: Problem, cohort: Cohort, convolution: Any) -> Program:
         micro_batch=cohort.examples_per_tick,
         copies=copies,
         accumulates=cohort.accumulates,
+        one_loop=cohort.facts.is_dense and not cohort.accumulates,
         sharding=cohort.sharding,
         online=_online(problem, cohort),
         rounding=_rounding(problem, cohort),

@@ -42,8 +42,9 @@ class Averages(NamedTuple):
     extras: dict[str, Any]
 
 
-# Averages, mean loss, sums of the metrics.
-Found = tuple[Averages, jax.Array, dict[str, jax.Array]]
+# What gives the averages, mean loss, sums of the metrics. The gradient is taken where it is used:
+# inside the branch that updates the weights, XLA can make one loop of both.
+Found = tuple[Callable[[], Averages], jax.Array, dict[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _summed(task: Task, outputs: Any, examples: Examples) -> dict[str, jax.Array
 
 
 def gradients(objective: Objective, hyper: Hyper, params: Any, stats: Any, batch: Batch) -> Found:
-    """Mean gradient, new statistics and extras; mean loss; sums of the metrics.
+    """What gives mean gradient, new statistics and extras; mean loss; sums of the metrics.
 
     The loss that is returned is the objective's, over the examples that count; metrics are summed
     over all.
@@ -111,16 +112,16 @@ def gradients(objective: Objective, hyper: Hyper, params: Any, stats: Any, batch
     def loss_fn(params: Any, batch: Batch) -> tuple[jax.Array, tuple[Any, Any]]:
         return loss_of(lambda x: objective.forward(params, stats, x, batch.key), batch)
 
-    (value, (outputs, new_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
-    seen = extras.Seen(
-        params, batch, stats, lambda p, b: loss_fn(p, b)[0], value, grads, objective.sharding
-    )
-    found = extras.computed(objective.needs, seen)
-    return (
-        Averages(grads, new_stats, found),
-        value,
-        _summed(objective.task, outputs, batch.examples),
-    )
+    value, pull, (outputs, new_stats) = jax.vjp(lambda p: loss_fn(p, batch), params, has_aux=True)
+
+    def averages() -> Averages:
+        (grads,) = pull(jnp.ones_like(value))
+        seen = extras.Seen(
+            params, batch, stats, lambda p, b: loss_fn(p, b)[0], value, grads, objective.sharding
+        )
+        return Averages(grads, new_stats, extras.computed(objective.needs, seen))
+
+    return averages, value, _summed(objective.task, outputs, batch.examples)
 
 
 def _in_pieces(objective: Objective, hyper: Hyper, params: Any, stats: Any, batch: Batch) -> Found:
@@ -135,19 +136,21 @@ def _in_pieces(objective: Objective, hyper: Hyper, params: Any, stats: Any, batc
     pieces = jax.tree.map(lambda leaf: leaf.reshape(*cut, *leaf.shape[1:]), examples)
     losses, metrics = jax.lax.map(lambda piece: forward(params, piece), pieces)
     losses = losses.reshape(-1)
-    weights = sample_weights(losses, batch, objective.sample_of(hyper))
-    if weights is None:
-        weights = jnp.full_like(losses, 1 / losses.shape[0])
-    _, grads = accumulated_gradient(
-        lambda params, piece: forward(params, piece)[0],
-        params,
-        examples,
-        objective.pieces,
-        lambda _: weights,
-    )
+    chosen = sample_weights(losses, batch, objective.sample_of(hyper))
+    weights = jnp.full_like(losses, 1 / losses.shape[0]) if chosen is None else chosen
     value = jnp.sum(weights * losses)
-    found = {"value": value} if "value" in objective.needs else {}
-    return Averages(grads, stats, found), value, jax.tree.map(jnp.sum, metrics)
+
+    def averages() -> Averages:
+        _, grads = accumulated_gradient(
+            lambda params, piece: forward(params, piece)[0],
+            params,
+            examples,
+            objective.pieces,
+            lambda _: weights,
+        )
+        return Averages(grads, stats, {"value": value} if "value" in objective.needs else {})
+
+    return averages, value, jax.tree.map(jnp.sum, metrics)
 
 
 def drawn_gradients(
@@ -164,10 +167,14 @@ def drawn_gradients(
             batch.part(slice(half, None))._replace(key=jax.random.fold_in(batch.key, 4)),
         )
     )
-    found = {**first[0].extras, "second_gradient": second[0].grads}
-    if "value" in found:
-        found["value"] = (first[1] + second[1]) / 2
-    stats = jax.tree.map(lambda a, b: (a + b) / 2, first[0].stats, second[0].stats)
-    averages = Averages(first[0].grads, stats, found)
-    metrics = jax.tree.map(jnp.add, first[2], second[2])
-    return averages, (first[1] + second[1]) / 2, metrics
+    value = (first[1] + second[1]) / 2
+
+    def averages() -> Averages:
+        one, other = first[0](), second[0]()
+        found = {**one.extras, "second_gradient": other.grads}
+        if "value" in found:
+            found["value"] = value
+        stats = jax.tree.map(lambda a, b: (a + b) / 2, one.stats, other.stats)
+        return Averages(one.grads, stats, found)
+
+    return averages, value, jax.tree.map(jnp.add, first[2], second[2])

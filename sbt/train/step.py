@@ -46,6 +46,8 @@ class Program:
       copies: inputs made of each example.
       accumulates: whether some lane needs several ticks for an update; else the accumulators are
         left out.
+      one_loop: whether the gradient is taken in the branch that updates the weights, where XLA:CPU
+        makes one loop of both; it then keeps all that the gradient needs of the forward pass.
       sharding: of every batch over devices.
       online: sums that training carries along; none, and nothing is added.
     """
@@ -59,6 +61,7 @@ class Program:
     micro_batch: int
     copies: int = 1
     accumulates: bool = True
+    one_loop: bool = False
     sharding: Sharding = ONE_DEVICE
     online: tuple[Online, ...] = ()
     rounding: Callable[[Any, jax.Array], Any] = ROUNDINGS["none"]
@@ -142,12 +145,16 @@ def micro_step(
     rule_key = jax.random.fold_in(purpose_key(hyper.key, "rule"), state.updates)
     point = evaluation_point(rule, state.params, state.opt_state, rule_key)
     batch = Batch(examples, key, progress, now.batch_size)
-    new, loss, metrics = drawn_gradients(program.objective, hyper, point, state.stats, batch)
+    averages, loss, metrics = drawn_gradients(program.objective, hyper, point, state.stats, batch)
     loss, metrics = program.sharding.metrics(loss, metrics)
     sound = jnp.isfinite(loss) & (state.diverged_at < 0)
-    state = _counted(program, state, new, loss, metrics, sound)
+    state = _counted(program, state, loss, metrics, sound)
 
-    def update(average: Averages) -> TrainState:
+    def seen(new: Averages) -> TrainState:
+        observed = seen_tick(program.online, state.observed, new.grads, loss, sound)
+        return state._replace(observed=observed)
+
+    def update(state: TrainState, average: Averages) -> TrainState:
         average = program.sharding.mean_of_batch(average, progress)
         updates, opt_state = rule.update(
             average.grads, state.opt_state, state.params, key=rule_key, **average.extras
@@ -168,20 +175,27 @@ def micro_step(
             examples=state.examples + now.batch_size * program.draws,
         )
 
+    def whole(new: Averages) -> TrainState:
+        return update(seen(new), new)
+
+    if program.one_loop:
+        return lax.cond(sound, lambda: whole(averages()), lambda: state)
+    new = averages()
     if not program.accumulates:
-        return jax.tree.map(lambda a, b: jnp.where(sound, a, b), update(new), state)
+        # Chosen number by number instead, weights and what the rule keeps would each be computed
+        # from the old of both, and XLA:CPU would copy them all at every tick.
+        return lax.cond(sound, lambda: whole(new), lambda: state)
     # A frozen lane accumulates nothing more, so that nothing in it changes.
     count = jnp.where(sound, state.accumulated + 1, state.accumulated)
     average = _accumulated(state.average, new, count, sound)
-    state = state._replace(average=average, accumulated=count)
+    after = seen(new)._replace(average=average, accumulated=count)
     complete = sound & (count * program.micro_batch >= now.batch_size)
-    return lax.cond(complete, lambda: update(average), lambda: state)
+    return lax.cond(complete, lambda: update(after, average), lambda: after)
 
 
 def _counted(
     program: Program,
     state: TrainState,
-    new: Averages,
     loss: jax.Array,
     metrics: Mapping[str, jax.Array],
     sound: jax.Array,
@@ -201,8 +215,7 @@ def _counted(
         ),
         examples=state.sums.examples + counted * program.tick,
     )
-    observed = seen_tick(program.online, state.observed, new.grads, loss, sound)
-    return state._replace(diverged_at=diverged_at, sums=sums, observed=observed)
+    return state._replace(diverged_at=diverged_at, sums=sums)
 
 
 def _accumulated(means: Averages, new: Averages, count: jax.Array, sound: jax.Array) -> Averages:
