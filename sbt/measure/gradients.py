@@ -18,7 +18,15 @@ from jax.typing import ArrayLike
 from sbt.errors import UserError
 from sbt.measure.registry import MEASUREMENTS, Found, Labelled, Subject
 from sbt.measure.split import over_split, split_size, sum_over_batches
-from sbt.measure.trees import Where, checked_count, checked_key, surface
+from sbt.measure.trees import (
+    Where,
+    as_loss,
+    check_finite,
+    checked_count,
+    checked_key,
+    parts_of,
+    surface,
+)
 from sbt.optim.sample_rule import Average, discard_weights
 from sbt.ranges import BELOW_ONE, COUNT, Range
 
@@ -81,24 +89,38 @@ def example_gradient_moments(
       <https://doi.org/10.1080/00031305.1983.10483115>`_, 1983
     """
     size = split_size(examples, chunk, "chunk")
-    at = surface(example_loss, params, where, field="example_loss", implementation="im2col")
+    loss = as_loss(example_loss, "example_loss", "im2col")
+    check_finite(params)
+    chosen, fill = parts_of(params, where)
     examples = jax.tree.map(jnp.asarray, examples)
     length = min(chunk, size)
     full, rest = divmod(size, length)
-    gradients = jax.vmap(jax.grad(at.loss), in_axes=(None, 0))
+    # By leaf, since assembling a vector of all would take longer than the gradients.
+    gradients = jax.vmap(jax.grad(lambda parts, x: loss(fill(parts), x)), in_axes=(None, 0))
 
-    def of_chunk(start: Any, length: int) -> Moments:
+    def of_chunk(start: Any, length: int) -> list[Moments]:
         part = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, length), examples)
-        g = gradients(at.point, part)
-        return Moments(jnp.mean(g, axis=0), jnp.var(g, axis=0), jnp.asarray(length, g.dtype))
+        return [
+            Moments(jnp.mean(g, axis=0), jnp.var(g, axis=0), jnp.asarray(length, g.dtype))
+            for g in gradients(chosen, part)
+        ]
 
-    def merge(i: jax.Array, total: Moments) -> Moments:
-        return _merged(total, of_chunk(i * length, length))
+    def merge(i: jax.Array, total: list[Moments]) -> list[Moments]:
+        return merged(total, of_chunk(i * length, length))
+
+    def merged(total: list[Moments], more: list[Moments]) -> list[Moments]:
+        return [_merged(a, b) for a, b in zip(total, more, strict=True)]
 
     total = of_chunk(0, length)
     if full > 1:
         total = lax.fori_loop(1, full, merge, total)
-    return _merged(total, of_chunk(full * length, rest)) if rest else total
+    if rest:
+        total = merged(total, of_chunk(full * length, rest))
+    mean, variance = (
+        jnp.concatenate([leaf.ravel() for leaf in leaves])
+        for leaves in ([m.mean for m in total], [m.variance for m in total])
+    )
+    return Moments(mean, variance, total[0].examples)
 
 
 def _merged(a: Moments, b: Moments) -> Moments:

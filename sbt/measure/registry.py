@@ -58,8 +58,10 @@ class Labelled:
 Found = dict[str, Labelled]  # by variable
 
 
-# Per-example gradients that are held at a time, as numbers (256 MB in float32).
-EXAMPLE_GRADIENT_NUMBERS = 2**26
+# Per-example gradients that are held at a time, as numbers, on a CPU and elsewhere (256 MB in
+# float32). What leaves a CPU's cache costs it more than it saves: 64 examples of the digits convnet
+# at a time, but one of the reduced AlexNet, where a hundred at a time took nine times as long.
+EXAMPLE_GRADIENT_NUMBERS = {True: 2**17, False: 2**26}
 
 
 class Rule(NamedTuple):
@@ -98,6 +100,7 @@ class Subject:
       batch_size: m of the run, may be traced.
       micro_batch: g, examples of a gradient of its training; m is a multiple.
       where: the parameters that count, see :data:`sbt.measure.Where`.
+      on_cpu: whether the run is measured on one.
       rule: of the run in training; None for a measurement that does not register
         ``needs=(RULE_STATE,)``.
     """
@@ -115,6 +118,7 @@ class Subject:
     batch_size: Any = 1
     micro_batch: int = 1
     where: Where = None
+    on_cpu: bool = False
     rule: Rule | None = None
 
     @property
@@ -137,7 +141,8 @@ class Subject:
     @property
     def chunk(self) -> int:
         """Examples whose single gradients are held at a time."""
-        return max(1, min(self.batch, 64, EXAMPLE_GRADIENT_NUMBERS // max(1, self.size)))
+        numbers = EXAMPLE_GRADIENT_NUMBERS[self.on_cpu]
+        return max(1, min(self.batch, 64, numbers // max(1, self.size)))
 
 
 # --- the registry --------------------------------------------------------------------------------

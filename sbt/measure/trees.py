@@ -212,21 +212,38 @@ def ravel(params: Any, where: Where = None) -> tuple[jax.Array, Callable[[jax.Ar
       >>> print(vector, unravel(2 * vector)['bias'], unravel(2 * vector)['kernel'].ravel())
       [1. 1.] [0. 0.] [2. 2.]
     """
+    parts, fill = parts_of(params, where)
+
+    def unravel(vector: jax.Array) -> Any:
+        filled, start = [], 0
+        for part in parts:
+            filled.append(vector[start : start + part.size].reshape(part.shape))
+            start += part.size
+        return fill(filled)
+
+    return jnp.concatenate([part.ravel() for part in parts]), unravel
+
+
+def parts_of(
+    params: Any, where: Where = None
+) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
+    """Selected leaves as :func:`ravel` takes them, before they are one vector, and the way back.
+
+    Raises:
+      UserError: if nothing is selected.
+    """
     leaves, structure = jax.tree.flatten(params)
     taken = [i for i, (_, chosen) in enumerate(selected(params, where)) if chosen]
     # The widest of them; joining dtypes is left to no promotion rule.
     dtype = max((wide(jnp.result_type(leaves[i])) for i in taken), key=lambda d: jnp.finfo(d).bits)
-    vector = jnp.concatenate([jnp.ravel(leaves[i]).astype(dtype) for i in taken])
 
-    def unravel(vector: jax.Array) -> Any:
-        filled, start = list(leaves), 0
-        for i in taken:
-            shape, size = np.shape(leaves[i]), np.size(leaves[i])
-            filled[i] = vector[start : start + size].reshape(shape)
-            start += size
+    def fill(parts: list[jax.Array]) -> Any:
+        filled = list(leaves)
+        for i, part in zip(taken, parts, strict=True):
+            filled[i] = part
         return jax.tree.unflatten(structure, filled)
 
-    return vector, unravel
+    return [jnp.asarray(leaves[i]).astype(dtype) for i in taken], fill
 
 
 class Surface(NamedTuple):

@@ -31,7 +31,7 @@ NEAR_NUMBERS = 2**17
 # Most rows that are multiplied one by one with such a matrix, and with a larger one; most that are
 # as a sum with a larger one.
 SINGLE_ROWS = {True: 8, False: 2}
-SUMMED_ROWS = 64
+SUMMED_ROWS = 8
 # Most rows whose outer products are added up within the update of a larger matrix.
 OUTER_ROWS = 4
 
