@@ -220,8 +220,8 @@ class Loop:
             seen = max(float(sums.examples[lane]), 1.0)
             means = {"loss": sums.loss, **sums.metrics}
             values = self._told("train", {n: float(v[lane]) / seen for n, v in means.items()})
-            for split, found in (evaluation or {}).items():
-                means = {"loss": found.loss, **found.metrics}
+            for split, tested in (evaluation or {}).items():
+                means = {"loss": tested.loss, **tested.metrics}
                 values |= self._told(split, {n: float(v[lane]) for n, v in means.items()})
             at = int(diverged_at[lane])
             losses = [values[f"{split}_loss"] for split in evaluation or ()]

@@ -322,7 +322,7 @@ def _measure_lanes(
         return lax.cond(sound, values, nothing)
 
     size, at_once = len(used), nets_at_once(placed, name)
-    if at_once >= size:
+    if at_once > 1 and at_once >= size:
         at_once = 0
     # Groups are filled up with lanes that are no runs: one of another size would be a program of
     # its own, which rounds differently.
