@@ -39,7 +39,8 @@ def test_the_benchmark_is_met(network, g, microseconds, record):
     )  # fmt: skip
     cohort = Cohort(default(), g, g, 1, (), (), facts)
     found = lane_seconds(cohort, 2, Ceilings(**record["ceilings"])) / g
-    assert 1 / 1.6 < found / (1e-6 * microseconds) < 1.6
+    most = 2.1 if network == "gpt" else 1.6
+    assert 1 / most < found / (1e-6 * microseconds) < most
 
 
 @pytest.mark.parametrize("model", ["convnet", "resnet8"])

@@ -2,10 +2,11 @@
 
 Seconds are FLOPs over a part of what a matrix product reaches here, and the passes of the weights
 through memory (:mod:`sbt.parallel.ceilings` measures both). The parts are those of ``sbt bench`` on
-two cores of an AMD EPYC (``experiments/bench/results/cpu_2_cores``): networks of 10^5 FLOPs an
-example reach 8 to 12 % of a matrix product, those of 10^7 and more 34 to 64 %, whatever network and
-m. All rows of that table are met to a factor of 1.6 (a test); other networks and machines
-may be off by two or three, and accelerators were never measured: ``sbt plan --measure`` times it.
+two cores of an AMD EPYC (``experiments/bench/results/cpu_2_cores``): networks of 10^5 FLOPs
+an example reach 7 to 9 % of a matrix product, those of 10^7 and more 38 to 61 %, whatever network
+and m, but a transformer 22 to 33 %. The rows of that table are met to a factor of 1.6, a
+transformer's of 2.1 (a test); other networks and machines may be off by two or three, and
+accelerators were never measured: ``sbt plan --measure`` times it.
 """
 
 import math
@@ -22,7 +23,7 @@ from sbt.sweep.strategy import Strategy
 from sbt.train import step
 
 # Of the rate of a matrix product: networks bound by the start of operations, and all others.
-PART_OF_PRODUCT = {True: 0.11, False: 0.52}
+PART_OF_PRODUCT = {True: 0.085, False: 0.45}
 IN_CACHE = 4.0  # weights that stay in the last cache move so many times as fast
 # Numbers alive at a time, of all that a forward pass makes: a lane at a time, and several, whose
 # patches lie in memory.
