@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from sbt.config import default
+from sbt.experiment import load_experiment
 from sbt.parallel import ceilings
 from sbt.parallel.ceilings import Ceilings, machine_ceilings
 from sbt.sweep import preview
 from sbt.sweep.cohort import Cohort, ModelFacts
 from sbt.sweep.estimate import lane_seconds
 
-BENCH = Path(__file__).parents[1] / "experiments/bench/results/cpu_2_cores/bench.json"
+ROOT = Path(__file__).parents[1]
+BENCH = ROOT / "experiments/bench/results/cpu_2_cores/bench.json"
 MACHINE = Ceilings({"float32": 1e11}, {"float32": 1e11}, 1e10, 2**25)
 
 
@@ -41,6 +43,16 @@ def test_the_benchmark_is_met(network, g, microseconds, record):
     found = lane_seconds(cohort, 2, Ceilings(**record["ceilings"])) / g
     most = 2.1 if network == "gpt" else 1.6
     assert 1 / most < found / (1e-6 * microseconds) < most
+
+
+@pytest.mark.parametrize(("runs", "seconds"), [(10_000, 2.9), (100_000, 26.0)])
+def test_grids_of_a_tiny_network_are_met(runs, seconds, monkeypatch):
+    """What starting operations costs, of the seconds of training that docs/speed.md has."""
+    record = json.loads(BENCH.read_text())
+    monkeypatch.setattr(preview, "machine_ceilings", lambda: Ceilings(**record["ceilings"]))
+    config, _ = load_experiment(f"{ROOT}/experiments/many_runs.py:{runs}")
+    (guess,) = preview.preview(config)
+    assert 1 / 2 < guess.seconds / seconds < 2
 
 
 @pytest.mark.parametrize("model", ["convnet", "resnet8"])

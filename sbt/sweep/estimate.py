@@ -1,7 +1,7 @@
 """What a cohort will cost, from counts of its operations: nothing is compiled.
 
-Seconds are FLOPs over a part of what a matrix product reaches here, and the passes of the weights
-through memory (:mod:`sbt.parallel.ceilings` measures both). The parts are those of ``sbt bench`` on
+Seconds are FLOPs over a part of what a matrix product reaches here, the passes of the weights
+through memory (:mod:`sbt.parallel.ceilings` measures both), and the start of operations. The parts are those of ``sbt bench`` on
 two cores of an AMD EPYC (``experiments/bench/results/cpu_2_cores``): networks of 10^5 FLOPs
 an example reach 7 to 9 % of a matrix product, those of 10^7 and more 38 to 61 %, whatever network
 and m, but a transformer 22 to 33 %. The rows of that table are met to a factor of 1.6, a
@@ -25,6 +25,9 @@ from sbt.train import step
 # Of the rate of a matrix product: networks bound by the start of operations, and all others.
 PART_OF_PRODUCT = {True: 0.085, False: 0.45}
 IN_CACHE = 4.0  # weights that stay in the last cache move so many times as fast
+# Seconds in which a device starts what belongs to an operation of a forward pass, backward and
+# update included: at every tick, once for the lanes that it covers.
+START_SECONDS_PER_OPERATION = 1e-6
 # Numbers alive at a time, of all that a forward pass makes: a lane at a time, and several, whose
 # patches lie in memory.
 ALIVE = {True: 0.27, False: 0.8}
@@ -71,7 +74,8 @@ def estimate(
     arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(placed.arrays))
     return Costs(
         lanes=lanes,
-        tick_seconds=lanes * lane_seconds(cohort, at_once * placed.mesh.size, ceilings),
+        tick_seconds=lanes * lane_seconds(cohort, at_once * placed.mesh.size, ceilings)
+        + math.ceil(own / at_once) * START_SECONDS_PER_OPERATION * forward.operations,
         # A loop over lanes holds those that it has read beside those that it has written.
         bytes_per_device=int(arrays + 2 * own * state + at_once * (batches + state)),
         compile_seconds=COMPILE_SECONDS + COMPILE_SECONDS_PER_OPERATION * forward.operations,
