@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sbt.config import default
-from sbt.experiment import load_experiment
 from sbt.parallel import ceilings
 from sbt.parallel.ceilings import Ceilings, machine_ceilings
 from sbt.sweep import preview
@@ -45,14 +47,25 @@ def test_the_benchmark_is_met(network, g, microseconds, record):
     assert 1 / most < found / (1e-6 * microseconds) < most
 
 
+TWO_DEVICES = """
+import json, sys
+from sbt.experiment import load_experiment
+from sbt.parallel.ceilings import Ceilings
+from sbt.sweep import preview
+record, spec = sys.argv[1:]
+known = Ceilings(**json.load(open(record))["ceilings"])
+preview.machine_ceilings = lambda: known
+print(preview.preview(load_experiment(spec).config)[0].seconds)
+"""
+
+
 @pytest.mark.parametrize(("runs", "seconds"), [(10_000, 2.9), (100_000, 26.0)])
-def test_grids_of_a_tiny_network_are_met(runs, seconds, monkeypatch):
-    """What starting operations costs, of the seconds of training that docs/speed.md has."""
-    record = json.loads(BENCH.read_text())
-    monkeypatch.setattr(preview, "machine_ceilings", lambda: Ceilings(**record["ceilings"]))
-    config, _ = load_experiment(f"{ROOT}/experiments/many_runs.py:{runs}")
-    (guess,) = preview.preview(config)
-    assert 1 / 2 < guess.seconds / seconds < 2
+def test_grids_of_a_tiny_network_are_met(runs, seconds):
+    """By what starting operations costs; docs/speed.md has the seconds, of two devices."""
+    command = [sys.executable, "-c", TWO_DEVICES, BENCH, f"experiments/many_runs.py:{runs}"]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert 1 / 1.6 < float(done.stdout.split()[-1]) / seconds < 1.6
 
 
 @pytest.mark.parametrize("model", ["convnet", "resnet8"])
