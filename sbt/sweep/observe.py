@@ -92,7 +92,7 @@ def make_subject(placed: Placed, run: Trained, arrays: Any, key: jax.Array) -> S
     # Lane after lane on a CPU the form made for it; several at a time, or small ones, matrix
     # products: a Hessian product of the digits network takes a third of the time by them.
     large_form: Implementation = "packed" if on_cpu else "direct"
-    small = config.measure.at_once not in (None, 1) or (on_cpu and cohort.facts.is_small)
+    small = config.measure.at_once != 1 or (on_cpu and cohort.facts.is_small)
     usual_form: Implementation = "im2col" if small else large_form
 
     def outputs(
@@ -208,9 +208,6 @@ def _shapes(placed: Placed, with_rule: bool) -> Trained:
 # --- all lanes -----------------------------------------------------------------------------------
 
 
-SMALL_AT_ONCE = 4
-
-
 @dataclasses.dataclass
 class Observer:
     """Compiled measurements for some lanes of one cohort.
@@ -301,7 +298,7 @@ def make_observer(placed: Placed, size: int) -> Observer:
 def _measure_lanes(
     placed: Placed, name: str, runs: Trained, used: jax.Array, arrays: Any, key: jax.Array
 ) -> dict[str, jax.Array]:
-    """Values of a device's lanes by variable, :func:`nets_at_once` lanes at a time.
+    """Values of a device's lanes by variable, ``config.measure.at_once`` lanes at a time.
 
     NaN where a lane is no run, or its weights are not finite.
     """
@@ -321,30 +318,5 @@ def _measure_lanes(
 
         return lax.cond(sound, values, nothing)
 
-    size, at_once = len(used), nets_at_once(placed, name)
-    if at_once > 1 and at_once >= size:
-        at_once = 0
-    # Groups are filled up with lanes that are no runs: one of another size would be a program of
-    # its own, which rounds differently.
-    missing = -size % (at_once or size)
-    filled = jax.tree.map(
-        lambda leaf: leaf[jnp.minimum(jnp.arange(size + missing), size - 1)], runs
-    )
-    found = over_lanes(Strategy(at_once, "direct"), lane)(
-        filled if missing else runs, jnp.pad(used, (0, missing))
-    )
-    return jax.tree.map(lambda leaf: leaf[:size], found)
-
-
-def nets_at_once(placed: Placed, name: str) -> int:
-    """Lanes of a device that a measurement takes at a time; 0: all.
-
-    By default, several of a small network on CPU, where it pays: the digits convnet's Hessian
-    products and sharpness take half the time four at a time, gradients of single examples longer.
-    """
-    asked = placed.cohort.config.measure.at_once
-    if asked is not None:
-        return int(asked)
-    small = placed.platform == "cpu" and placed.cohort.facts.is_small
-    heavy = MEASUREMENTS[name].facts.get("cost") == "heavy"
-    return SMALL_AT_ONCE if small and heavy else 1
+    at_once = placed.cohort.config.measure.at_once
+    return over_lanes(Strategy(at_once, "direct"), lane)(runs, used)
