@@ -171,8 +171,8 @@ def _refuse_length(wanted: Wanted, seq_len: int | None) -> None:
 def _digit_rows() -> np.ndarray:
     """64 pixels and a label a row, from the file that ``load_digits`` reads.
 
-    scikit-learn is not imported for that: it would take most of a second, of a first sweep of ten.
-    Where a later version keeps the file elsewhere, it is asked.
+    scikit-learn is not imported for that, which takes most of a second; but where a version of it
+    keeps the file elsewhere, it is asked.
     """
     found = importlib.util.find_spec("sklearn")
     if found is not None and found.origin:

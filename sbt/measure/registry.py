@@ -60,7 +60,7 @@ Found = dict[str, Labelled]  # by variable
 
 # Per-example gradients that are held at a time, as numbers, on a CPU and elsewhere (256 MB in
 # float32). What leaves a CPU's cache costs it more than it saves: 64 examples of the digits convnet
-# at a time, but one of the reduced AlexNet, where a hundred at a time took nine times as long.
+# at a time, but one of the reduced AlexNet, where 64 at a time took nine times as long.
 EXAMPLE_GRADIENT_NUMBERS = {True: 2**17, False: 2**26}
 
 

@@ -26,10 +26,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# A matrix of so many numbers stays in a cache close by: rows are cheap to take one by one.
+# A matrix of fewer numbers stays in a cache close by: rows are cheap to take one by one.
 NEAR_NUMBERS = 2**17
-# Most rows that are multiplied one by one with such a matrix, and with a larger one; most that are
-# as a sum with a larger one.
+# Most rows that are multiplied one by one with such a matrix (True), and with a larger one; most
+# that are as a sum with a larger one. XLA:CPU makes a fast loop of that sum where a network is
+# trained, but a slow one in products with the Hessian (F1, 64 rows: eight times as long), which
+# come with many rows: hence no more than gain much.
 SINGLE_ROWS = {True: 8, False: 2}
 SUMMED_ROWS = 8
 # Most rows whose outer products are added up within the update of a larger matrix.
