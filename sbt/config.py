@@ -156,7 +156,11 @@ FIELDS: dict[str, Field] = {
         "evaluation", "the network as in evaluation or training", ("evaluation", "training")
     ),
     "measure.seed": _whole(0, "of directions and batches, the same for all runs", SEED),
-    "measure.at_once": _whole(1, "lanes of a device measured at a time; 0: all", Range(0, 2**20)),
+    "measure.at_once": _whole(
+        None,
+        "lanes of a device measured at a time; 0: all, None: by model and device",
+        Range(0, 2**20),
+    ),
     "checkpoint.minutes": _number(5.0, "between checkpoints of a running pass", Range(0, 1e6)),
     "checkpoint.keep": _whole(2, "checkpoints that are kept", Range(1, 10**4)),
     "checkpoint.final_weights": _switch(False, "keep the trained weights of every run"),

@@ -25,7 +25,7 @@ from sbt.bench.workload import (
     Workload,
 )
 from sbt.sweep.lanes import make_lanes
-from sbt.sweep.observe import make_observer
+from sbt.sweep.observe import make_observer, nets_at_once
 from sbt.sweep.problem import Placed
 from sbt.sweep.strategy import Strategy, parse
 
@@ -79,7 +79,7 @@ def measuring_workload(
       Skip: see :func:`trained`.
     """
     nets = trained(setting.network, count, setting.examples)
-    own = nets.placed.cohort.config.measure.at_once
+    own = nets_at_once(nets.placed, setting.measurement)
     at_once = parse(setting.strategy, "auto", Strategy(own, "direct")).at_once
     named = dataclasses.replace(setting, strategy=str(Strategy(at_once, "direct")).split("/")[0])
     if named in known:

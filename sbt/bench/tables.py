@@ -431,8 +431,8 @@ def _measured_page(record: Record) -> list[str]:
         f"Seconds per net and measurement on {examples} examples, median (min-max) of interleaved "
         "repeats, in evaluation mode, of nets after one epoch of training. sbt: the program that "
         "a sweep and sbt measure run for so many nets at once, from weights on the host to values "
-        "on the host; own choice: with as many nets to an operation as config.measure.at_once has "
-        "by itself. Peers: a PyTorch loop over the same nets, whose modules stand ready; "
+        "on the host; own choice: with as many nets to an operation as sbt takes by itself. "
+        "Peers: a PyTorch loop over the same nets, whose modules stand ready; "
         "torch: plain autograd, curvlinops: its HessianLinearOperator; each with the memory "
         "format, threads and examples at a time that a probe found best. A loop takes one net "
         "after the other with threads inside its operations; sbt spreads nets over the devices.",

@@ -211,7 +211,7 @@ class Measuring:
       lanes: nets that a call measures; peers measure one after another.
       examples: that each net is measured on.
       strategy: of sbt, how many nets one operation covers (``map``, ``vmap``, ``map:16``, or
-        ``auto``: what ``config.measure.at_once`` is by itself), empty for the rest.
+        ``auto``: what sbt takes by itself), empty for the rest.
     """
 
     network: str

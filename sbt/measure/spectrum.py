@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sbt.errors import UserError
+from sbt.lapack import one_by_one
 from sbt.measure.registry import MEASUREMENTS, STEPS, Found, Labelled, Subject
 from sbt.measure.trees import Loss, Where, checked_count, checked_key, dot, surface
 from sbt.optim.base import one_of
@@ -132,7 +133,7 @@ def ritz(tridiagonal: Tridiagonal) -> Ritz:
     """Eigenpairs of the tridiagonal matrix, with residuals and quadrature weights."""
     beta = tridiagonal.off_diagonal
     matrix = jnp.diag(tridiagonal.diagonal) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1)
-    values, vectors = jnp.linalg.eigh(matrix)
+    values, vectors = one_by_one(jnp.linalg.eigh)(matrix)
     rounding = float(jnp.finfo(values.dtype).eps) * jnp.max(jnp.abs(values))
     residuals = jnp.abs(beta[-1] * vectors[-1]) + rounding
     return Ritz(values, residuals, jnp.square(vectors[0]), vectors)

@@ -12,6 +12,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
 from sbt.errors import UserError, shown
+from sbt.lapack import one_by_one
 from sbt.measure.trees import checked_count, checked_key, dot
 from sbt.optim.base import one_of
 
@@ -161,7 +162,7 @@ def random_subspace(
     gram = over_blocks(lambda a, _: dot(a.T, a), jnp.zeros(parameters, dtype))
     unit = 1 / jnp.sqrt(jnp.diagonal(gram)) if scale == "columns" else jnp.ones(directions, dtype)
     # The inverse is formed once, for any number of lanes; refinement makes up for its rounding.
-    inverse = jnp.linalg.inv(gram * unit[:, None] * unit[None, :])
+    inverse = one_by_one(jnp.linalg.inv)(gram * unit[:, None] * unit[None, :])
 
     def out(z: jax.Array) -> jax.Array:
         z = unit * z

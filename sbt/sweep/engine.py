@@ -8,6 +8,7 @@ those of data parallelism, which :mod:`sbt.train.shards` names.
 import dataclasses
 import functools
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from sbt.checkpoint import unpack
 from sbt.data import purpose_key
+from sbt.lapack import decomposes_batches
 from sbt.measure.online import Online, new_epoch
 from sbt.models.check import zeros
 from sbt.parallel.mesh import LANE_AXIS, fetch, handed, put
@@ -189,13 +191,23 @@ def make_engine(
     state_shape = state_shapes(jax.eval_shape(jit_init, *first), states, mesh)
     arrays_shape, orders_shape, parts_shape = feed.shapes()
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
-    compiled_train = jit_train.lower(
+    lowered_train = jit_train.lower(
         state_shape, hyper, slots, arrays_shape, orders_shape, slots, slots, used, number, number
-    ).compile(compiler_options)
-    compiled_tests = {
-        split: jit_test.lower(state_shape, hyper, shape).compile()
-        for split, shape in parts_shape.items()
+    )
+    lowered_tests = {
+        split: jit_test.lower(state_shape, hyper, shape) for split, shape in parts_shape.items()
     }
+    if on_cpu and any(map(decomposes_batches, (lowered_train, *lowered_tests.values()))):
+        if strategy.at_once != 1:
+            feed.close()
+            return make_engine(placed, size, one_at_a_time(placed, strategy), compiler_options)
+        warnings.warn(
+            "the rule or the model decomposes batches of matrices, in which LAPACK can stand still "
+            "on a CPU: decompose one after another (jax.lax.map) if training does not go on",
+            stacklevel=2,
+        )
+    compiled_train = lowered_train.compile(compiler_options)
+    compiled_tests = {split: lowered.compile() for split, lowered in lowered_tests.items()}
     seconds = time.perf_counter() - started
 
     @functools.lru_cache(maxsize=1)  # the lanes stay the same for many epochs
@@ -253,6 +265,18 @@ def make_engine(
         most_ticks=feed.most_ticks,
         close=feed.close,
     )
+
+
+def one_at_a_time(placed: Placed, strategy: Strategy) -> Strategy:
+    """A strategy that hands LAPACK no lanes at once; told where the config names another."""
+    chosen = Strategy(1, strategy.convolution)
+    if placed.cohort.config.engine.strategy not in ("auto", "measure"):
+        warnings.warn(
+            f"{chosen} in place of {strategy}: the rule or the model decomposes matrices, and "
+            "LAPACK can stand still on those of several lanes",
+            stacklevel=3,
+        )
+    return chosen
 
 
 def _bytes(compiled: Any) -> int:
