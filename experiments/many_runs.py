@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from sbt.config import default
 from sbt.errors import UserError
 
-VARIANTS = ("", "100", "10000", "100000")
+VARIANTS = ("", "100", "10000", "100000", "1000000")
 BATCH_SIZES, RATES = (1, 2, 4, 8, 16), tuple(2.0 ** (-k / 4) for k in range(20))
 
 
