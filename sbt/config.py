@@ -133,7 +133,7 @@ FIELDS: dict[str, Field] = {
     ),
     "engine.strategy": _text("auto", "auto, measure, vmap, map, or map:<lanes at once>"),
     "engine.convolution": _text("auto", "how convolutions run", ("auto", *IMPLEMENTATIONS)),
-    "engine.lanes": _whole(None, "at most so many in one pass; None: what fits"),
+    "engine.lanes": _whole(None, "at most so many in one pass; None: as fit, to 10,000 a device"),
     "engine.memory_gb": _number(
         None, "device memory to use; None: 80 % of what is free", Range(0, 1e6, open_low=True)
     ),

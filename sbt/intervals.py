@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 MOST_DRAWS = 2000
 FEWER_DRAWS = 400  # a standard deviation of so many is known to 4 %
@@ -63,7 +62,7 @@ def interval(value: float, drawn: np.ndarray, seeds: int, *, log: bool = False) 
     if seeds < 2 or known.mean() < LEAST_KNOWN or not np.isfinite(value):
         return Interval(float(value), np.nan, np.nan)
     spread = np.std(np.log(drawn[known]) if log else drawn[known])
-    reach = float(special.stdtrit(seeds - 1, 0.975) * np.sqrt(seeds / (seeds - 1)) * spread)
+    reach = float(_student(seeds - 1) * np.sqrt(seeds / (seeds - 1)) * spread)
     if log:
         return Interval(float(value), float(value * np.exp(-reach)), float(value * np.exp(reach)))
     return Interval(float(value), float(value - reach), float(value + reach))
@@ -75,7 +74,7 @@ def student(values: npt.ArrayLike) -> list[Interval]:
     seeds = len(each)
     if seeds < 2:
         return [Interval(float(v), -np.inf, np.inf) for v in each.mean(0)]
-    reach = special.stdtrit(seeds - 1, 0.975) * each.std(0, ddof=1) / np.sqrt(seeds)
+    reach = _student(seeds - 1) * each.std(0, ddof=1) / np.sqrt(seeds)
     return [
         Interval(float(v), float(v - r), float(v + r))
         for v, r in zip(each.mean(0), reach, strict=True)
@@ -95,3 +94,10 @@ def lead(one: npt.ArrayLike, other: npt.ArrayLike) -> Interval:
     gaps = np.asarray(one, float) - np.asarray(other, float)
     gaps = gaps[np.isfinite(gaps)]
     return student(gaps[:, None])[0] if gaps.size else Interval(np.nan, np.nan, np.nan)
+
+
+def _student(degrees: int) -> float:
+    """The 0.975 quantile of Student's t."""
+    from scipy import special  # a tenth of a second that most commands do not need
+
+    return float(special.stdtrit(degrees, 0.975))

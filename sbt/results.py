@@ -290,8 +290,8 @@ def reported_words(curves: np.ndarray, ends: np.ndarray, count: int) -> str:
     words = f"median over the evaluations in the last {count} epochs of a run"
     words = words.replace("last 1 epochs", "last epoch")
     counted = _in_last_epochs(curves, ends, count) & ~np.isnan(curves)
-    rows = np.unique(counted.reshape(-1, curves.shape[-1])[np.ravel(ends) > 0], axis=0)
-    if len(rows) != 1 or not rows.any():
+    rows = counted.reshape(-1, curves.shape[-1])[np.ravel(ends) > 0]
+    if not len(rows) or not rows[0].any() or np.any(rows != rows[0]):
         return words
     *epochs, last = map(str, np.flatnonzero(rows[0]) + 1)
     listed = f"epochs {', '.join(epochs)} and {last}" if epochs else f"epoch {last}"

@@ -1,8 +1,9 @@
 """From runs to cohorts: which runs share a compiled program, and on how many examples it ticks."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -93,7 +94,17 @@ class Cohort:
 
     @property
     def accumulates(self) -> bool:
-        return self.moves_batch or any(m > self.examples_per_tick for m in self.batch_sizes)
+        return self.moves_batch or any(m > self.examples_per_tick for m in self.sizes)
+
+    @functools.cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """The distinct batch sizes, sorted."""
+        return tuple(sorted(set(self.batch_sizes)))
+
+    @functools.cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """The distinct seeds, sorted."""
+        return tuple(sorted(set(settings_array(self, "seed", self.config.seed))))
 
     @property
     def last_batches(self) -> list[float]:
@@ -347,9 +358,12 @@ def largest_divisor(m: int, most: int) -> int:
     return max(d for d in range(1, min(m, most) + 1) if m % d == 0)
 
 
-def settings_array(cohort: Cohort, path: str, default: Any) -> list[Any]:
-    """One setting of every run of a cohort."""
-    return [run.settings.get(path, default) for run in cohort.runs]
+def settings_array(
+    cohort: Cohort, path: str, default: Any, members: Iterable[int] | None = None
+) -> list[Any]:
+    """One setting of every run of a cohort, or of some by their positions."""
+    runs = cohort.runs if members is None else (cohort.runs[i] for i in members)
+    return [run.settings.get(path, default) for run in runs]
 
 
 def _moves_batch(config: ConfigDict) -> str:

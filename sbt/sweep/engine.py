@@ -28,7 +28,6 @@ from sbt.sweep.lanes import (
     Lanes,
     make_lanes,
     own_state,
-    seeds_of,
     stacked_state,
     state_shapes,
     state_specs,
@@ -96,7 +95,7 @@ def make_engine(
     program = make_program(problem, cohort, strategy.convolution)
     sharded, replicated = placed.by_lane, placed.everywhere
     sharing = cohort.sharding
-    seed_keys = jax.vmap(jax.random.key)(np.asarray(seeds_of(cohort), np.uint32))
+    seed_keys = jax.vmap(jax.random.key)(np.asarray(cohort.seeds, np.uint32))
     on_cpu = placed.platform == "cpu"
     tested, evaluate = problem.dataset.test_examples, cohort.config.evaluate
     # The statistics of a batch are a matter of its size, on whatever platform.
@@ -107,10 +106,13 @@ def make_engine(
     def init(hyper: Hyper, slots: jax.Array, used: jax.Array, start: Any) -> TrainState:
         if start is None:
             example = zeros(problem.example())
+            keys, own = seed_keys, slots
+            if len(keys) > len(slots):  # more seeds than lanes
+                keys, own = keys[slots], jnp.arange(len(slots))
             start = jax.lax.map(
-                lambda key: problem.model.init(purpose_key(key, "init"), example), seed_keys
+                lambda key: problem.model.init(purpose_key(key, "init"), example), keys
             )
-            start = *jax.tree.map(lambda leaf: leaf[slots], start), ()
+            start = *jax.tree.map(lambda leaf: leaf[own], start), ()
         params, stats, rule = start
         state = jax.vmap(functools.partial(step.state_from, program))(hyper, params, stats)
         if rule:

@@ -21,7 +21,6 @@ from sbt.data.stream import test_stream, training_stream
 from sbt.errors import UserError
 from sbt.parallel.mesh import put
 from sbt.sweep.cohort import Cohort
-from sbt.sweep.lanes import seeds_of
 from sbt.sweep.problem import Placed, Problem
 
 # A window holds so many bytes of inputs on a device; three may be there at a time.
@@ -136,7 +135,7 @@ class Resident:
         self.in_flight = in_flight
         self._arrays, self._everywhere = placed.arrays, placed.everywhere
         self._length = problem.num_examples, cohort.tick - 1
-        seeds = seeds_of(cohort)
+        seeds = cohort.seeds
         self._keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
         sizes = {"test": problem.dataset.test_examples}
         if held_out := problem.dataset.validation_examples:
@@ -194,7 +193,7 @@ class Streamed:
         self._examples, self._tick = problem.num_examples, cohort.tick
         self._everywhere = placed.everywhere
         self._moments = put((problem.arrays.mean, problem.arrays.std), self._everywhere)
-        seeds, workers = tuple(seeds_of(cohort)), cohort.config.engine.workers
+        seeds, workers = cohort.seeds, cohort.config.engine.workers
         files, sharing = data.files, cohort.sharding.devices
         self._like = jax.tree.map(lambda leaf: leaf[0], dict(data.test))
         each = sum(leaf.nbytes for leaf in jax.tree.leaves(self._like["x"]))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import resource
 import sys
 import time
@@ -22,6 +23,8 @@ from sbt.sweep.problem import Placed
 from sbt.sweep.strategy import Strategy, candidates, heuristic, parse, round_up, whole_groups
 
 SHARE_OF_FREE_MEMORY = 0.8
+# Of a device, by default: more keep it no busier, and weigh on memory and on every checkpoint.
+MOST_LANES = 10_000
 
 
 class _Sized(Protocol):
@@ -100,7 +103,8 @@ def fit(placed: Placed, runs: int, least: int = 0, kept: Setup | None = None) ->
 
 def most_lanes(placed: Placed, runs: int, least: int = 0) -> int:
     """Lanes of a program that no memory limits, before they make whole groups."""
-    most = placed.cohort.config.engine.lanes or runs
+    passes = math.ceil(runs / (MOST_LANES * placed.rows))
+    most = placed.cohort.config.engine.lanes or math.ceil(runs / max(1, passes))
     return round_up(max(min(runs, most), least), placed.rows)
 
 

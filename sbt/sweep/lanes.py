@@ -34,11 +34,6 @@ class Lanes:
         return self.members >= 0
 
 
-def seeds_of(cohort: Cohort) -> list[int]:
-    """The distinct seeds of a cohort, sorted."""
-    return sorted(set(settings_array(cohort, "seed", cohort.config.seed)))
-
-
 def make_lanes(cohort: Cohort, runs: np.ndarray | Sequence[int], size: int = 0) -> Lanes:
     """What the lanes of a program train.
 
@@ -49,12 +44,11 @@ def make_lanes(cohort: Cohort, runs: np.ndarray | Sequence[int], size: int = 0) 
       size: lanes of the program; those beyond ``runs`` train nothing.
     """
     members = np.asarray([*runs, *[-1] * (size - len(runs))])
-    chosen = np.where(members < 0, 0, members)
+    chosen = np.where(members < 0, 0, members).tolist()
     config, dtype = cohort.config, np.dtype(jnp.result_type(float))
 
     def values(path: str, default: Any, kind: Any) -> np.ndarray:
-        every = settings_array(cohort, path, default)
-        return np.asarray([every[i] for i in chosen], kind)
+        return np.asarray(settings_array(cohort, path, default, chosen), kind)
 
     numbers = {
         section: {
@@ -64,7 +58,7 @@ def make_lanes(cohort: Cohort, runs: np.ndarray | Sequence[int], size: int = 0) 
         for section, registry in SECTIONS.items()
     }
     seeds = values("seed", config.seed, np.uint32)
-    slots = np.searchsorted(np.asarray(seeds_of(cohort)), seeds).astype(np.int32)
+    slots = np.searchsorted(np.asarray(cohort.seeds), seeds).astype(np.int32)
     sizes = values("batch_size", config.batch_size, np.int32)
     if "total_updates" in numbers["rule"] and "rule.total_updates" not in cohort.runs[0].settings:
         # Multi-stage rules divide a number of updates; in a sweep it is the budget's.

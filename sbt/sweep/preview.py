@@ -138,7 +138,7 @@ def _previews(
         name = sweep.config.search.name
         note(f"{name} chooses among {sweep.runs} runs: it takes at most the time that follows")
     for number, cohort in enumerate(sweep.cohorts):
-        sizes = tuple(sorted(set(cohort.batch_sizes)))
+        sizes = cohort.sizes
         named = ", ".join(map(str, sizes))
         note(f"cohort {number + 1} of {len(sweep.cohorts)}: m = {named}, {len(cohort.runs)} runs")
         placed = sweep.place(cohort)

@@ -28,6 +28,7 @@ from sbt.sweep.progress import Progress, Status, describe
 
 # What the time of a sweep goes into, and what the display says meanwhile.
 DOING = {"train": "", "evaluate": "evaluating", "measure": "measuring", "write": "", "tell": ""}
+COMPARE_SECONDS, COMPARE_EVERY = 0.1, 20  # a longer look at all runs waits for 20 times as long
 WRITE_SECONDS = 10.0  # at least, between two times that the results are written as they grow
 
 OnEpoch = Callable[[xr.Dataset], object]  # see :func:`sbt.sweep.run.run`
@@ -75,6 +76,7 @@ class Records:
     _status: Status | None = None
     _spent: dict[str, float] = dataclasses.field(default_factory=dict)  # by earlier calls
     _compared: int = -1
+    _compare_at: float = 0.0
     _found: tuple[str, str] | None = None
     _kept_events: dict[str, Any] = dataclasses.field(default_factory=dict)
     _untold: dict[int, set[tuple[int, ...]]] = dataclasses.field(default_factory=dict)
@@ -234,10 +236,10 @@ class Records:
             epochs=self.sweep.cohorts[number].config.epochs,
             lanes=lanes,
             rate=rate,
-            best=self._best(),
+            best=self._best(patient=True),
             diverged=int(np.isfinite(self.recorder.diverged_epoch).sum()),
             done=None if searches else self.work_done / self.sweep.work,
-            left=None if searches else left * spent / max(self.examples, 1.0),
+            left=None if searches else max(left, 0.0) * spent / max(self.examples, 1.0),
             chosen=self._chosen(lanes) if searches else "",
         )
         self.progress.update(self._status)
@@ -254,11 +256,16 @@ class Records:
         if self._status is not None:
             self.progress.update(dataclasses.replace(self._status, best=self._best()))
 
-    def _best(self) -> tuple[str, str] | None:
-        if self.recorder.evaluations != self._compared:  # else there is nothing new to compare
-            best = results.best_cell(self.recorder.dataset())
-            self._found = best and (self.recorder.score.text(best.value), describe(best.where))
-            self._compared = self.recorder.evaluations
+    def _best(self, patient: bool = False) -> tuple[str, str] | None:
+        """The best cell; ``patient``: an earlier one where comparing large grids takes long."""
+        began = time.monotonic()
+        if self.recorder.evaluations == self._compared or (patient and began < self._compare_at):
+            return self._found
+        best = results.best_cell(self.recorder.dataset())
+        self._found = best and (self.recorder.score.text(best.value), describe(best.where))
+        self._compared, taken = self.recorder.evaluations, time.monotonic() - began
+        if taken > COMPARE_SECONDS:
+            self._compare_at = began + COMPARE_EVERY * taken
         return self._found
 
 

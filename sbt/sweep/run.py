@@ -281,7 +281,7 @@ def _train_cohort(records: Records, number: int, saved: Checkpoint | None) -> No
     entry = {
         "cohort": number,
         "runs": len(cohort.runs),
-        "batch_sizes": sorted(set(cohort.batch_sizes)),
+        "batch_sizes": list(cohort.sizes),
         "fixed": shared(sweep.grid, cohort.runs),
         "micro_batch": cohort.micro_batch,
         "strategy": str(engine.strategy),

@@ -167,7 +167,7 @@ def ticks_between_updates(cohort: Cohort) -> int:
     """Ticks after which all runs of a cohort have just done an update."""
     if cohort.accumulates and cohort.moves_batch:
         return 1  # there is no such number
-    return math.lcm(*cohort.batch_sizes) // cohort.examples_per_tick
+    return math.lcm(*cohort.sizes) // cohort.examples_per_tick
 
 
 def resumed_slots(
