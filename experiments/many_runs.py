@@ -1,6 +1,6 @@
-"""How far a grid goes: a hundred to a hundred thousand runs of a tiny network.
+"""How far a grid goes: a hundred to a million runs of a tiny network.
 
-    sbt run experiments/many_runs.py:100000 --workdir runs/many
+    sbt run experiments/many_runs.py:1000000 --workdir runs/many
     sbt report runs/many
 
 The variant is the number of runs, a thousand without one: 5 batch sizes × 20 learning rates ×

@@ -284,6 +284,19 @@ def test_measuring_passes_over_what_does_not_run(monkeypatch):
     assert str(chosen) == "map/packed"
 
 
+def test_ten_thousand_lanes_a_device_at_most_unless_the_config_says():
+    placed = SimpleNamespace(
+        rows=2, cohort=SimpleNamespace(config=SimpleNamespace(engine=SimpleNamespace(lanes=None)))
+    )
+    assert fit.most_lanes(placed, 19_999) == 20_000
+    assert fit.most_lanes(placed, 30_000) == 15_000  # passes of one size
+    assert fit.most_lanes(placed, 10**6) == 20_000
+    assert fit.most_lanes(placed, 10, least=16) == 16
+    assert fit.most_lanes(placed, 0) == 0
+    placed.cohort.config.engine.lanes = 30_000
+    assert fit.most_lanes(placed, 10**6) == 30_000
+
+
 # --- cohorts -------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import optax
 import pytest
 import reference
 import xarray as xr
-from sweeps import compiling_anew, same, shorten_windows
+from sweeps import compiling_anew, one_device, same, shorten_windows
 
 from sbt import results, workdir
 from sbt.checkpoint import Checkpoints, load_weights
@@ -23,7 +23,7 @@ from sbt.config import complete
 from sbt.data import from_arrays, load
 from sbt.errors import UserError
 from sbt.parallel import mesh
-from sbt.sweep import cohort, prepare
+from sbt.sweep import cohort, prepare, records
 from sbt.sweep.progress import Silent
 from sbt.sweep.run import Interrupted, run
 
@@ -568,3 +568,41 @@ def test_curves_are_those_of_the_updates_that_an_epoch_holds(bn_batch):
     np.testing.assert_allclose(dataset["test_loss"], [loss for loss, _ in wanted], rtol=1e-3)
     np.testing.assert_allclose(dataset["test_accuracy"], [right for _, right in wanted], atol=1e-6)
     assert not np.isnan(dataset["train_loss"]).any()
+
+
+def test_more_seeds_than_lanes_train_what_all_lanes_together_do():
+    settings = {
+        "data": {"name": "digits", "train_size": 32, "test_size": 16},
+        "model": {"name": "mlp", "hidden": (8,)},
+        "epochs": 2,
+        "sweep": {"seed": tuple(range(5, 12))},
+    }
+    with one_device(), compiling_anew():
+        together, apart = (
+            run(settings | {"engine": {"strategy": "map", "lanes": lanes}}) for lanes in (None, 2)
+        )
+    for name in ("test_loss", "train_loss"):
+        assert len(np.unique(together[name][:, -1])) == 7
+        np.testing.assert_array_equal(apart[name], together[name])
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_where_comparing_all_runs_takes_long_the_display_is_told_seldom(slow, monkeypatch):
+    told = []
+
+    class Told(Silent):
+        def update(self, status):
+            told.append(status.best)
+
+    if slow:
+        monkeypatch.setattr(records, "COMPARE_SECONDS", 0.0)
+        monkeypatch.setattr(records, "COMPARE_EVERY", 1e9)
+    settings = {
+        "data": {"name": "digits", "train_size": 32, "test_size": 16},
+        "epochs": 3,
+        "sweep": {"seed": (0, 1)},
+    }
+    with compiling_anew():
+        ds = run(settings, progress=Told())
+    assert any(told[:-1]) is not slow
+    assert told[-1][0] == f"{100 * results.best_cell(ds).value:.1f} %"

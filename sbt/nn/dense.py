@@ -29,9 +29,7 @@ from jax import lax
 # A matrix of fewer numbers stays in a cache close by: rows are cheap to take one by one.
 NEAR_NUMBERS = 2**17
 # Most rows that are multiplied one by one with such a matrix (True), and with a larger one; most
-# that are as a sum with a larger one. XLA:CPU makes a fast loop of that sum where a network is
-# trained, but a slow one in products with the Hessian (F1, 64 rows: eight times as long), which
-# come with many rows: hence no more than gain much.
+# that are as a sum with a larger one: of more, whole networks gain nothing.
 SINGLE_ROWS = {True: 8, False: 2}
 SUMMED_ROWS = 8
 # Most rows whose outer products are added up within the update of a larger matrix.
@@ -92,14 +90,26 @@ def _backward(precision: Any, residuals: Any, g: jax.Array) -> tuple[jax.Array, 
     return grad_rows, jnp.dot(rows.T, g, precision=precision)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _pulled(matrix: jax.Array, g: jax.Array, precision: Any) -> jax.Array:
     """``g @ matrix.T``."""
-    pull = functools.partial(jnp.dot, matrix, precision=precision)
     if len(g) <= SINGLE_ROWS[_near(matrix)]:
-        return jnp.stack([pull(row) for row in g])
+        return jnp.stack([jnp.dot(matrix, row, precision=precision) for row in g])
     if len(g) <= SUMMED_ROWS and not _near(matrix) and _exact(g):
         return jnp.sum(matrix * g[:, None], axis=2)  # a loop over the matrix: nothing is stored
-    return pull(g.T).T
+    return _transposed(matrix, g, precision)
+
+
+@_pulled.defjvp
+def _pulled_and_tangent(precision: Any, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    # In products with the Hessian XLA:CPU makes a slow loop of the sum.
+    (matrix, g), (matrix_dot, g_dot) = primals, tangents
+    along = _transposed(matrix_dot, g, precision) + _transposed(matrix, g_dot, precision)
+    return _transposed(matrix, g, precision), along
+
+
+def _transposed(matrix: jax.Array, g: jax.Array, precision: Any) -> jax.Array:
+    return jnp.dot(matrix, g.T, precision=precision).T
 
 
 def _near(matrix: jax.Array) -> bool:
