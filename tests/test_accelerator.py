@@ -252,7 +252,7 @@ def test_steps_time_what_sbt_bench_takes(monkeypatch, tmp_path):
     monkeypatch.setattr(kernels, "time_layers", lambda **_: [])
     step = module.Step("bench", tmp_path, time.monotonic() + 120, quick=False)
     assert module.bench(step) == "1 of 3 settings left out"
-    assert given[0].minutes == pytest.approx(2, rel=0.05) and 2 in given[0].micro_batches
+    assert given[0].minutes == pytest.approx(2, rel=0.05) and 2 in given[0].batch_sizes
     assert module.tuning(step).startswith("strategies 1 of 3 settings left out; lanes")
     assert [options.out.name for options in given[1:]] == list(module.TUNED)
     assert {"vmap/implicit", "auto"} < set(given[1].strategies)

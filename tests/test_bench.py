@@ -71,6 +71,18 @@ def test_lanes_train_through_the_engine():
     assert made.compile_seconds > 0 and made.memory_bytes > 4 * lanes * 1898
 
 
+def test_large_batches_are_taken_in_parts_as_in_a_sweep():
+    with compiling(quickly=True):
+        work = sbt_workload(setting(lanes=2, g=SIZE), 2 * SIZE)
+        tied = sbt_workload(setting("f1", lanes=2, g=SIZE), 2 * SIZE)
+    at = work.advance(work.advance(work.start(), 1), 2)
+    assert at.updates == 3 and work.healthy(at)
+    assert np.asarray(at.state.updates)[:2].tolist() == [3, 3]
+    assert np.asarray(at.state.examples)[:2].tolist() == [3 * SIZE] * 2
+    assert work.cell.detail == "32 examples at a time"
+    assert tied.cell.detail == ""  # batch norm needs all of them
+
+
 def test_a_diverged_lane_spoils_the_time(monkeypatch):
     monkeypatch.setitem(NETWORKS, "convnet", _faster("convnet", 1e30))
     with compiling(quickly=True):
@@ -426,7 +438,7 @@ def record():
 
 def test_ratios_from_a_table(record):
     small, large = tables.rows(record)
-    assert (small.micro_batch, large.micro_batch) == (2, 128)
+    assert (small.batch_size, large.batch_size) == (2, 128)
     assert small.ours.setting.strategy == "vmap/im2col" and small.ours.median == 12.0
     assert small.automatic.median == 20.0
     assert small.ratio(tables.TORCH) == 3.0  # the better of eager and compiled
@@ -459,7 +471,7 @@ def test_sentences_say_the_numbers(record):
         "torch.func takes 2.00x (m=2)",
         "flax loop takes 5.00x (m=2); at m<=8 at least 5.00x",
         "1: 40, 16: 12",
-        "38% of memory (g=2)",
+        "38% of memory (m=2)",
         "at most 1.67x",
         "lanes^1.00",
     ):
@@ -540,7 +552,7 @@ def test_slopes(monkeypatch):
         "_seconds",
         lambda work, updates: 3.0 * work[0].lanes ** 0.5 * updates,
     )
-    options = parse(["--models=convnet", "--micro_batches=4", "--repeats=1"], "cpu")
+    options = parse(["--models=convnet", "--batch_sizes=4", "--repeats=1"], "cpu")
     show = command.Show(Console(quiet=True))
     lanes, examples, epochs = command.measure_scaling(options, show)
     assert lanes.slope == pytest.approx(0.5)
@@ -558,7 +570,7 @@ def test_the_whole_command(monkeypatch, tmp_path, capsys):
         command, "measure_ceilings", lambda p: Ceilings({"float32": 1e11}, {"float32": 1e11}, 1e10)
     )
     monkeypatch.setattr(command, "draw", _draw_once(command.draw))
-    arguments = "--models=convnet,f1 --micro_batches=1 --lanes=2 --strategies=auto,map/direct"
+    arguments = "--models=convnet,f1 --batch_sizes=1 --lanes=2 --strategies=auto,map/direct"
     arguments += f" --peers=flax --seconds=0.01 --repeats=2 --out={tmp_path}"
     with compiling(quickly=True):
         code = cli.main(["bench", *arguments.split()])
@@ -601,7 +613,7 @@ REFUSED = [
     ("--strategies=vmap/winograd", "winograd", "im2col"),
     ("--precisions=float8", "float8", "bfloat16"),
     ("--lanes=0", "lanes=0", "--lanes=1,16"),
-    ("--micro_batches=two", "two", "--micro_batches=1,16"),
+    ("--batch_sizes=two", "two", "--batch_sizes=1,16"),
     ("--repeats=0", "repeats=0", "above 0"),
     ("--seconds=long", "long", "--help"),
     ("--lane=3", "--lane", "--lanes"),
@@ -631,10 +643,10 @@ def test_without_torch(monkeypatch):
 
 
 def test_every_axis_is_a_flag():
-    arguments = "--models=all --micro_batches=8,1,8 --lanes=4 --strategies=all --peers=none"
+    arguments = "--models=all --batch_sizes=8,1,8 --lanes=4 --strategies=all --peers=none"
     options = parse([*arguments.split(), "--precisions=float32,bfloat16"], "cpu")
     assert options.models == tuple(NETWORKS)
-    assert options.micro_batches == (1, 8)
+    assert options.batch_sizes == (1, 8)
     assert "map/packed" in options.strategies and "auto" in options.strategies
     assert options.peers == ()
     every = list(settings(options))
@@ -648,7 +660,7 @@ def test_time_that_is_over_is_left_out(monkeypatch):
     monkeypatch.setattr(command.time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(command, "_workload", lambda *_: (_ for _ in ()).throw(Skip("tried")))
     options = parse(
-        ["--models=convnet,f1", "--micro_batches=2,4,8", "--lanes=2", "--peers=none"], "cpu"
+        ["--models=convnet,f1", "--batch_sizes=2,4,8", "--lanes=2", "--peers=none"], "cpu"
     )
     show = command.Show(Console(quiet=True))
     _, cells = command._compile(options, show, until=4.0)
@@ -667,7 +679,7 @@ def test_command_buffers_are_options_of_the_compiler():
     assert buffers == {"usual", "none", "loops"}
     with compiling(quickly=True):  # XLA takes them, and on CPU has no use for them
         work = sbt_workload(dataclasses.replace(setting(), command_buffers="loops"), SIZE)
-    assert str(work.cell.setting) == "convnet sbt vmap/im2col, command buffers: loops g=4 x 1"
+    assert str(work.cell.setting) == "convnet sbt vmap/im2col, command buffers: loops m=4 x 1"
     assert not work.cell.automatic
     with pytest.raises(UserError, match="CUDA"):
         parse(["--command_buffers=none"], "cpu")
@@ -676,4 +688,4 @@ def test_command_buffers_are_options_of_the_compiler():
 def test_help(capsys):
     assert cli.main(["bench", "--help"]) == 0
     out = capsys.readouterr().out
-    assert "--micro_batches" in out and "resnet32-bn" in out
+    assert "--batch_sizes" in out and "resnet32-bn" in out

@@ -164,7 +164,7 @@ def test_settings_are_networks_measurements_and_numbers_of_nets(monkeypatch):
 
 REFUSED = [
     (["--measure=sharpnes"], "sharpnes", "sharpness"),
-    (["--measure", "--micro_batches=2"], "--micro_batches", "leave one"),
+    (["--measure", "--batch_sizes=2"], "--batch_sizes", "leave one"),
     (["--measure", "--scaling"], "--scaling", "leave one"),
     (["--measure", "--peers=flax"], "measures nothing", "curvlinops"),
     (["--peers=curvlinops"], "trains nothing", "flax"),

@@ -27,7 +27,7 @@ def measured():
     record = json.loads(BENCH.read_text())
     for cell in record["cells"]:
         if cell["automatic"] and cell["microseconds"]:
-            name, g = (cell["setting"][key] for key in ("network", "micro_batch"))
+            name, g = (cell["setting"][key] for key in ("network", "batch_size"))
             yield name, g, float(np.median(cell["microseconds"])), record
 
 

@@ -97,30 +97,30 @@ def correctness(step: Step) -> str:
 def bench(step: Step) -> str:
     """The README's table."""
     peers = "flax,torch" if importlib.util.find_spec("torch") else "flax"
-    sizes = "--models=convnet,alexnet,resnet8-bn,f1,gpt --micro_batches=2,8,128 --lanes=256 "
+    sizes = "--models=convnet,alexnet,resnet8-bn,f1,gpt --batch_sizes=2,8,128 --lanes=256 "
     sizes += "--strategies=auto --seconds=0.4 --repeats=3"
     if step.quick:
-        sizes = "--models=convnet --micro_batches=2,8 --lanes=16 --seconds=0.05 --repeats=2"
+        sizes = "--models=convnet --batch_sizes=2,8 --lanes=16 --seconds=0.05 --repeats=2"
     return _timed(step.out, step.left, f"{sizes} --peers={peers}")
 
 
 # What tuning times: the axis that varies around the engine's own choice, and what it varies on. As
 # many programs as compile in the axis' share of the time.
 TUNED = {
-    "strategies": (3, "--models=convnet,resnet8-bn --micro_batches=8 --lanes=64 --strategies=all"),
-    "lanes": (1, "--models=convnet --micro_batches=2 --lanes=16,256,1024 --strategies=auto"),
+    "strategies": (3, "--models=convnet,resnet8-bn --batch_sizes=8 --lanes=64 --strategies=all"),
+    "lanes": (1, "--models=convnet --batch_sizes=2 --lanes=16,256,1024 --strategies=auto"),
     "command_buffers": (
         1,
-        "--models=convnet,resnet8-bn --micro_batches=2 --lanes=64 --strategies=auto "
+        "--models=convnet,resnet8-bn --batch_sizes=2 --lanes=64 --strategies=auto "
         "--command_buffers=all",
     ),
     "precisions": (
         1,
-        "--models=resnet8-bn,gpt --micro_batches=8 --lanes=64 --strategies=auto --precisions=all",
+        "--models=resnet8-bn,gpt --batch_sizes=8 --lanes=64 --strategies=auto --precisions=all",
     ),
 }
 BLOCKS = 2  # the share of the convolution kernels
-QUICK = {"strategies": (1, "--models=convnet --micro_batches=2 --lanes=4 --strategies=auto,map")}
+QUICK = {"strategies": (1, "--models=convnet --batch_sizes=2 --lanes=4 --strategies=auto,map")}
 
 
 def tuning(step: Step) -> str:

@@ -193,10 +193,10 @@ def _workload(setting: Setting | Measuring, options: Options, known: set[Any]) -
         return _measuring(setting, options, known)
     least, devices = NETWORKS[setting.network].least, jax.device_count()
     apart = devices if setting.method == SHARED else 1
-    if setting.micro_batch < least * apart:
+    if setting.batch_size < least * apart:
         raise Skip(f"batch norm of dense layers needs {least} examples" + " each" * (apart > 1))
-    if setting.method in OURS and setting.method != SBT and setting.micro_batch % devices:
-        raise Skip(f"{devices} devices cannot share {setting.micro_batch} examples evenly")
+    if setting.method in OURS and setting.method != SBT and setting.batch_size % devices:
+        raise Skip(f"{devices} devices cannot share {setting.batch_size} examples evenly")
     if setting.method in OURS:
         return sbt_workload(setting, known=known)
     task: Any = make_task(setting)
@@ -263,10 +263,10 @@ def measure_scaling(options: Options, show: Show) -> tuple[Scaling, ...]:
     """Whether the cost of a training is linear in lanes, examples and epochs, over two decades.
 
     Trains whole runs of growing extent, interleaved; compilation is left out. First model and
-    precision, the micro-batch nearest to 8.
+    precision, the batch size nearest to 8.
     """
-    g = min(options.micro_batches, key=lambda g: abs(g - 8))
-    setting = Setting(options.models[0], SBT, g, _STILL["lanes"], "auto", options.precisions[0])
+    m = min(options.batch_sizes, key=lambda m: abs(m - 8))
+    setting = Setting(options.models[0], SBT, m, _STILL["lanes"], "auto", options.precisions[0])
     compile = functools.cache(sbt_workload)  # epochs share a program
     results = []
     for axis, values in EXTENTS.items():
@@ -275,7 +275,7 @@ def measure_scaling(options: Options, show: Show) -> tuple[Scaling, ...]:
         for value in values:
             size = _STILL | {axis: value}
             workload = compile(dataclasses.replace(setting, lanes=size["lanes"]), size["examples"])
-            runs.append((workload, size["examples"] * size["epochs"] // g))
+            runs.append((workload, size["examples"] * size["epochs"] // m))
         rounds = [[_seconds(*run) for run in runs] for _ in range(options.repeats)]
         seconds = tuple(np.median(rounds, axis=0).tolist())
         slope = float(np.polyfit(np.log(values), np.log(seconds), 1)[0])

@@ -25,7 +25,7 @@ CURVES: dict[str, tuple[str, ...]] = {
 
 @styled
 def draw(record: Record) -> Drawing:
-    """µs per example·lane over g; sbt and torch.func at their largest number of lanes."""
+    """µs per example·lane over m; sbt and torch.func at their largest number of lanes."""
     panels = dict.fromkeys((c.setting.network, c.setting.precision) for c in record.timed)
     many = len({precision for _, precision in panels}) > 1
     columns = max(1, min(COLUMNS, len(panels)))
@@ -49,7 +49,7 @@ def draw(record: Record) -> Drawing:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     caption = (
-        "Time to train one example of one run against the micro-batch g = batch size m. "
+        "Time to train one example of one run against the batch size m. "
         "sbt: fastest strategy at the largest number of lanes. "
         "Median; band: all repeats; dotted: the binding measured ceiling."
     )
@@ -64,26 +64,26 @@ def _panel(panel: Axes, record: Record, cells: Sequence[Cell]) -> None:
         curve = _curve([c for c in cells if c.setting.method in methods])
         if not curve:
             continue
-        g = [c.setting.micro_batch for c in curve]
+        m = [c.setting.batch_size for c in curve]
         low = [min(c.microseconds) for c in curve]
         high = [max(c.microseconds) for c in curve]
-        panel.fill_between(g, low, high, color=look["color"], alpha=0.13, linewidth=0)
-        panel.plot(g, [c.median for c in curve], label=name, **look)
+        panel.fill_between(m, low, high, color=look["color"], alpha=0.13, linewidth=0)
+        panel.plot(m, [c.median for c in curve], label=name, **look)
         if methods == (SBT,):
             least = [bound(record, c)[0] for c in curve]
-            panel.plot(g, least, color=QUIET, linewidth=0.9, linestyle=(0, (1, 1.5)))
+            panel.plot(m, least, color=QUIET, linewidth=0.9, linestyle=(0, (1, 1.5)))
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
-    sizes = sorted({c.setting.micro_batch for c in cells})
-    panel.set_xticks(sizes, [str(g) for g in sizes])
-    panel.set_xlabel("g = m")
+    sizes = sorted({c.setting.batch_size for c in cells})
+    panel.set_xticks(sizes, [str(m) for m in sizes])
+    panel.set_xlabel("m")
 
 
 def _curve(cells: Sequence[Cell]) -> list[Cell]:
-    """For every g the fastest cell among those of the most lanes."""
+    """For every m the fastest cell among those of the most lanes."""
     curve = []
-    for g in sorted({c.setting.micro_batch for c in cells}):
-        here = [c for c in cells if c.setting.micro_batch == g]
+    for m in sorted({c.setting.batch_size for c in cells}):
+        here = [c for c in cells if c.setting.batch_size == m]
         most = max(c.setting.lanes for c in here)
         best = fastest(c for c in here if c.setting.lanes == most)
         if best is not None:

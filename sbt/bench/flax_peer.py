@@ -189,7 +189,7 @@ def flax_workload(task: Task, scanned: bool = False) -> Workload:
       task: what to train.
       scanned: ``lax.scan`` over some batches in one call, instead of a call for each.
     """
-    m = task.setting.micro_batch
+    m = task.setting.batch_size
     dtype = jnp.dtype(task.setting.precision)
     module = build(task.network.model, dtype)
     rule = rule_of(task)

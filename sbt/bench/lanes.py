@@ -61,10 +61,10 @@ def _config(setting: Setting, data: dict[str, Any]) -> ConfigDict:
     config = default()
     config.name, config.epochs = "bench", EPOCHS
     config.data, config.model = data, dict(network.model)
-    config.batch_size = config.micro_batch = setting.micro_batch
+    config.batch_size = setting.batch_size
     if setting.method in (SHARED, SYNCHRONOUS):
         config.parallel.data = jax.device_count()
-        config.micro_batch //= config.parallel.data
+        config.micro_batch = setting.batch_size // config.parallel.data
         if setting.method == SHARED and network.batch_norm:
             config.bn_batch = config.micro_batch
     config.rule = dict(network.rule)
@@ -112,14 +112,14 @@ def sbt_workload(
     engine = make_engine(placed, size, strategy, options or None)
     _refuse(engine.bytes_per_device, budget)
     lanes = make_lanes(cohort, range(setting.lanes), size)
-    g, n = cohort.tick, cohort.facts.num_examples
+    m, g, n = setting.batch_size, cohort.tick, cohort.facts.num_examples
 
     def start() -> Position:
         return Position(engine.init(lanes), 0)
 
     def advance(at: Position, updates: int) -> Position:
-        state, tick = at
-        until = tick + updates
+        state, tick = at.state, at.updates * m // g
+        until = tick + updates * m // g
         if until > cohort.ticks:
             raise Skip(f"{until} ticks are more than a run of {cohort.ticks}")
         while tick < until:
@@ -128,22 +128,28 @@ def sbt_workload(
             count = min(end, until) - tick
             state = engine.train(state, lanes, epoch, tick * g - epoch * n, count, tick == begin)
             tick += count
-        return Position(jax.block_until_ready(state), tick)
+        return Position(jax.block_until_ready(state), at.updates + updates)
 
     def healthy(at: Position) -> bool:
         diverged = np.asarray(at.state.diverged_at)[: setting.lanes]
         consumed = np.asarray(at.state.examples)[: setting.lanes]
-        return bool(np.all(diverged < 0) and np.all(consumed == at.updates * g))
+        return bool(np.all(diverged < 0) and np.all(consumed == at.updates * m))
 
     cell = Cell(
         named,
         automatic=lanes_alone and strategy == automatic and not options,
         at_once=devices * (strategy.at_once or size // devices),
-        detail="" if lanes_alone else _shares(placed, strategy),
+        detail=_micro_batches(placed) if lanes_alone else _shares(placed, strategy),
         compile_seconds=engine.compile_seconds,
         memory_bytes=engine.bytes_per_device * placed.mesh.size,
     )
     return Workload(start, advance, healthy, cell)
+
+
+def _micro_batches(placed: Placed) -> str:
+    """How many examples of a batch are taken at a time, in words; empty if all."""
+    g, (m, *_) = placed.cohort.micro_batch, placed.cohort.batch_sizes
+    return f"{g} examples at a time" if g < m else ""
 
 
 def _shares(placed: Placed, strategy: Strategy) -> str:
@@ -189,7 +195,7 @@ class Task:
 
     @property
     def updates_per_epoch(self) -> int:
-        return len(self.labels) // self.setting.micro_batch
+        return len(self.labels) // self.setting.batch_size
 
 
 def make_task(setting: Setting, train_size: int = TRAIN_SIZE) -> Task:
@@ -203,7 +209,7 @@ def _task(setting: Setting, train_size: int) -> Task:
     placed = prepared(setting, train_size)
     cohort, problem = placed.cohort, placed.problem
     seeds = tuple(int(run.settings["seed"]) for run in cohort.runs)
-    rates = tuple(float(run.settings["base_lr"]) * setting.micro_batch for run in cohort.runs)
+    rates = tuple(float(run.settings["base_lr"]) * setting.batch_size for run in cohort.runs)
     example = problem.example()
     n = problem.num_examples
     keys = [jax.random.key(seed) for seed in sorted(set(seeds))]

@@ -45,7 +45,7 @@ class Options:
 
     Attributes:
       models: keys of :data:`sbt.bench.workload.NETWORKS`.
-      micro_batches: g = m.
+      batch_sizes: m.
       lanes: runs at a time, of sbt and ``torch_func``; nets that are measured.
       strategies: how sbt executes lanes: ``auto``, ``vmap/im2col``, ``map/packed``, ...
       precisions: of :data:`PRECISIONS`.
@@ -63,7 +63,7 @@ class Options:
     """
 
     models: tuple[str, ...]
-    micro_batches: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
     lanes: tuple[int, ...]
     strategies: tuple[str, ...]
     precisions: tuple[str, ...]
@@ -86,7 +86,7 @@ class Options:
 
 _USUAL: dict[str, Any] = {
     "models": ("convnet", "alexnet", "resnet8", "resnet8-bn", "f1", "gpt"),
-    "micro_batches": (1, 2, 4, 8, 16, 32, 128),
+    "batch_sizes": (1, 2, 4, 8, 16, 32, 128),
     "lanes": (1, 16, 64),
     "strategies": ("auto",),
     "precisions": ("float32",),
@@ -107,7 +107,7 @@ _ON_ACCELERATOR = {
 }
 _QUICK = {
     "models": ("convnet", "alexnet"),
-    "micro_batches": (2, 32),
+    "batch_sizes": (2, 32),
     "lanes": (16,),
     "strategies": ("auto",),
     "peers": ("flax", "torch"),
@@ -130,7 +130,7 @@ _QUICK_MEASURING: dict[str, Any] = {
     "repeats": 2,
 }
 # What --measure leaves no use for.
-OF_TRAINING = ("micro_batches", "precisions", "command_buffers", "scaling")
+OF_TRAINING = ("batch_sizes", "precisions", "command_buffers", "scaling")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -142,8 +142,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     names, networks = "NAME,NAME", tuple(NETWORKS)
     add("models", f"networks, or all: {', '.join(networks)}", _one_of(networks), names)
-    about = "g, examples per gradient; peers train at batch size m = g"
-    add("micro_batches", about, _whole_numbers, "N,N")
+    about = "m: peers take a batch at once, sbt as many examples at a time as in a sweep"
+    add("batch_sizes", about, _whole_numbers, "N,N")
     add("lanes", "runs at a time", _whole_numbers, "N,N")
     about = "how sbt executes lanes: auto, vmap, map or map:COUNT, optionally with "
     about += "/packed, /direct, /im2col, /implicit or /stock; all: what is worth comparing here"
@@ -314,12 +314,12 @@ def _trainings(options: Options) -> Iterator[Setting]:
     """Per network and micro-batch."""
     for network in options.models:
         for precision in options.precisions:
-            for g in options.micro_batches:
+            for m in options.batch_sizes:
                 for strategy in options.strategies:
                     for lanes, buffers in itertools.product(options.lanes, options.command_buffers):
-                        yield Setting(network, SBT, g, lanes, strategy, precision, buffers)
+                        yield Setting(network, SBT, m, lanes, strategy, precision, buffers)
                 for peer in options.peers:
                     if peer == SYNCHRONOUS and not NETWORKS[network].batch_norm:
                         continue  # the same as without
                     for lanes in options.lanes if peer == "torch_func" else (1,):
-                        yield Setting(network, peer, g, lanes, "", precision)
+                        yield Setting(network, peer, m, lanes, "", precision)

@@ -29,12 +29,12 @@ TORCH = ("torch", "torch_compile")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the summary: a network at one micro-batch and precision.
+    """One line of the summary: a network at one batch size and precision.
 
     Attributes:
       network: its name.
       precision: of the arithmetic.
-      micro_batch: g.
+      batch_size: m.
       ours: the fastest sbt cell, of all lanes and strategies; None if there is none.
       automatic: the fastest one that the engine would choose by itself.
       peers: the cell of every peer that was timed; for ``torch_func`` the fastest.
@@ -42,7 +42,7 @@ class Row:
 
     network: str
     precision: str
-    micro_batch: int
+    batch_size: int
     ours: Cell[Setting] | None
     automatic: Cell[Setting] | None
     peers: dict[str, Cell[Setting]]
@@ -97,7 +97,7 @@ def grouped(cells: Iterable[Cell], *fields: str) -> dict[tuple, list[Cell]]:
 def rows(record: Record) -> list[Row]:
     """The summary, in the order of the record."""
     found = []
-    groups = grouped(record.cells, "network", "precision", "micro_batch")
+    groups = grouped(record.cells, "network", "precision", "batch_size")
     for (network, precision, g), cells in groups.items():
         methods = {method: same for (method,), same in grouped(cells, "method").items()}
         ours = methods.pop(SBT, [])
@@ -120,13 +120,13 @@ def measured_rows(record: Record) -> list[MeasuredRow]:
     return found
 
 
-def _ours(record: Record, network: str, precision: str, micro_batch: int) -> list[Cell]:
-    groups = grouped(record.timed, "network", "precision", "micro_batch", "method")
-    return groups.get((network, precision, micro_batch, SBT), [])
+def _ours(record: Record, network: str, precision: str, batch_size: int) -> list[Cell]:
+    groups = grouped(record.timed, "network", "precision", "batch_size", "method")
+    return groups.get((network, precision, batch_size, SBT), [])
 
 
 def small_batch_tax(record: Record, network: str, precision: str) -> float | None:
-    """Time per example at g = 2 over that at g = 128, each with its best number of many lanes."""
+    """Time per example at m = 2 over that at m = 128, each with its best number of many lanes."""
     small, large = (
         fastest(c for c in _ours(record, network, precision, g) if c.setting.lanes >= MANY_LANES)
         for g in TAX
@@ -134,9 +134,9 @@ def small_batch_tax(record: Record, network: str, precision: str) -> float | Non
     return small.median / large.median if small and large else None
 
 
-def by_lanes(record: Record, network: str, precision: str, micro_batch: int) -> dict[int, float]:
+def by_lanes(record: Record, network: str, precision: str, batch_size: int) -> dict[int, float]:
     """µs of the fastest sbt cell for every number of lanes."""
-    groups = grouped(_ours(record, network, precision, micro_batch), "lanes")
+    groups = grouped(_ours(record, network, precision, batch_size), "lanes")
     return {lanes: min(c.median for c in cells) for (lanes,), cells in sorted(groups.items())}
 
 
@@ -144,7 +144,7 @@ def cost_of_choosing(record: Record) -> list[float]:
     """Time of the engine's own choice over the best strategy's, wherever several were timed."""
     ours = (cell for cell in record.timed if cell.setting.method == SBT)
     found = []
-    for cells in grouped(ours, "network", "precision", "micro_batch", "lanes").values():
+    for cells in grouped(ours, "network", "precision", "batch_size", "lanes").values():
         chosen, best = fastest(c for c in cells if c.automatic), fastest(cells)
         if len(cells) > 1 and chosen and best:
             found.append(chosen.median / best.median)
@@ -156,8 +156,8 @@ def ratios(table: Sequence[Row], peers: Sequence[str], most: int | None = None) 
     found = {}
     for row in table:
         ratio = row.ratio(peers)
-        if ratio is not None and (most is None or row.micro_batch <= most):
-            found[row.micro_batch] = ratio
+        if ratio is not None and (most is None or row.batch_size <= most):
+            found[row.batch_size] = ratio
     return found
 
 
@@ -172,7 +172,7 @@ def bound(record: Record, cell: Cell) -> tuple[float, str]:
     arithmetic = facts.flops / record.ceilings.matmul[s.precision]
     moved: float = facts.example_bytes
     if cell.at_once * 4 * facts.parameters > record.ceilings.cache_bytes:
-        moved += 2 * 4 * facts.parameters / s.micro_batch
+        moved += 2 * 4 * facts.parameters / s.batch_size
     memory = moved / record.ceilings.copy
     kind = "arithmetic" if arithmetic >= memory else "memory"
     return 1e6 * max(arithmetic, memory), kind
@@ -219,7 +219,7 @@ def _of_network(record: Record, table: Sequence[Row]) -> Iterator[str]:
     network, precision = table[0].network, table[0].precision
     if (tax := small_batch_tax(record, network, precision)) is not None:
         yield (
-            f": small-batch tax {tax:.2f} (µs at g={TAX[0]} over µs at g={TAX[1]}, "
+            f": small-batch tax {tax:.2f} (µs at m={TAX[0]} over µs at m={TAX[1]}, "
             f"{MANY_LANES} lanes or more)"
         )
     for name, peers, most in (
@@ -233,7 +233,7 @@ def _of_network(record: Record, table: Sequence[Row]) -> Iterator[str]:
             times = ", ".join(f"{value:.2f}x (m={m})" for m, value in every.items())
             yield f": {name} takes {times}{at_least} of sbt's time"
     reached = [
-        f"{fraction(record, row.ours):.0%} of {bound(record, row.ours)[1]} (g={row.micro_batch})"
+        f"{fraction(record, row.ours):.0%} of {bound(record, row.ours)[1]} (m={row.batch_size})"
         for row in table
         if row.ours
     ]
@@ -250,10 +250,10 @@ def _of_network(record: Record, table: Sequence[Row]) -> Iterator[str]:
                 "many examples a second as that run"
             )
     for row in table:
-        lanes = by_lanes(record, network, precision, row.micro_batch)
+        lanes = by_lanes(record, network, precision, row.batch_size)
         if len(lanes) > 1:
             costs = ", ".join(f"{n}: {digits(time)}" for n, time in lanes.items())
-            yield f", g={row.micro_batch}: µs per example·lane by lanes: {costs}"
+            yield f", m={row.batch_size}: µs per example·lane by lanes: {costs}"
 
 
 def _of_measurements(record: Record) -> Iterator[str]:
@@ -274,11 +274,11 @@ def _sharing(
     """By batch size: one run's speed on all devices over that on one; the lanes' speed over it."""
     alone, lanes = {}, {}
     for row in table:
-        ours = _ours(record, row.network, row.precision, row.micro_batch)
+        ours = _ours(record, row.network, row.precision, row.batch_size)
         single, shared = fastest(c for c in ours if c.setting.lanes == 1), row.peers.get(name)
         if single and shared and row.ours:
-            alone[row.micro_batch] = single.median / shared.median
-            lanes[row.micro_batch] = shared.median / row.ours.median
+            alone[row.batch_size] = single.median / shared.median
+            lanes[row.batch_size] = shared.median / row.ours.median
     return alone, lanes
 
 
@@ -286,7 +286,7 @@ def _sharing(
 
 
 def summary(record: Record, brief: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Headings and lines: one line per network, precision and micro-batch; µs per example·lane.
+    """Headings and lines: one line per network, precision and batch size; µs per example·lane.
 
     Args:
       record: of a benchmark.
@@ -300,7 +300,7 @@ def summary(record: Record, brief: bool = False) -> tuple[list[str], list[list[s
     columns: list[tuple[str, Callable[[Row], str | None], bool]] = [
         ("network", lambda row: row.network, True),
         ("precision", lambda row: row.precision, several),
-        ("g = m", lambda row: str(row.micro_batch), True),
+        ("m", lambda row: str(row.batch_size), True),
         ("sbt", _of_ours(time), True),
         ("examples·lanes/s", _of_ours(lambda cell: f"{cell.rate:,.0f}"), not brief),
         ("lanes", _of_ours(lambda cell: str(cell.setting.lanes)), True),
@@ -464,8 +464,9 @@ def _every_measured(record: Record) -> tuple[list[str], list[list[str]]]:
 def _training_page(record: Record) -> list[str]:
     return [
         "Training time in µs per example·lane, median (min-max) of interleaved repeats: batches "
-        "of m = g examples, plain SGD with weight decay. sbt: fastest strategy and number of "
-        "lanes; own choice: the strategy that the engine takes by itself. Peers train one run "
+        "of m examples, plain SGD with weight decay (gpt: AdamW). sbt: fastest strategy and number "
+        "of lanes, at most 32 examples at a time where batch norm does not tie them together, as "
+        "in a sweep; own choice: the strategy that the engine takes by itself. Peers train one run "
         "after another (torch.func: all lanes at once). Data-parallel: one run on all devices, "
         "which share each batch of m examples and average gradients before every update; batch "
         "statistics are of a device's part, or (sync) of the batch. MB: of the compiled program, "
@@ -503,17 +504,17 @@ def ceiling_line(record: Record) -> str:
 
 
 def _every(record: Record) -> tuple[list[str], list[list[str]]]:
-    head = ["network", "precision", "method", "g", "lanes", "strategy or variant", "µs"]
+    head = ["network", "precision", "method", "m", "lanes", "strategy or variant", "µs"]
     head += ["compile s", "MB", "MB accessed/example"]
     lines = []
     for cell in record.cells:
         s = cell.setting
         chosen = " (own choice)" if cell.automatic else ""
-        line = [s.network, s.precision, s.method, str(s.micro_batch), str(s.lanes)]
-        line += [(s.manner + chosen) or cell.detail or "-"]
+        line = [s.network, s.precision, s.method, str(s.batch_size), str(s.lanes)]
+        line += [", ".join(filter(None, (s.manner + chosen, cell.detail))) or "-"]
         line += [spread(cell) if cell.microseconds else f"skipped: {cell.skipped}"]
         line += [_number(cell.compile_seconds, ".1f"), _number(cell.memory_bytes, ".0f", 2**20)]
-        line += [_number(cell.bytes_accessed, ".2f", s.micro_batch * 2**20)]
+        line += [_number(cell.bytes_accessed, ".2f", s.batch_size * 2**20)]
         lines.append(line)
     return head, lines
 

@@ -364,7 +364,7 @@ def best_of(workloads: Sequence[Workload], variants: Sequence[V], most_seconds: 
 
 
 def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
-    device, m = torch_device(), task.setting.micro_batch
+    device, m = torch_device(), task.setting.batch_size
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     # Any: torch's annotations of `to` leave memory_format out.
     model: Any = load_flax(build(task.network.model, task.x.shape[1:]), task.params[0])
@@ -423,7 +423,7 @@ def _eager(task: Task, variant: Variant, compiled: bool = False) -> Workload:
 
 
 def _ensemble(task: Task, variant: Variant) -> Workload:
-    device, m, lanes = torch_device(), task.setting.micro_batch, task.setting.lanes
+    device, m, lanes = torch_device(), task.setting.batch_size, task.setting.lanes
     make = functools.partial(build, task.network.model, task.x.shape[1:], running=False)
     per_seed = [load_flax(make(), params).to(device) for params in task.params]
     skeleton = make().to("meta")

@@ -168,7 +168,7 @@ class Setting:
     Attributes:
       network: key of :data:`NETWORKS`.
       method: ``sbt`` or the name of a peer.
-      micro_batch: g, which is the batch size m here; where devices share it, each has a part.
+      batch_size: m; where devices share it, each has a part.
       lanes: runs at a time; 1 where runs are trained one after another.
       strategy: of sbt's lanes (``vmap/im2col``, ``auto``, ...), empty for the rest.
       precision: ``float32`` or ``bfloat16``.
@@ -177,7 +177,7 @@ class Setting:
 
     network: str
     method: str
-    micro_batch: int
+    batch_size: int
     lanes: int
     strategy: str
     precision: str
@@ -186,7 +186,7 @@ class Setting:
     @property
     def work(self) -> int:
         """Examples times lanes of an update."""
-        return self.micro_batch * self.lanes
+        return self.batch_size * self.lanes
 
     @property
     def manner(self) -> str:
@@ -197,7 +197,7 @@ class Setting:
     def __str__(self) -> str:
         strategy = f" {self.manner}" if self.strategy else ""
         lanes = f" x {self.lanes}" if self.method in (SBT, "torch_func") else ""
-        return f"{self.network} {self.method}{strategy} g={self.micro_batch}{lanes}"
+        return f"{self.network} {self.method}{strategy} m={self.batch_size}{lanes}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +244,8 @@ class Cell(Generic[S]):
       updates: per timed window; of a measurement, calls.
       automatic: whether the engine would choose this strategy by itself.
       at_once: lanes whose weights are in use at the same time, on all devices together.
-      detail: choices made for a peer (threads, memory format).
+      detail: choices made for a peer (threads, memory format); of sbt, how it takes a batch, where
+        not at once.
       compile_seconds: spent before the first update; None where nothing compiles.
       memory_bytes: of the program on all devices together, data included; None where not known.
       bytes_accessed: per update of one run, by XLA's count after fusion; None where not known.
