@@ -41,6 +41,7 @@ SMALLER = {
                       "--config.sweep.base_lr=(2**-8,2**-6,2**-4)", "--config.sweep.seed=(0,)"),
     "gpt.py": ("--config.epochs=2", "--config.data.train_size=48", "--config.data.test_size=16",
                "--config.sweep.batch_size=(4,8,16)", "--config.sweep.seed=(0,)"),
+    "many_runs.py": ("--config.sweep.seed=(0, 1)",),
     "own.py": ("--config.epochs=2", "--config.data.train_size=48", "--config.sweep.seed=(0,)"),
     "fig01a.py:small": ("--config.model.depth=1", "--config.data.train_size=32",
                         "--config.data.seq_len=16", "--config.sweep.batch_size=(4,16)",
