@@ -135,21 +135,16 @@ def sbt_workload(
         consumed = np.asarray(at.state.examples)[: setting.lanes]
         return bool(np.all(diverged < 0) and np.all(consumed == at.updates * m))
 
+    parts = f"{g} examples at a time" if g < m else ""
     cell = Cell(
         named,
         automatic=lanes_alone and strategy == automatic and not options,
         at_once=devices * (strategy.at_once or size // devices),
-        detail=_micro_batches(placed) if lanes_alone else _shares(placed, strategy),
+        detail=parts if lanes_alone else _shares(placed, strategy),
         compile_seconds=engine.compile_seconds,
         memory_bytes=engine.bytes_per_device * placed.mesh.size,
     )
     return Workload(start, advance, healthy, cell)
-
-
-def _micro_batches(placed: Placed) -> str:
-    """How many examples of a batch are taken at a time, in words; empty if all."""
-    g, (m, *_) = placed.cohort.micro_batch, placed.cohort.batch_sizes
-    return f"{g} examples at a time" if g < m else ""
 
 
 def _shares(placed: Placed, strategy: Strategy) -> str:

@@ -187,9 +187,6 @@ def make_engine(
 
     first = begin(template)
     hyper, slots, used, _ = first
-    # It runs once: polishing its machine code took LLVM longer than all the rest.
-    hasty: Any = {"xla_backend_optimization_level": 0} if on_cpu else None
-    compiled_init = jit_init.lower(*first).compile(hasty)
     state_shape = state_shapes(jax.eval_shape(jit_init, *first), states, mesh)
     arrays_shape, orders_shape, parts_shape = feed.shapes()
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
@@ -202,12 +199,15 @@ def make_engine(
     if on_cpu and any(map(decomposes_batches, (lowered_train, *lowered_tests.values()))):
         if strategy.at_once != 1:
             feed.close()
-            return make_engine(placed, size, one_at_a_time(placed, strategy), compiler_options)
+            return make_engine(placed, size, _one_at_a_time(placed, strategy), compiler_options)
         warnings.warn(
             "the rule or the model decomposes batches of matrices, in which LAPACK can stand still "
             "on a CPU: decompose one after another (jax.lax.map) if training does not go on",
             stacklevel=2,
         )
+    # It runs once: polishing its machine code took LLVM longer than all the rest.
+    hasty: Any = {"xla_backend_optimization_level": 0} if on_cpu else None
+    compiled_init = jit_init.lower(*first).compile(hasty)
     compiled_train = lowered_train.compile(compiler_options)
     compiled_tests = {split: lowered.compile() for split, lowered in lowered_tests.items()}
     seconds = time.perf_counter() - started
@@ -269,7 +269,7 @@ def make_engine(
     )
 
 
-def one_at_a_time(placed: Placed, strategy: Strategy) -> Strategy:
+def _one_at_a_time(placed: Placed, strategy: Strategy) -> Strategy:
     """A strategy that hands LAPACK no lanes at once; told where the config names another."""
     chosen = Strategy(1, strategy.convolution)
     if placed.cohort.config.engine.strategy not in ("auto", "measure"):

@@ -3,10 +3,11 @@
 Seconds are FLOPs over a part of what a matrix product reaches here, the passes of the weights
 through memory (:mod:`sbt.parallel.ceilings` measures both), and the start of operations. The parts
 are those of ``sbt bench`` on two cores of an AMD EPYC (``experiments/bench/results/cpu_2_cores``):
-networks of 10^5 FLOPs an example reach 7 to 9 % of a matrix product, those of 10^7 and more 38 to
-61 %, whatever network and m, but a transformer 22 to 33 %. The rows of that table are met to a
-factor of 1.6, a transformer's of 2.1 (a test); other networks and machines may be off by two or
-three, and accelerators were never measured: ``sbt plan --measure`` times it.
+networks of 10^5 FLOPs an example reach 7 to 9 % of a matrix product, those of 6 10^7 and more 38 to
+53 %, whatever network and m, a transformer 24 to 34 %, and F1, which its weights bind at small m,
+21 to 66 %. The rows of that table are met to a factor of 1.6, a transformer's of 2.1 (a test);
+other networks and machines may be off by two or three, and accelerators were never measured:
+``sbt plan --measure`` times it.
 """
 
 import math

@@ -284,24 +284,24 @@ def make_observer(placed: Placed, size: int) -> Observer:
     used = stacked(jax.ShapeDtypeStruct((), jnp.bool_))
     key = put(jax.random.key(config.seed), placed.everywhere)
     started = time.perf_counter()
+
+    def lowered(name: str, at_once: int) -> jax.stages.Lowered:
+        program = jax.shard_map(
+            functools.partial(_measure_lanes, placed, name, at_once),
+            mesh=placed.mesh,
+            in_specs=(P(LANE_AXIS), P(LANE_AXIS), P(), P()),
+            out_specs=P(LANE_AXIS),
+            check_vma=False,  # as in sbt.sweep.engine
+        )
+        run = jax.tree.map(stacked, _shapes(placed, needs_rule(name)))
+        return jax.jit(program).lower(run, used, placed.arrays, key)
+
     programs, labels = {}, {}
     for name in separate_in(placed.cohort.config):
         labels[name] = _labels(placed, name)
-        run = jax.tree.map(stacked, _shapes(placed, needs_rule(name)))
-
-        def lowered(at_once: int, name: str = name, run: Any = run) -> jax.stages.Lowered:
-            program = jax.shard_map(
-                functools.partial(_measure_lanes, placed, name, at_once),
-                mesh=placed.mesh,
-                in_specs=(P(LANE_AXIS), P(LANE_AXIS), P(), P()),
-                out_specs=P(LANE_AXIS),
-                check_vma=False,  # as in sbt.sweep.engine
-            )
-            return jax.jit(program).lower(run, used, placed.arrays, key)
-
-        program = lowered(at_once := nets_at_once(placed, name))
+        program = lowered(name, at_once := nets_at_once(placed, name))
         if placed.platform == "cpu" and at_once != 1 and decomposes_batches(program):
-            program = lowered(1)
+            program = lowered(name, 1)
         programs[name] = program.compile()
     return Observer(placed, programs, labels, key, time.perf_counter() - started)
 
